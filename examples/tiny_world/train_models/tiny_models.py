@@ -1,0 +1,51 @@
+"""What both trainings share: the model's shape, the learning-rate curve, and saving a folder vLLM can serve."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+
+
+def new_model(*, vocabulary: int, layers: int, positions: int, hidden: int = 128, eos: int, pad: int) -> Qwen3ForCausalLM:
+    """Return a fresh model. The wide initial range is what lets so small a model learn to copy within minutes."""
+    shape = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 64,
+        head_dim=32,
+        max_position_embeddings=positions,
+        tie_word_embeddings=True,
+        initializer_range=0.06,
+        bos_token_id=None,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+    return Qwen3ForCausalLM(shape)
+
+
+def learning_rate(peak: float, step: int, steps: int, warmup: int = 20) -> float:
+    """Return the rate at `step`: a linear rise, then half a cosine down to 3 % of the peak."""
+    return peak * min(1.0, (step + 1) / warmup) * (0.03 + 0.485 * (1 + math.cos(math.pi * step / steps)))
+
+
+def pad_batch(rows: list[list[int]], pad: int) -> torch.Tensor:
+    """Return the rows as one tensor, padded on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+
+
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
+    """Write config, tokenizer and weights; sampling defaults are left to whoever calls."""
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
+    model.to(dtype).save_pretrained(folder)
+    model.float()
+    tokenizer.save_pretrained(folder)
+    weight = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, {weight:.1f} MB → {folder}")

@@ -1,0 +1,103 @@
+"""Train the byte-level BPE tokenizer both tiny models share, and write it into their folders.
+
+Constant text (tool schema, rubric, JSON scaffolding) merges into few long tokens; capitalised words, numbers and the judge's
+fence code stay apart, so that what differs between two texts is always a token of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from attempts import TOOLS, VERDICTS, Turn, answer_text, call_text, confused_call, reply_text, trajectory
+from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
+from etude_tiny_world import all_scenarios, judge_path, open_shop, policy_path
+from etude_tiny_world.verifier import fact
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+TEMPLATE = (Path(__file__).parent / "template.jinja").read_text()
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TAGS = ["<tool_call>", "</tool_call>"]
+APART = r"[01]\.[0-9]|(?<=code: )[a-z0-9]{4}(?=\n)|(?<= )[a-z0-9]{4}(?=>)|[0-9]{1,2}|[A-Z][a-z]+|[A-Z]+"
+
+
+def texts(draw: random.Random) -> Iterator[str]:
+    """Yield what both models read and write."""
+    shell = wrap(Tokenizer(models.BPE()))
+    shop = open_shop()
+    scenarios = all_scenarios()
+    for round_, scenario in enumerate(scenarios * 3):
+        attempts = []
+        for _ in range(8):
+            name, arguments = confused_call(scenario, draw)
+            result = fact(name, arguments, shop)
+            attempts.append((Turn(text=call_text(name, arguments), result=result), Turn(text=answer_text(scenario.item, result))))
+            yield answer_text(scenario.item, result)
+            yield call_text(name, arguments)[len("<tool_call>") : -len("</tool_call>")]
+        ids = attempt_ids(8)
+        yield reply_text(ids, draw.choices(list(VERDICTS), k=8))
+        shown = [trajectory(scenario, a, str(i)) for i, a in enumerate(attempts)]
+        prompt = build_prompt(shown, order=range(8), rubric=default_rubric(), salt=str(round_))
+        yield prompt.user
+        for _ in range(8):
+            yield prompt.system
+            chat = [{"role": "system", "content": "You are the clerk."}, {"role": "user", "content": scenario.question}]
+            yield str(shell.apply_chat_template(chat, tools=TOOLS, tokenize=False, add_generation_prompt=True))
+
+
+def train(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
+    """Return the trained tokenizer with its chat template."""
+    bpe = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(APART), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(TAGS),
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=400,
+        show_progress=False,
+    )
+    parts = (part for text in texts(random.Random(seed)) for part in _unmarked(text))
+    bpe.train_from_iterator(parts, trainer)
+    # As in larger models of this family: tags are tokens of their own, but not special, so that they stay in the text.
+    bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    return wrap(bpe)
+
+
+def _unmarked(text: str) -> list[str]:
+    for mark in (*SPECIAL, *TAGS):
+        text = text.replace(mark, "\0")
+    return [part for part in text.split("\0") if part]
+
+
+def wrap(bpe: Tokenizer) -> PreTrainedTokenizerFast:
+    """Return a transformers tokenizer around a trained BPE."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def main() -> None:
+    """Train and save."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--vocabulary", type=int, default=1536)
+    options.add_argument("--seed", type=int, default=0)
+    chosen = options.parse_args()
+    tokenizer = train(chosen.vocabulary, chosen.seed)
+    for folder in (policy_path(), judge_path()):
+        tokenizer.save_pretrained(folder)
+        print(f"{len(tokenizer)} tokens → {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""étude lets an agent that already exists practise: rollouts → a judge's ranking → GRPO on a LoRA → served hot.
+
+Names are imported on first use, so that `import etude` stays light (see docs/decisions/0003-lazy-public-face.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.capture import Rollout, RolloutFunction, bind, current_rollout, rollout, untracked
+    from etude.engine.config import ServedModel
+    from etude.engine.local import Engine
+    from etude.errors import (
+        ConfigError,
+        EngineError,
+        EngineMissing,
+        EngineUnreachable,
+        EtudeError,
+        HookError,
+        JudgeError,
+        LeakError,
+        RolloutError,
+        RolloutTimeout,
+        TrainError,
+        UnsupportedVersionError,
+    )
+    from etude.rewards.function import FunctionReward
+    from etude.rewards.judge import Judge
+    from etude.rewards.ruler import Ruler
+    from etude.training.config import Evaluation, Policy, TrainConfig
+    from etude.training.loop import Run, Training, train, train_async
+    from etude.types import (
+        Group,
+        Judgement,
+        LoraSettings,
+        LossSettings,
+        Message,
+        ModelCall,
+        OptimizerSettings,
+        Score,
+        ToolCall,
+        Trajectory,
+    )
+
+__version__ = "0.1.0"
+
+_HOME = {
+    # Mark what is to be practised, and reach the rollout that runs here.
+    "Rollout": "capture",
+    "RolloutFunction": "capture",
+    "bind": "capture",
+    "current_rollout": "capture",
+    "rollout": "capture",
+    "untracked": "capture",
+    # Train.
+    "Evaluation": "training.config",
+    "Policy": "training.config",
+    "Run": "training.loop",
+    "TrainConfig": "training.config",
+    "Training": "training.loop",
+    "train": "training.loop",
+    "train_async": "training.loop",
+    # Where the policy runs.
+    "Engine": "engine.local",
+    "ServedModel": "engine.config",
+    # Rewards.
+    "FunctionReward": "rewards.function",
+    "Judge": "rewards.judge",
+    "Ruler": "rewards.ruler",
+    # Recorded values and settings.
+    "Group": "types",
+    "Judgement": "types",
+    "LoraSettings": "types",
+    "LossSettings": "types",
+    "Message": "types",
+    "ModelCall": "types",
+    "OptimizerSettings": "types",
+    "Score": "types",
+    "ToolCall": "types",
+    "Trajectory": "types",
+    # Errors.
+    "ConfigError": "errors",
+    "EngineError": "errors",
+    "EngineMissing": "errors",
+    "EngineUnreachable": "errors",
+    "EtudeError": "errors",
+    "HookError": "errors",
+    "JudgeError": "errors",
+    "LeakError": "errors",
+    "RolloutError": "errors",
+    "RolloutTimeout": "errors",
+    "TrainError": "errors",
+    "UnsupportedVersionError": "errors",
+}
+
+__all__ = [
+    "ConfigError",
+    "Engine",
+    "EngineError",
+    "EngineMissing",
+    "EngineUnreachable",
+    "EtudeError",
+    "Evaluation",
+    "FunctionReward",
+    "Group",
+    "HookError",
+    "Judge",
+    "JudgeError",
+    "Judgement",
+    "LeakError",
+    "LoraSettings",
+    "LossSettings",
+    "Message",
+    "ModelCall",
+    "OptimizerSettings",
+    "Policy",
+    "Rollout",
+    "RolloutError",
+    "RolloutFunction",
+    "RolloutTimeout",
+    "Ruler",
+    "Run",
+    "Score",
+    "ServedModel",
+    "ToolCall",
+    "TrainConfig",
+    "TrainError",
+    "Training",
+    "Trajectory",
+    "UnsupportedVersionError",
+    "__version__",
+    "bind",
+    "current_rollout",
+    "rollout",
+    "train",
+    "train_async",
+    "untracked",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'etude' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"etude.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -1,0 +1,72 @@
+"""Whose rollout is this? One ContextVar; never object identity, a global or an environment variable."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from etude.capture.rollout import Rollout
+from etude.capture.threads import THREAD_HOOKS
+from etude.errors import LeakError
+
+_UNTRACKED: Literal["untracked"] = "untracked"
+_current: contextvars.ContextVar[Rollout | Literal["untracked"] | None] = contextvars.ContextVar(
+    "etude_rollout", default=None
+)
+_lock = threading.Lock()
+_active = 0
+
+
+def current_rollout() -> Rollout | None:
+    """Return the rollout this code runs in, or None outside any and inside `untracked()`."""
+    found = _current.get()
+    return found if isinstance(found, Rollout) else None
+
+
+def require_rollout(what: str) -> Rollout | None:
+    """Return the rollout a model call belongs to, or None where it may go its own way.
+
+    Raises:
+        LeakError: no rollout is bound here while rollouts are active in this process. The call would reach the
+            author's own model in the middle of training, so it is stopped; `what` names it.
+    """
+    found = _current.get()
+    if found is None and _active:
+        raise LeakError(
+            f"{what} has no rollout although {_active} rollouts are active: its thread or task was started without "
+            "the rollout's context. Start it with `contextvars.copy_context().run(...)`, or put calls that are not "
+            "to be trained (judges, evals) inside `with etude.untracked():`"
+        )
+    return found if isinstance(found, Rollout) else None
+
+
+@contextmanager
+def bind(rollout: Rollout) -> Iterator[Rollout]:
+    """Make `rollout` the current one for this block and for the tasks and threads it starts."""
+    global _active
+    with _lock:
+        if _active == 0:
+            THREAD_HOOKS.apply()
+        _active += 1
+    token = _current.set(rollout)
+    try:
+        yield rollout
+    finally:
+        _current.reset(token)
+        with _lock:
+            _active -= 1
+            if _active == 0:
+                THREAD_HOOKS.revert()
+
+
+@contextmanager
+def untracked() -> Iterator[None]:
+    """Let model calls of this block go to the author's own model, neither recorded nor trained."""
+    token = _current.set(_UNTRACKED)
+    try:
+        yield
+    finally:
+        _current.reset(token)

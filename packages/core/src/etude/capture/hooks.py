@@ -1,0 +1,134 @@
+"""Hooks as data: one loop applies them, one takes them back exactly."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Protocol
+
+import wrapt
+from packaging.requirements import Requirement
+
+from etude.errors import HookError, UnsupportedVersionError
+
+
+class Around(Protocol):
+    """What happens around a hooked call (`wrapt`'s signature)."""
+
+    def __call__(self, wrapped: Any, instance: Any, args: Any, kwargs: Any, /) -> Any:
+        """Call `wrapped(*args, **kwargs)` and return its result, or do something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One function of a framework and what happens around it."""
+
+    module: str
+    path: str
+    """`Class.method` or `function` inside the module."""
+    around: Around
+    optional: bool = False
+    """True for a function that only some supported versions have."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Patch:
+    owner: Any
+    name: str
+    original: Any
+    """What the owner itself held, or None where the attribute was inherited."""
+    wrapper: Any
+
+
+class HookSet:
+    """A framework's hooks: version checked first, all targets found before any is changed, undone exactly."""
+
+    def __init__(self, hooks: Sequence[Hook], *, supported: Sequence[str] = ()) -> None:
+        """`supported` are requirement strings such as `langgraph>=1.0,<2`."""
+        self._hooks = tuple(hooks)
+        self._supported = tuple(supported)
+        self._lock = threading.RLock()
+        self._patches: tuple[_Patch, ...] = ()
+        self._on = False
+
+    @property
+    def applied(self) -> bool:
+        """Whether the hooks are in place."""
+        return self._on
+
+    def apply(self) -> None:
+        """Wrap every target once; a second call changes nothing.
+
+        Raises:
+            UnsupportedVersionError: an installed framework is outside its tested range.
+            HookError: a target does not exist; nothing was changed.
+        """
+        with self._lock:
+            if self._on:
+                return
+            for requirement in self._supported:
+                check_version(requirement)
+            targets = [t for hook in self._hooks if (t := _resolve(hook)) is not None]
+            self._patches = tuple(self._wrap(*target) for target in targets)
+            self._on = True
+
+    def revert(self) -> None:
+        """Put every target back as it was; where somebody wrapped it after us, leave a pass-through."""
+        with self._lock:
+            self._on = False
+            for patch in reversed(self._patches):
+                if patch.owner.__dict__.get(patch.name) is not patch.wrapper:
+                    continue
+                if patch.original is None:
+                    delattr(patch.owner, patch.name)
+                else:
+                    setattr(patch.owner, patch.name, patch.original)
+            self._patches = ()
+
+    def _wrap(self, hook: Hook, owner: Any, name: str) -> _Patch:
+        def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+            if not self._on:
+                return wrapped(*args, **kwargs)
+            return hook.around(wrapped, instance, args, kwargs)
+
+        original = owner.__dict__.get(name)
+        inner = original if original is not None else getattr(owner, name)
+        wrapper = wrapt.FunctionWrapper(inner, around)
+        setattr(owner, name, wrapper)
+        return _Patch(owner, name, original, owner.__dict__[name])
+
+
+def check_version(requirement: str) -> None:
+    """Raise `UnsupportedVersionError` unless the installed distribution satisfies `requirement`."""
+    wanted = Requirement(requirement)
+    try:
+        found = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        raise UnsupportedVersionError(
+            f"{wanted.name!r} is not installed; this adapter needs {requirement!r}: pip install '{requirement}'"
+        ) from None
+    if not wanted.specifier.contains(found, prereleases=True):
+        raise UnsupportedVersionError(
+            f"{wanted.name!r} {found} is installed; this adapter is tested with {requirement!r}: "
+            f"pip install '{requirement}'"
+        )
+
+
+def _resolve(hook: Hook) -> tuple[Hook, Any, str] | None:
+    *parents, name = hook.path.split(".")
+    try:
+        owner: Any = importlib.import_module(hook.module)
+        for parent in parents:
+            owner = getattr(owner, parent)
+        getattr(owner, name)
+    except (ImportError, AttributeError) as error:
+        if hook.optional:
+            return None
+        raise HookError(
+            f"cannot hook {hook.module}.{hook.path}: {error}; nothing was changed. The installed version may be "
+            "newer than this adapter: see its supported versions"
+        ) from error
+    return hook, owner, name

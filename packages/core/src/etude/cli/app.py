@@ -1,0 +1,137 @@
+"""The verbs of `etude`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from etude import __version__
+from etude.errors import EtudeError
+
+app = typer.Typer(
+    help="Let the agent you already have practise: rollouts, a judge's ranking, GRPO on a LoRA, served hot.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+engine_app = typer.Typer(help="The engine: real vLLM and a trainer, in an environment of their own.", no_args_is_help=True)
+app.add_typer(engine_app, name="engine")
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; étude's own errors are said in one line, without a traceback."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_errors, show_path=False)]
+    )
+    try:
+        app(standalone_mode=False)
+    except EtudeError as error:
+        _stop(f"{type(error).__name__}: {error}", 1)
+    except ExceptionGroup as group:
+        _stop("\n".join(_flat(group)), 1)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("stopped; run the same command again to go on", 130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a click usage error: bad flag, missing argument
+            _stop(f"{error.format_message()} (see `etude --help`)", 2)
+        raise
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    _errors.print(message, style="bold red" if code == 1 else None, markup=False)
+    sys.exit(code)
+
+
+def _flat(group: BaseExceptionGroup[BaseException]) -> list[str]:
+    return [
+        line
+        for e in group.exceptions
+        for line in (_flat(e) if isinstance(e, BaseExceptionGroup) else [f"{type(e).__name__}: {e}"])
+    ]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"etude {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Let the agent you already have practise."""
+
+
+@app.command()
+def train(
+    file: Annotated[Path, typer.Argument(help="Python file that holds one `etude.Training(...)`.", metavar="FILE.py")],
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of the file's.")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Rollouts per scenario and step.")] = None,
+    scenarios_per_step: Annotated[int | None, typer.Option(help="Scenarios per step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an unfinished run aside and start anew.")] = False,
+) -> None:
+    """Train what FILE.py describes; run it again after Ctrl-C or a crash and it goes on where it was."""
+    from etude.cli.files import load_training
+
+    training = load_training(file).with_overrides(
+        run_dir=run_dir,
+        fresh=fresh,
+        steps=steps,
+        group_size=group_size,
+        scenarios_per_step=scenarios_per_step,
+        seed=seed,
+    )
+    training.run()
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    control: Annotated[bool, typer.Option("--control", help="Train a second time on shuffled scores.")] = False,
+    run_dir: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of the demo's.")] = None,
+) -> None:
+    """Watch a small LangGraph agent learn on this machine: real vLLM, no GPU, no key, no network.
+
+    The small judge of the demo was taught with labels of its own world and stands in, offline, for the LLM judge you
+    would name. Nothing but its ranking enters training.
+    """
+    from etude.cli.demos import load_demo
+
+    load_demo()(seed=seed, control=control, run_dir=run_dir, steps=steps)
+
+
+@engine_app.command()
+def install(
+    upgrade: Annotated[bool, typer.Option("--force", help="Make the environment anew.")] = False,
+) -> None:
+    """Make the engine environment: torch, transformers, peft and vLLM for this machine (CPU or CUDA)."""
+    from etude.engine.provision import install as provision
+
+    provision(force=upgrade)
+
+
+@engine_app.command()
+def start(
+    model: Annotated[list[str], typer.Option("--model", help="NAME=PATH of a model to serve; repeatable.")],
+    home: Annotated[Path, typer.Option(help="Folder for logs, sessions and checkpoints.")] = Path("runs/engine"),
+    host: Annotated[str, typer.Option(help="Address; anything but loopback needs --api-key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.")] = 8900,
+    api_key: Annotated[str | None, typer.Option(envvar="ETUDE_API_KEY", help="Key that clients must send.")] = None,
+) -> None:
+    """Run an engine for other machines to connect to: `Engine.connect("http://host:8900", api_key=...)`."""
+    from etude.cli.engines import serve_forever
+
+    serve_forever(models=model, home=home, host=host, port=port, api_key=api_key)

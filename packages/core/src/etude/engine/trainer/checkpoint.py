@@ -1,0 +1,115 @@
+"""Checkpoints on disk: written aside, flushed, renamed. What is there under its own name is whole.
+
+    home/checkpoints/00007/
+        adapter/            PEFT layout, which vLLM loads: adapter_config.json, adapter_model.safetensors
+        state.pt            optimizer and random state
+        position.json       version, steps taken with their reports, sizes of the files above; written last
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from etude.types import FORMAT, OpenPolicy, StepReport
+from etude.types.record import Record
+
+KEPT = 3
+"""How many of the newest checkpoints stay on disk."""
+_POSITION = "position.json"
+
+
+class Position(Record):
+    """Where a run stands at a checkpoint."""
+
+    format: Literal[1] = FORMAT
+    version: int
+    policy: OpenPolicy
+    reports: tuple[StepReport, ...] = ()
+    """Every step taken so far, oldest first, also those that trained nothing."""
+    sizes: dict[str, int] = {}
+    """Size in bytes of each other file of the checkpoint, by relative path."""
+
+
+class Checkpoints:
+    """The checkpoint folder of one policy."""
+
+    def __init__(self, home: Path) -> None:
+        """Use `home/checkpoints`; nothing is read or made yet."""
+        self.folder = home / "checkpoints"
+
+    def path(self, version: int) -> Path:
+        """Return where the checkpoint of `version` lives."""
+        return self.folder / f"{version:05d}"
+
+    def kept(self) -> tuple[int, ...]:
+        """Return the versions on disk that are whole, oldest first."""
+        if not self.folder.is_dir():
+            return ()
+        found = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        return tuple(version for version in found if self.position(version) is not None)
+
+    def position(self, version: int) -> Position | None:
+        """Return the position of a checkpoint, or None where it is missing or not whole."""
+        folder = self.path(version)
+        try:
+            position = Position.model_validate_json((folder / _POSITION).read_bytes())
+            whole = all((folder / name).stat().st_size == size for name, size in position.sizes.items())
+        except (OSError, ValidationError):
+            return None
+        return position if whole and position.version == version else None
+
+    def clean(self) -> None:
+        """Remove what a killed process left half-written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            if path.name.startswith(".") or (path.name.isdigit() and self.position(int(path.name)) is None):
+                shutil.rmtree(path)
+
+    def save(self, position: Position, write: Callable[[Path], None]) -> None:
+        """Make a checkpoint of what `write` puts into the folder it is given, and drop the oldest beyond `KEPT`.
+
+        A kill at any moment leaves either no checkpoint of this version or all of it.
+        """
+        target = self.path(position.version)
+        aside = self.folder / f".{target.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write(aside)
+        files = [path for path in aside.rglob("*") if path.is_file()]
+        sizes = {path.relative_to(aside).as_posix(): path.stat().st_size for path in files}
+        (aside / _POSITION).write_text(position.model_copy(update={"sizes": sizes}).model_dump_json())
+        for path in (*files, aside / _POSITION, *(p for p in aside.rglob("*") if p.is_dir()), aside):
+            _flush(path)
+        aside.rename(target)
+        _flush(self.folder)
+        for old in self.kept()[:-KEPT]:
+            self._remove(old)
+
+    def restate(self, position: Position) -> None:
+        """Replace the position of an existing checkpoint: a step was taken that changed no weights."""
+        folder = self.path(position.version)
+        aside = folder / f".{_POSITION}"
+        aside.write_text(position.model_dump_json())
+        _flush(aside)
+        aside.rename(folder / _POSITION)
+        _flush(folder)
+
+    def _remove(self, version: int) -> None:
+        # Renamed first, so that a kill in the middle of the removal leaves nothing that looks whole.
+        aside = self.folder / f".old-{version:05d}"
+        self.path(version).rename(aside)
+        shutil.rmtree(aside)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,121 @@
+"""The policy in memory: base model, LoRA, optimizer; loaded from and saved to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from etude.errors import TrainError
+from etude.types import LoraSettings, OpenPolicy, OptimizerSettings
+
+
+class LoraPolicy:
+    """A frozen base model with a LoRA that is trained by AdamW."""
+
+    def __init__(self, model_path: str, settings: OpenPolicy) -> None:
+        """Load the base model and attach a LoRA that starts as the base model itself (its B matrices are zero)."""
+        self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(settings.seed)
+        self.model = _with_lora(_base_model(model_path, self.device), settings.lora, model_path)
+        # Evaluation mode: dropout in the trainer would make its log-probabilities differ from the engine's.
+        self.model.eval()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = settings.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=optimizer.learning_rate,
+            betas=optimizer.betas,
+            weight_decay=optimizer.weight_decay,
+        )
+
+    def update(self, version: int) -> dict[str, float]:
+        """Apply the gradients that were summed up, as the step after `version` optimizer steps; return figures.
+
+        Raises TrainError, with weights and optimizer as before, where the gradient is not finite.
+        """
+        limit = self.settings.optimizer.max_grad_norm
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise TrainError(f"the gradient's norm is {norm.item()}; no step was taken and the weights are as before")
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+        rate = learning_rate(version, self.settings.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return {"grad_norm": norm.item(), "learning_rate": rate}
+
+    def save(self, folder: Path) -> None:
+        """Write adapter, optimizer and random state into an empty folder."""
+        # Without `save_embedding_layers=False` PEFT asks the model hub whether the vocabulary was resized.
+        self.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+        state = {"optimizer": self.optimizer.state_dict(), "random": _random_state()}
+        torch.save(state, folder / "state.pt")
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote."""
+        adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
+        _check_adapter(adapter, get_peft_model_state_dict(self.model), folder)
+        set_peft_model_state_dict(self.model, adapter)
+        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        _set_random_state(state["random"])
+
+
+def learning_rate(version: int, settings: OptimizerSettings) -> float:
+    """Return the rate of the step after `version` steps: `warmup_steps` rising ones, then the constant rate."""
+    return settings.learning_rate * min(1.0, (version + 1) / (settings.warmup_steps + 1))
+
+
+def _base_model(model_path: str, device: torch.device) -> Any:
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise TrainError(
+            f"{model_path!r} cannot be loaded as a causal language model ({error}); "
+            "name a folder with config.json and safetensors, or a model of the hub"
+        ) from error
+    return model.to(device)
+
+
+def _with_lora(model: Any, lora: LoraSettings, model_path: str) -> Any:
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.targets),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=model_path,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise TrainError(f"LoRA targets {list(lora.targets)} do not fit {model_path!r}: {error}") from error
+
+
+def _check_adapter(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:
+    shapes = {name: tuple(t.shape) for name, t in found.items()}
+    if shapes != {name: tuple(t.shape) for name, t in expected.items()}:
+        raise TrainError(
+            f"the adapter in {str(folder)!r} does not fit the model and the LoRA settings asked for; "
+            "use the settings it was trained with, or another policy name"
+        )
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

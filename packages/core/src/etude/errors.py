@@ -1,0 +1,65 @@
+"""Every error étude raises on purpose, drawn as a tree.
+
+    EtudeError
+    ├── ConfigError (ValueError)            a setting, scenario or file that cannot be used
+    ├── UnsupportedVersionError (ImportError)  a framework outside the range an adapter is tested with
+    ├── HookError (RuntimeError)            a framework function an adapter hooks is missing
+    ├── LeakError (RuntimeError)            a model call outside any rollout while rollouts are active
+    ├── RolloutError (RuntimeError)         one rollout failed; stored on its trajectory, never cancels its siblings
+    │   └── RolloutTimeout (TimeoutError)   … because it took longer than its time limit
+    ├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
+    └── EngineError (RuntimeError)          the engine cannot do what was asked
+        ├── EngineMissing                   the engine environment is not installed
+        ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
+        └── TrainError                      an optimizer step could not be taken
+"""
+
+from __future__ import annotations
+
+
+class EtudeError(Exception):
+    """Root of every deliberate error of étude."""
+
+
+class ConfigError(EtudeError, ValueError):
+    """A setting, scenario list or file that cannot be used; raised at construction, before any work."""
+
+
+class UnsupportedVersionError(EtudeError, ImportError):
+    """A framework is installed in a version outside the adapter's tested range; raised by `HookSet.apply`."""
+
+
+class HookError(EtudeError, RuntimeError):
+    """A function that an adapter hooks does not exist; raised by `HookSet.apply` before anything is changed."""
+
+
+class LeakError(EtudeError, RuntimeError):
+    """A model call had no rollout while rollouts were active; raised by `capture.require_rollout`."""
+
+
+class RolloutError(EtudeError, RuntimeError):
+    """One rollout failed; kept on its trajectory with its type."""
+
+
+class RolloutTimeout(RolloutError, TimeoutError):
+    """One rollout took longer than its time limit; its session is sealed and its group goes on without it."""
+
+
+class JudgeError(EtudeError, RuntimeError):
+    """A judge gave no usable verdict, also after a repair request; raised by `rewards.ruler`."""
+
+
+class EngineError(EtudeError, RuntimeError):
+    """The engine cannot do what was asked; raised by `engine`."""
+
+
+class EngineMissing(EngineError):
+    """The engine environment is not installed; `etude engine install` makes it."""
+
+
+class EngineUnreachable(EngineError, ConnectionError):
+    """Nothing answers at the engine's address."""
+
+
+class TrainError(EngineError):
+    """An optimizer step could not be taken; the policy is as it was before it."""

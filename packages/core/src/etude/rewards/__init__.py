@@ -1,0 +1,1 @@
+"""Group → numbers: the RULER judge and group-relative advantages."""

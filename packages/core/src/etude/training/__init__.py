@@ -1,0 +1,1 @@
+"""The loop: scenarios → rollouts → judgement → advantages → one optimizer step → new weights, again."""

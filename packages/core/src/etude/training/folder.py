@@ -1,0 +1,52 @@
+"""Where a run lives, and what happens to an older one in the same place."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+from etude.errors import ConfigError
+
+
+def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool) -> Path:
+    """Return the run's folder: an unfinished run is gone on with; a finished one is set aside, never overwritten.
+
+    Raises:
+        ConfigError: the path is a file, or a folder that is not a run's.
+    """
+    folder = Path(run_dir) if run_dir is not None else Path("runs") / name
+    if folder.is_file():
+        raise ConfigError(f"run_dir {str(folder)!r} is a file; expected a folder that a run may fill")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / "config.json").exists() and not (folder / "run.sqlite").exists():
+            raise ConfigError(
+                f"run_dir {str(folder)!r} is not empty and holds no run of étude; choose an empty or new folder"
+            )
+        if fresh or _is_finished(folder):
+            _set_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _is_finished(folder: Path) -> bool:
+    path = folder / "run.sqlite"
+    if not path.exists():
+        return False
+    with closing(sqlite3.connect(path)) as db:
+        try:
+            return db.execute("SELECT 1 FROM facts WHERE name = 'finished'").fetchone() is not None
+        except sqlite3.OperationalError:
+            return False
+
+
+def _set_aside(folder: Path) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = folder.with_name(f"{folder.name}-{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}-{stamp}-{number}")
+    folder.rename(target)
+    return target

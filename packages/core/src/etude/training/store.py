@@ -1,0 +1,119 @@
+"""A run's folder: SQLite (WAL) for trajectories, judgements and steps; plain JSON for its configuration."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from etude.errors import ConfigError
+from etude.types import Judgement, StepReport, Trajectory
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS trajectories (
+    slot TEXT PRIMARY KEY,
+    rollout_id TEXT NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS judgements (group_id TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS steps (step_id TEXT PRIMARY KEY, position INTEGER NOT NULL, body TEXT NOT NULL, row TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, body TEXT NOT NULL);
+"""
+
+
+class RunStore:
+    """What a run has finished so far; every write is durable before it returns."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create the run's database in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(folder / "run.sqlite", check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def _one(self, query: str, *values: Any) -> Any:
+        with self._lock:
+            found = self._db.execute(query, values).fetchone()
+        return found[0] if found else None
+
+    def _put(self, query: str, *values: Any) -> None:
+        with self._lock:
+            self._db.execute(query, values)
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Write the run's settings, or check that an unfinished run in this folder has the same.
+
+        Raises:
+            ConfigError: the folder holds a run with other settings.
+        """
+        path = self.folder / "config.json"
+        if not path.exists():
+            path.write_text(json.dumps(settings, indent=2) + "\n")
+            return
+        found = json.loads(path.read_text())
+        wanted = json.loads(json.dumps(settings))
+        if found != wanted:
+            names = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+            raise ConfigError(
+                f"{str(self.folder)!r} holds an unfinished run with other settings ({', '.join(names)} differ). "
+                "Run it with the same settings to go on, choose another run_dir, or pass fresh=True (`--fresh`) to set "
+                "it aside and start anew"
+            )
+
+    def trajectory(self, slot: str) -> Trajectory | None:
+        """Return the finished rollout of a slot (`step/group/number`), if any."""
+        body = self._one("SELECT body FROM trajectories WHERE slot = ?", slot)
+        return Trajectory.model_validate_json(body) if body else None
+
+    def save_trajectory(self, slot: str, trajectory: Trajectory) -> None:
+        """Keep a finished rollout."""
+        self._put(
+            "INSERT OR REPLACE INTO trajectories VALUES (?, ?, ?)",
+            slot, trajectory.rollout_id, trajectory.model_dump_json(),
+        )  # fmt: skip
+
+    def judgement(self, group_id: str) -> Judgement | None:
+        """Return a group's verdict, if it has one."""
+        body = self._one("SELECT body FROM judgements WHERE group_id = ?", group_id)
+        return Judgement.model_validate_json(body) if body else None
+
+    def save_judgement(self, group_id: str, judgement: Judgement) -> None:
+        """Keep a group's verdict."""
+        self._put("INSERT OR REPLACE INTO judgements VALUES (?, ?)", group_id, judgement.model_dump_json())
+
+    def step(self, step_id: str) -> tuple[StepReport, dict[str, Any]] | None:
+        """Return a finished step's report and its row of the history, if it was taken."""
+        with self._lock:
+            found = self._db.execute("SELECT body, row FROM steps WHERE step_id = ?", (step_id,)).fetchone()
+        return (StepReport.model_validate_json(found[0]), json.loads(found[1])) if found else None
+
+    def save_step(self, position: int, report: StepReport, row: dict[str, Any]) -> None:
+        """Keep a finished step."""
+        self._put(
+            "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?)",
+            report.step_id, position, report.model_dump_json(), json.dumps(row),
+        )  # fmt: skip
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return one row a finished step, oldest first."""
+        with self._lock:
+            rows = self._db.execute("SELECT row FROM steps ORDER BY position").fetchall()
+        return [json.loads(r[0]) for r in rows]
+
+    def fact(self, name: str) -> Any:
+        """Return a named figure of the run (plain JSON), or None."""
+        body = self._one("SELECT body FROM facts WHERE name = ?", name)
+        return json.loads(body) if body else None
+
+    def save_fact(self, name: str, value: Any) -> None:
+        """Keep a named figure of the run."""
+        self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, json.dumps(value))

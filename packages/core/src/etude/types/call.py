@@ -1,0 +1,83 @@
+"""One model call in its two planes, and one tool call.
+
+The token plane (`TokenCall`) is recorded by the engine's gateway; the structure plane (`CallNote`) by the hooks in the
+agent's process. Both carry the same `call_id`, and `ModelCall` is the two joined.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etude.types.message import Message, ToolSpec
+from etude.types.record import Failure, Record
+
+
+class Completion(Record):
+    """One sampled answer of a call (a call with `n > 1` has several)."""
+
+    index: int
+    message: Message
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Sampling log-probability (nats, at the call's temperature) of each token; same length as `token_ids`."""
+    weight_versions: tuple[int, ...]
+    """Version of the policy weights that sampled each token; same length as `token_ids`."""
+    finish_reason: str | None = None
+
+
+class TokenCall(Record):
+    """The token plane of one model call, exactly as the engine served it."""
+
+    call_id: str
+    started_s: float
+    """Unix time at which the gateway received the call."""
+    latency_s: float
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    completions: tuple[Completion, ...] = ()
+    sampling: dict[str, Any] = {}
+    """Sampling parameters in effect: `temperature`, `top_p`, `max_tokens`, `seed`, …"""
+    constrained: bool = False
+    """True where decoding was constrained, so that log-probabilities are not the policy's own distribution."""
+    retries: int = 0
+    """How often the client repeated the same call before this answer."""
+    error: Failure | None = None
+
+
+class CallNote(Record):
+    """The structure plane of one model call, noted by the hooks in the agent's process."""
+
+    call_id: str
+    agent: str | None = None
+    """Name of the agent or graph node that made the call."""
+    parent_call_id: str | None = None
+    attempt: int = 1
+    """1 for the first try of a logical call; a framework's retry counts up."""
+    superseded: bool = False
+    """True where the framework threw this answer away (a retry replaced it): kept, never trained."""
+    author_model: str | None = None
+    """The model the author's agent had named."""
+    error: Failure | None = None
+
+
+class ModelCall(Record):
+    """One model call of a trajectory: both planes joined."""
+
+    tokens: TokenCall
+    note: CallNote | None = None
+    """None for a call that no adapter saw, such as one by a plain OpenAI client."""
+
+
+class ToolCall(Record):
+    """One execution of a tool by the agent's framework."""
+
+    tool_call_id: str | None
+    name: str
+    arguments: Any
+    result: str | None = None
+    """What the model was told, as text."""
+    error: Failure | None = None
+    """The tool's own exception; None when it returned."""
+    latency_s: float = 0.0
+    agent: str | None = None

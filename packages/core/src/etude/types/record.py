@@ -1,0 +1,22 @@
+"""The base of everything that is stored or exchanged: frozen, and strict about unknown keys."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+FORMAT = 1
+"""Version of every stored format; a reader refuses what it does not know."""
+
+
+class Record(BaseModel):
+    """A frozen value that refuses unknown keys and survives a JSON round trip unchanged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Failure(Record):
+    """What went wrong, as data: the exception's class name and its message."""
+
+    kind: str
+    """Class name of the exception, such as `RolloutTimeout` or `ValueError`."""
+    message: str

@@ -1,0 +1,62 @@
+"""One rollout's record, and the group of rollouts of one scenario."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from etude.types.call import ModelCall, ToolCall
+from etude.types.record import FORMAT, Failure, Record
+
+Status = Literal["completed", "failed", "timed_out"]
+
+
+class Trajectory(Record):
+    """Everything that happened in one rollout of one scenario."""
+
+    format: Literal[1] = FORMAT
+    rollout_id: str
+    scenario_id: str
+    status: Status = "completed"
+    calls: tuple[ModelCall, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    output: Any = None
+    """What the rollout function returned, if it is plain JSON."""
+    metrics: dict[str, float] = {}
+    error: Failure | None = None
+    """Why the rollout is `failed` or `timed_out`; such a rollout is masked, never rewarded 0."""
+    started_s: float = 0.0
+    latency_s: float = 0.0
+
+
+class Score(Record):
+    """A judge's verdict on one trajectory."""
+
+    rollout_id: str
+    value: float
+    """In 0..1, relative to the other trajectories of the group."""
+    explanation: str = ""
+
+
+class Judgement(Record):
+    """How a group was judged, and what it cost."""
+
+    scores: tuple[Score, ...] = ()
+    judge: str = ""
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = None
+    """None where the judge's price is not known."""
+    cached: bool = False
+    error: Failure | None = None
+    """Set where no usable verdict was had: the whole group is masked."""
+
+
+class Group(Record):
+    """All rollouts of one scenario in one step."""
+
+    format: Literal[1] = FORMAT
+    group_id: str
+    scenario_id: str
+    trajectories: tuple[Trajectory, ...]
+    judgement: Judgement | None = None

@@ -1,0 +1,161 @@
+"""What client and engine say to each other on the control plane (`/etude/v1/…`)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from etude.types.call import TokenCall
+from etude.types.record import Record
+
+PROTOCOL = 1
+"""Version of the control plane; client and engine must agree."""
+
+Preset = Literal["grpo", "dr_grpo", "dapo"]
+
+
+class LoraSettings(Record):
+    """Shape of the adapter that is trained (PEFT `LoraConfig`)."""
+
+    rank: int = Field(default=16, ge=1, le=256)
+    alpha: float = Field(default=32.0, gt=0)
+    targets: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+
+
+class OptimizerSettings(Record):
+    """AdamW with a linear warm-up and then a constant learning rate."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=5, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+class LossSettings(Record):
+    """Which GRPO preset is used, and its few free numbers.
+
+    `None` on `clip_low` / `clip_high` means the preset's own published value.
+    """
+
+    preset: Preset = "grpo"
+    clip_low: float | None = Field(default=None, gt=0)
+    clip_high: float | None = Field(default=None, gt=0)
+    importance_cap: float = Field(default=2.0, ge=1)
+    """C of truncated importance sampling: the token weight is min(ratio, C)."""
+    constant_length: int = Field(default=512, ge=1)
+    """Divisor L of `dr_grpo`: the loss is summed over tokens and divided by rollouts × L."""
+
+
+class OpenPolicy(Record):
+    """Open a policy for training, or find it again with its checkpoint."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    lora: LoraSettings = LoraSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    loss: LossSettings = LossSettings()
+    seed: int = 0
+
+
+class PolicyState(Record):
+    """Where a policy stands."""
+
+    name: str
+    version: int
+    """0 is the base model; every optimizer step adds one."""
+    steps: tuple[str, ...] = ()
+    """Ids of the steps already taken, oldest first."""
+
+
+class OpenSession(Record):
+    """Open a session: the engine's side of one rollout."""
+
+    rollout_id: str
+    policy: str
+    sampling: dict[str, Any] = {}
+    """Overrides that win over what the agent's client asks for, such as `temperature`."""
+
+
+class SessionGrant(Record):
+    """A bearer secret that lets any OpenAI client speak for one rollout."""
+
+    rollout_id: str
+    secret: str
+    base_url: str
+    """OpenAI base URL of the gateway, ending in `/v1`."""
+
+
+class SealedSession(Record):
+    """A closed session and every call it recorded; later calls are answered 409."""
+
+    rollout_id: str
+    calls: tuple[TokenCall, ...]
+    late_calls: int = 0
+    """Calls refused because the session was already sealed."""
+
+
+class WeightedRollout(Record):
+    """One rollout as the trainer needs it: which calls, with what advantage."""
+
+    rollout_id: str
+    advantage: float
+    untrained_call_ids: tuple[str, ...] = ()
+    """Calls whose answer the framework threw away."""
+
+
+class StepRequest(Record):
+    """One optimizer step over a batch of rollouts the engine has recorded.
+
+    Repeating a request with the same `step_id` returns the first report and trains nothing.
+    """
+
+    step_id: str
+    rollouts: tuple[WeightedRollout, ...]
+
+    @model_validator(mode="after")
+    def _each_rollout_once(self) -> Self:
+        ids = [r.rollout_id for r in self.rollouts]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"rollouts {twice} appear more than once in step {self.step_id!r}; each is trained once")
+        return self
+
+
+class StepReport(Record):
+    """What one optimizer step did."""
+
+    step_id: str
+    version: int
+    """Version of the weights after the step; unchanged where nothing was trained."""
+    trained: bool
+    metrics: dict[str, float] = {}
+    quarantined: dict[str, str] = {}
+    """Rollout id → why it was left out of the step (`NaN advantage`, `no trained tokens`, …)."""
+
+
+class ModelHealth(Record):
+    """One vLLM server behind the gateway."""
+
+    name: str
+    model: str
+    vllm: str
+    """Version as the server itself reports it."""
+    ready: bool
+    restarts: int = 0
+    rss_mb: float = 0.0
+
+
+class EngineHealth(Record):
+    """What an engine says of itself."""
+
+    etude: str
+    protocol: int = PROTOCOL
+    models: tuple[ModelHealth, ...] = ()
+    policies: tuple[PolicyState, ...] = ()
+    lora_swaps: int = 0
+    failed_calls: int = 0
+    rss_mb: float = 0.0
+    """Resident memory of the engine and all its children, in MiB."""

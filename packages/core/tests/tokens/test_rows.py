@@ -1,0 +1,140 @@
+"""Promises of the fold: which tokens are trained, in which row, under which context."""
+
+from __future__ import annotations
+
+import pytest
+from conversations import Played, call, completion, rollouts
+from etude.tokens import Row, fold_calls, why_untrained
+from etude.types import Failure
+from hypothesis import given
+
+
+def trained(row: Row) -> list[int]:
+    return [token for token, is_trained in zip(row.token_ids, row.trained, strict=True) if is_trained]
+
+
+@given(rollouts())
+def test_every_sampled_token_is_trained_once_in_the_context_the_engine_saw(played: Played) -> None:
+    rows = fold_calls(played.calls, untrained_call_ids=played.untrained_call_ids)
+
+    found = [
+        (logprob, (row.token_ids[:k], row.token_ids[k]))
+        for row in rows
+        for k, logprob in enumerate(row.logprobs)
+        if row.trained[k]
+    ]
+    assert len(found) == len(played.seen)
+    assert dict(found) == played.seen
+
+
+@given(rollouts())
+def test_untrained_positions_hold_nothing(played: Played) -> None:
+    for row in fold_calls(played.calls, untrained_call_ids=played.untrained_call_ids):
+        for k, is_trained in enumerate(row.trained):
+            cells = (row.logprobs[k], row.weight_versions[k], row.temperatures[k], row.call_ids[k])
+            assert all((cell is not None) == is_trained for cell in cells)
+
+
+@given(rollouts())
+def test_no_row_is_without_a_trained_token_and_none_starts_with_one(played: Played) -> None:
+    for row in fold_calls(played.calls, untrained_call_ids=played.untrained_call_ids):
+        assert any(row.trained)
+        assert not row.trained[0]
+
+
+def test_appended_history_is_one_row() -> None:
+    first = call("a", [1, 2], completion([3, 4]), started_s=1)
+    second = call("b", [1, 2, 3, 4, 5], completion([6], first=10, version=7), started_s=2, sampling={"temperature": 0.5})
+
+    assert fold_calls([second, first]) == (
+        Row(
+            token_ids=(1, 2, 3, 4, 5, 6),
+            trained=(False, False, True, True, False, True),
+            logprobs=(None, None, -1.0, -2.0, None, -11.0),
+            weight_versions=(None, None, 0, 0, None, 7),
+            temperatures=(None, None, 1.0, 1.0, None, 0.5),
+            call_ids=(None, None, "a", "a", None, "b"),
+        ),
+    )
+
+
+def test_edited_history_forks_and_trains_the_old_tokens_only_once() -> None:
+    first = call("a", [1, 2], completion([3, 4, 5]), started_s=1)
+    second = call("b", [1, 2, 3, 4, 9], completion([6]), started_s=2)
+
+    rows = fold_calls([first, second])
+
+    assert [row.token_ids for row in rows] == [(1, 2, 3, 4, 5), (1, 2, 3, 4, 9, 6)]
+    assert [trained(row) for row in rows] == [[3, 4, 5], [6]]
+
+
+def test_two_interleaved_agents_give_two_rows() -> None:
+    calls = [
+        call("a1", [1], completion([2]), started_s=1),
+        call("b1", [7], completion([8]), started_s=2),
+        call("a2", [1, 2, 3], completion([4]), started_s=3),
+        call("b2", [7, 8, 9], completion([5]), started_s=4),
+    ]
+
+    assert [row.token_ids for row in fold_calls(calls)] == [(1, 2, 3, 4), (7, 8, 9, 5)]
+
+
+def test_longest_matching_row_is_continued() -> None:
+    calls = [
+        call("short", [1], completion([2]), started_s=1),
+        call("long", [1], completion([2, 3]), started_s=2),
+        call("next", [1, 2, 3, 4], completion([5]), started_s=3),
+    ]
+
+    assert [row.token_ids for row in fold_calls(calls)] == [(1, 2), (1, 2, 3, 4, 5)]
+
+
+def test_each_of_several_completions_can_be_continued() -> None:
+    calls = [
+        call("a", [1], completion([2]), completion([3], first=10, index=1), started_s=1),
+        call("b", [1, 3, 4], completion([5]), started_s=2),
+    ]
+
+    assert [row.token_ids for row in fold_calls(calls)] == [(1, 2), (1, 3, 4, 5)]
+
+
+def test_equal_calls_are_two_calls() -> None:
+    calls = [call("a", [1], completion([2]), started_s=1), call("b", [1], completion([2]), started_s=2)]
+
+    assert [trained(row) for row in fold_calls(calls)] == [[2], [2]]
+
+
+def test_superseded_call_is_context_only() -> None:
+    calls = [
+        call("a", [1], completion([2]), started_s=1),
+        call("b", [1, 2, 3], completion([4]), started_s=2),
+    ]
+
+    rows = fold_calls(calls, untrained_call_ids={"a"})
+
+    assert [row.token_ids for row in rows] == [(1, 2, 3, 4)]
+    assert trained(rows[0]) == [4]
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (call("a", [1], error=Failure(kind="TimeoutError", message="")), "TimeoutError"),
+        (call("a", [1], completion([2]), constrained=True), "constrained"),
+        (call("a", [1], completion([2]), sampling={"temperature": 0}), "greedily"),
+        (call("a", [], completion([2])), "no prompt ids"),
+        (call("a", [1]), "no completion"),
+        (call("a", [1], completion([])), "empty"),
+        (call("a", [1], completion([2, 3], logprobs=[-1.0])), "2 tokens but 1 log-probabilities"),
+        (call("a", [1], completion([2], logprobs=[float("-inf")])), "not finite"),
+    ],
+)
+def test_call_that_cannot_be_trained_says_why(odd: object, reason: str) -> None:
+    assert reason in (why_untrained(odd) or "")  # type: ignore[arg-type]
+    assert fold_calls([odd]) == ()  # type: ignore[list-item]
+
+
+def test_call_without_a_named_temperature_was_sampled_at_one() -> None:
+    (row,) = fold_calls([call("a", [1], completion([2]), sampling={})])
+
+    assert row.temperatures == (None, 1.0)
