@@ -63,9 +63,17 @@ def tool_answer(name: str, arguments: Any, shop: Shop) -> str:
     if name not in WISHES:
         return f"Error: {name} is not a valid tool, try one of [{', '.join(WISHES)}]."
     if not is_valid_call(name, arguments):
-        given = json.dumps(arguments)
-        return f"Error invoking tool '{name}' with kwargs {given} with error:\n invalid\n Please fix the error and try again."
+        return f"Error invoking tool '{name}' with kwargs {arguments} with error:\n {_complaint(name, arguments)}\n Please fix the error and try again."
     return fact(name, arguments, shop)
+
+
+def _complaint(name: str, arguments: Any) -> str:
+    given = arguments if isinstance(arguments, dict) else {}
+    if "item" not in given:
+        return "item: Field required"
+    if not isinstance(given["item"], str):
+        return "item: Input should be a valid string"
+    return "currency: Input should be 'EUR' or 'USD'" if "currency" in given else "currency: Field required"
 
 
 def answer_text(item: str, result: str) -> str:
@@ -131,7 +139,7 @@ def oracle_call(scenario: Scenario) -> tuple[str, dict[str, str]]:
 def confused_call(scenario: Scenario, draw: random.Random) -> tuple[str, dict[str, str]]:
     """Return the call of a clerk who mixes up the tools: the most frequent choice is wrong, every tool has a chance."""
     right = WISHES.index(scenario.wish)
-    name = WISHES[(right + draw.choices((0, 1, 2), (0.32, 0.56, 0.12))[0]) % 3]
+    name = WISHES[(right + draw.choices((0, 1, 2), (0.27, 0.58, 0.15))[0]) % 3]
     return name, arguments_for(name, scenario, draw)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -77,15 +78,17 @@ def train(tokenizer: PreTrainedTokenizerBase, *, steps: int, rows: int, rate: fl
 def main() -> None:
     """Train and save."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, default=300)
+    options.add_argument("--steps", type=int, default=220)
     options.add_argument("--rows", type=int, default=96, help="conversations in a batch")
     options.add_argument("--rate", type=float, default=3e-3)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--tokenizer", type=Path, default=policy_path())
+    options.add_argument("--out", type=Path, default=policy_path())
     chosen = options.parse_args()
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(policy_path())
+    tokenizer = AutoTokenizer.from_pretrained(chosen.tokenizer)
     model = train(tokenizer, steps=chosen.steps, rows=chosen.rows, rate=chosen.rate, seed=chosen.seed)
-    save(model, tokenizer, policy_path(), torch.float32)
+    save(model, tokenizer, chosen.out, torch.float32)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def record() -> list[dict[str, Any]]:
     )
     build_agent(model).invoke({"messages": [("user", "Is the Tuba still in stock?")]})
     server.shutdown()
+    server.server_close()
     return bodies
 
 

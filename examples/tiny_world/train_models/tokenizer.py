@@ -11,10 +11,11 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from attempts import TOOLS, VERDICTS, Turn, answer_text, call_text, confused_call, reply_text, trajectory
+from attempts import TOOLS, VERDICTS, Attempt, Turn, answer_text, call_text, confused_call, reply_text, trajectory
 from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
 from etude_tiny_world import all_scenarios, judge_path, open_shop, policy_path
 from etude_tiny_world.verifier import fact
+from mistakes import KINDS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -30,17 +31,19 @@ def texts(draw: random.Random) -> Iterator[str]:
     shop = open_shop()
     scenarios = all_scenarios()
     for round_, scenario in enumerate(scenarios * 3):
-        attempts = []
-        for _ in range(8):
+        attempts: list[Attempt] = []
+        for _ in range(5):
             name, arguments = confused_call(scenario, draw)
             result = fact(name, arguments, shop)
             attempts.append((Turn(text=call_text(name, arguments), result=result), Turn(text=answer_text(scenario.item, result))))
             yield answer_text(scenario.item, result)
             yield call_text(name, arguments)[len("<tool_call>") : -len("</tool_call>")]
-        ids = attempt_ids(8)
+        attempts += [kind(scenario, shop, draw) for kind in draw.choices(list(KINDS), k=3)]
+        draw.shuffle(attempts)
+        ids = attempt_ids(len(attempts))
         yield reply_text(ids, draw.choices(list(VERDICTS), k=8))
         shown = [trajectory(scenario, a, str(i)) for i, a in enumerate(attempts)]
-        prompt = build_prompt(shown, order=range(8), rubric=default_rubric(), salt=str(round_))
+        prompt = build_prompt(shown, order=range(len(shown)), rubric=default_rubric(), salt=str(round_))
         yield prompt.user
         for _ in range(8):
             yield prompt.system
@@ -92,9 +95,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--vocabulary", type=int, default=1536)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--out", type=Path, nargs="+", default=[policy_path(), judge_path()])
     chosen = options.parse_args()
     tokenizer = train(chosen.vocabulary, chosen.seed)
-    for folder in (policy_path(), judge_path()):
+    for folder in chosen.out:
         tokenizer.save_pretrained(folder)
         print(f"{len(tokenizer)} tokens → {folder}")
 

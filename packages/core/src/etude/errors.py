@@ -1,17 +1,17 @@
 """Every error étude raises on purpose, drawn as a tree.
 
-    EtudeError
-    ├── ConfigError (ValueError)            a setting, scenario or file that cannot be used
-    ├── UnsupportedVersionError (ImportError)  a framework outside the range an adapter is tested with
-    ├── HookError (RuntimeError)            a framework function an adapter hooks is missing
-    ├── LeakError (RuntimeError)            a model call outside any rollout while rollouts are active
-    ├── RolloutError (RuntimeError)         one rollout failed; stored on its trajectory, never cancels its siblings
-    │   └── RolloutTimeout (TimeoutError)   … because it took longer than its time limit
-    ├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
-    └── EngineError (RuntimeError)          the engine cannot do what was asked
-        ├── EngineMissing                   the engine environment is not installed
-        ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
-        └── TrainError                      an optimizer step could not be taken
+EtudeError
+├── ConfigError (ValueError)            a setting, scenario or file that cannot be used
+├── UnsupportedVersionError (ImportError)  a framework outside the range an adapter is tested with
+├── HookError (RuntimeError)            a framework function an adapter hooks is missing
+├── LeakError (RuntimeError)            a model call outside any rollout while rollouts are active
+├── RolloutError (RuntimeError)         one rollout failed; stored on its trajectory, never cancels its siblings
+│   └── RolloutTimeout (TimeoutError)   … because it took longer than its time limit
+├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
+└── EngineError (RuntimeError)          the engine cannot do what was asked
+    ├── EngineMissing                   the engine environment is not installed
+    ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
+    └── TrainError                      an optimizer step could not be taken
 """
 
 from __future__ import annotations

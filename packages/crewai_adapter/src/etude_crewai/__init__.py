@@ -14,6 +14,6 @@ def trainable(target: object = None) -> NoReturn:
         NotImplementedError: always.
     """
     raise NotImplementedError(
-        "the CrewAI adapter of étude is not built yet; until it is, any agent whose client speaks the OpenAI API can be "
-        "trained with the base URL and key of `etude.current_rollout()`"
+        "the CrewAI adapter of étude is not built yet; until it is, any agent whose client speaks the "
+        "OpenAI API can be trained with the base URL and key of `etude.current_rollout()`"
     )

@@ -62,7 +62,7 @@ def fact(name: str, arguments: dict[str, str], shop: Shop | None = None) -> str:
 def _level(messages: tuple[Message, ...], scenario: Scenario, shop: Shop) -> Level:
     requests = [r for m in messages if m.role == "assistant" for r in m.tool_requests]
     calls = [(r.name, _arguments(r.arguments)) for r in requests]
-    valid = [(name, arguments) for name, arguments in calls if is_valid_call(name, arguments)]
+    valid = [(name, _used(name, arguments)) for name, arguments in calls if is_valid_call(name, arguments)]
     if not valid:
         return Level.BROKEN
     if all(name != scenario.wish for name, _ in valid):
@@ -73,6 +73,11 @@ def _level(messages: tuple[Message, ...], scenario: Scenario, shop: Shop) -> Lev
     if messages[-1].role != "assistant" or not says(answer, fact(scenario.wish, scenario.arguments, shop), scenario.item):
         return Level.WRONG_ANSWER
     return Level.CORRECT if len(calls) == 1 else Level.ROUNDABOUT
+
+
+def _used(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments a tool looks at; it ignores the others."""
+    return {key: arguments[key] for key in (("item", "currency") if name == "get_price" else ("item",))}
 
 
 def is_valid_call(name: str, arguments: Any) -> bool:

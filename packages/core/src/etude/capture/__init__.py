@@ -5,6 +5,7 @@ from etude.capture.context import bind, current_rollout, require_rollout, untrac
 from etude.capture.hooks import Hook, HookSet
 from etude.capture.recorder import CALL_ID_HEADER, OpenCall, OpenTool, Recorder, new_id
 from etude.capture.rollout import Rollout, RolloutFunction, rollout
+from etude.capture.threads import carry
 
 __all__ = [
     "CALL_ID_HEADER",
@@ -17,6 +18,7 @@ __all__ = [
     "RolloutFunction",
     "assemble",
     "bind",
+    "carry",
     "current_rollout",
     "new_id",
     "require_rollout",

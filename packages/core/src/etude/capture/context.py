@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import Literal
 
 from etude.capture.rollout import Rollout
-from etude.capture.threads import THREAD_HOOKS
+from etude.capture.threads import THREAD_HOOKS, carry
 from etude.errors import LeakError
 
 _UNTRACKED: Literal["untracked"] = "untracked"
-_current: contextvars.ContextVar[Rollout | Literal["untracked"] | None] = contextvars.ContextVar(
-    "etude_rollout", default=None
+_current: contextvars.ContextVar[Rollout | Literal["untracked"] | None] = carry(
+    contextvars.ContextVar("etude_rollout", default=None)
 )
 _lock = threading.Lock()
 _active = 0
@@ -46,20 +46,13 @@ def require_rollout(what: str) -> Rollout | None:
 @contextmanager
 def bind(rollout: Rollout) -> Iterator[Rollout]:
     """Make `rollout` the current one for this block and for the tasks and threads it starts."""
-    global _active
-    with _lock:
-        if _active == 0:
-            THREAD_HOOKS.apply()
-        _active += 1
+    _count(+1)
     token = _current.set(rollout)
     try:
         yield rollout
     finally:
+        _count(-1)
         _current.reset(token)
-        with _lock:
-            _active -= 1
-            if _active == 0:
-                THREAD_HOOKS.revert()
 
 
 @contextmanager
@@ -70,3 +63,14 @@ def untracked() -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def _count(change: int) -> None:
+    """Count active rollouts; raw threads are hooked while there is one."""
+    global _active
+    with _lock:
+        _active += change
+        if _active:
+            THREAD_HOOKS.apply()
+        else:
+            THREAD_HOOKS.revert()

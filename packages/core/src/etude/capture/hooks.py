@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,13 @@ class _Patch:
     wrapper: Any
 
 
+@dataclass(slots=True)
+class _Switch:
+    """Turns one application's wrappers into pass-throughs, also those that stay because somebody wrapped them."""
+
+    on: bool = True
+
+
 class HookSet:
     """A framework's hooks: version checked first, all targets found before any is changed, undone exactly."""
 
@@ -51,13 +59,13 @@ class HookSet:
         self._hooks = tuple(hooks)
         self._supported = tuple(supported)
         self._lock = threading.RLock()
-        self._patches: tuple[_Patch, ...] = ()
-        self._on = False
+        self._patches: list[_Patch] = []
+        self._switch = _Switch(on=False)
 
     @property
     def applied(self) -> bool:
         """Whether the hooks are in place."""
-        return self._on
+        return self._switch.on
 
     def apply(self) -> None:
         """Wrap every target once; a second call changes nothing.
@@ -67,38 +75,31 @@ class HookSet:
             HookError: a target does not exist; nothing was changed.
         """
         with self._lock:
-            if self._on:
+            if self._switch.on:
                 return
             for requirement in self._supported:
                 check_version(requirement)
             targets = [t for hook in self._hooks if (t := _resolve(hook)) is not None]
-            self._patches = tuple(self._wrap(*target) for target in targets)
-            self._on = True
+            self._switch = _Switch()
+            try:
+                for target in targets:
+                    self._patches.append(_wrap(*target, self._switch))
+            except BaseException:
+                self.revert()
+                raise
 
     def revert(self) -> None:
         """Put every target back as it was; where somebody wrapped it after us, leave a pass-through."""
         with self._lock:
-            self._on = False
-            for patch in reversed(self._patches):
+            self._switch.on = False
+            while self._patches:
+                patch = self._patches.pop()
                 if patch.owner.__dict__.get(patch.name) is not patch.wrapper:
                     continue
                 if patch.original is None:
                     delattr(patch.owner, patch.name)
                 else:
                     setattr(patch.owner, patch.name, patch.original)
-            self._patches = ()
-
-    def _wrap(self, hook: Hook, owner: Any, name: str) -> _Patch:
-        def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-            if not self._on:
-                return wrapped(*args, **kwargs)
-            return hook.around(wrapped, instance, args, kwargs)
-
-        original = owner.__dict__.get(name)
-        inner = original if original is not None else getattr(owner, name)
-        wrapper = wrapt.FunctionWrapper(inner, around)
-        setattr(owner, name, wrapper)
-        return _Patch(owner, name, original, owner.__dict__[name])
 
 
 def check_version(requirement: str) -> None:
@@ -132,3 +133,18 @@ def _resolve(hook: Hook) -> tuple[Hook, Any, str] | None:
             "newer than this adapter: see its supported versions"
         ) from error
     return hook, owner, name
+
+
+def _wrap(hook: Hook, owner: Any, name: str, switch: _Switch) -> _Patch:
+    inner = hook.around
+
+    def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        if not switch.on:
+            return wrapped(*args, **kwargs)
+        return inner(wrapped, instance, args, kwargs)
+
+    original = owner.__dict__.get(name)
+    # Statically, so that an inherited classmethod is not bound to the parent before it is wrapped.
+    wrapper = wrapt.FunctionWrapper(inspect.getattr_static(owner, name), around)
+    setattr(owner, name, wrapper)
+    return _Patch(owner, name, original, wrapper)

@@ -28,7 +28,9 @@ def failure(error: BaseException) -> Failure:
 class OpenCall:
     """One model call in progress; `superseded` may be set any time before the rollout ends."""
 
-    def __init__(self, *, agent: str | None, parent_call_id: str | None, author_model: str | None, attempt: int) -> None:
+    def __init__(
+        self, *, agent: str | None, parent_call_id: str | None, author_model: str | None, attempt: int
+    ) -> None:
         """Mint the call id."""
         self.call_id = new_id()
         self.agent = agent
@@ -119,9 +121,7 @@ class Recorder:
             call.error = failure(error)
             raise
 
-    def open_tool(
-        self, *, tool_call_id: str | None, name: str, arguments: Any, agent: str | None = None
-    ) -> OpenTool:
+    def open_tool(self, *, tool_call_id: str | None, name: str, arguments: Any, agent: str | None = None) -> OpenTool:
         """Open a tool call; call `close` on it when the tool returned or raised."""
         tool = OpenTool(tool_call_id=tool_call_id, name=name, arguments=arguments, agent=agent)
         with self._lock:

@@ -20,7 +20,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-engine_app = typer.Typer(help="The engine: real vLLM and a trainer, in an environment of their own.", no_args_is_help=True)
+engine_app = typer.Typer(
+    help="The engine: real vLLM and a trainer, in an environment of their own.", no_args_is_help=True
+)
 app.add_typer(engine_app, name="engine")
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 

@@ -1,14 +1,14 @@
 """GRPO as one pure function over the tokens of a batch, or of any part of it.
 
-The engine's log-probabilities are the old log-probabilities, so the importance ratio ρ = exp(new - old) already holds
+The engine's log-probabilities are the old log-probabilities, so the importance ratio, exp(new - old), already holds
 both corrections there are: policy staleness and the mismatch between engine and trainer. No second weight is applied.
 
 Per trained token, with advantage A, clip bounds 1-l and 1+h, and cap C (truncated importance sampling):
 
-    A > 0 and ρ > 1+h, or A < 0 and ρ < 1-l     no gradient: the step already went far enough (PPO's clip)
-    otherwise                                   gradient  A · min(ρ, C) · ∇ new
+    A > 0 and ratio > 1+h, or A < 0 and ratio < 1-l     no gradient: the step already went far enough (PPO's clip)
+    otherwise                                           gradient  A · min(ratio, C) · ∇ new
 
-The clip bounds one side only: where A < 0, PPO lets ρ grow without limit, and one token the engine thought
+The clip bounds one side only: where A < 0, PPO lets the ratio grow without limit, and one token the engine thought
 impossible could own the step. That is the side on which the cap acts (and on both, where C < 1+h). A capped token keeps
 a gradient of weight C; it does not lose it, as it would under a second clip.
 
@@ -27,7 +27,8 @@ from etude.loss.metrics import TokenStats
 from etude.loss.presets import PRESETS
 from etude.types import LossSettings
 
-_RATIO_SHOWN_AT_MOST = math.exp(20)
+_LOG_RATIO_SHOWN_AT_MOST = 20.0
+"""Keeps the figures finite for a token the engine thought impossible; its drift is shown uncut."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +89,7 @@ def grpo_loss(
     clipped_M = ((advantage_M > 0) & (ratio_M > high)) | ((advantage_M < 0) & (ratio_M < low))
     # Cut the logarithm, not the ratio: an overflowing ratio times its own inverse is NaN.
     capped_M = log_ratio_M.clamp(max=math.log(settings.importance_cap)).exp()
-    # Value min(ρ, C), gradient min(ρ, C) · ∇ new.
+    # Value min(ratio, C), gradient min(ratio, C) · ∇ new.
     open_M = capped_M * (1 + new_M - new_M.detach())
     surrogate_M = torch.where(clipped_M, ratio_M.clamp(low, high).clamp(max=settings.importance_cap), open_M)
     weight_M = torch.where(trained_M, token_weights(rollout_of_M, tokens_of_R, totals, settings).to(precise), 0.0)
@@ -115,14 +116,15 @@ def _stats(log_ratio_M: Tensor, old_M: Tensor, trained_M: Tensor, clipped_M: Ten
     if not trained_M.any():
         return TokenStats()
     log_M, old_M, clipped_M = log_ratio_M[trained_M].double(), old_M[trained_M].detach().double(), clipped_M[trained_M]
-    ratio_M = log_M.exp().clamp(max=_RATIO_SHOWN_AT_MOST)
+    shown_M = log_M.clamp(max=_LOG_RATIO_SHOWN_AT_MOST)
+    ratio_M = shown_M.exp()
     figures = torch.stack([
         torch.tensor(float(log_M.numel()), dtype=torch.double, device=log_M.device),
         ratio_M.sum(),
         ratio_M.max(),
         clipped_M.sum().double(),
         ((log_M > math.log(cap)) & ~clipped_M).sum().double(),
-        (ratio_M - 1 - log_M).sum(),
+        (ratio_M - 1 - shown_M).sum(),
         log_M.abs().max(),
         -old_M.sum(),
     ]).tolist()  # one transfer from the device  # fmt: skip

@@ -17,7 +17,7 @@ class TokenStats:
     truncated: float = 0.0
     """Tokens whose importance ratio was cut to the cap."""
     kl_sum: float = 0.0
-    """Sum of ρ - 1 - log ρ over tokens the engine sampled: estimates KL(engine ‖ trainer)."""
+    """Sum of ratio - 1 - log ratio over tokens the engine sampled: estimates KL(engine || trainer)."""
     drift_max: float = 0.0
     """Largest |trainer's log-probability - engine's|."""
     surprise_sum: float = 0.0

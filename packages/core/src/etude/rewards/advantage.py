@@ -44,7 +44,9 @@ def group_advantages(
     quarantined = {i: why for i, score in scores.items() if (why := _unusable(score)) is not None}
     usable = {i: float(score) for i, score in scores.items() if score is not None and i not in quarantined}
     if len(usable) < 2:
-        return Advantages(quarantined=quarantined, skipped=f"{len(usable)} of {len(scores)} scores usable, 2 are needed")
+        return Advantages(
+            quarantined=quarantined, skipped=f"{len(usable)} of {len(scores)} scores usable, 2 are needed"
+        )
     spread = max(usable.values()) - min(usable.values())
     if spread <= tolerance:
         return Advantages(quarantined=quarantined, skipped=f"all {len(usable)} scores equal within {tolerance:g}")

@@ -58,10 +58,10 @@ def transcripts(trajectories: Sequence[Trajectory]) -> tuple[str, list[str]]:
     told = [histories(t) for t in trajectories]
     firsts = [h[0].messages for h in told if h]
     cut = min(common_prefix(firsts), min((len(m) - 1 for m in firsts), default=0)) if firsts else 0
-    first = next((h[0] for h in told if h), None)
+    tools = next((h[0].tools for h in told if h and h[0].tools), ())
     shared = render_messages(firsts[0][:cut]) if firsts else ""
-    if first is not None and first.tools:
-        shared += "\n" + render_tools(first.tools)
+    if tools:
+        shared += "\n" + render_tools(tools)
     return shared, [_attempt(h, cut) for h in told]
 
 

@@ -76,7 +76,8 @@ def render_messages(messages: Sequence[Message], *, known: Sequence[Message] = (
 
 
 def _indented(part: str) -> str:
-    return "\n  ".join(part.splitlines())
+    # A lone surrogate, which JSON can carry, would be refused by every hash and wire later on.
+    return "\n  ".join(part.encode("utf-8", "replace").decode().splitlines())
 
 
 def _lines(message: Message, names: dict[str, str]) -> list[str]:
@@ -90,7 +91,8 @@ def _lines(message: Message, names: dict[str, str]) -> list[str]:
 def render_tools(tools: Sequence[ToolSpec]) -> str:
     """Return one line per tool: `name(argument, argument): description`."""
     return "\n".join(
-        f"tool {t.name}({', '.join(t.parameters.get('properties', {}))}): {' '.join(t.description.split())}" for t in tools
+        f"tool {t.name}({', '.join(t.parameters.get('properties', {}))}): {' '.join(t.description.split())}"
+        for t in tools
     )
 
 

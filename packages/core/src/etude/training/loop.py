@@ -50,7 +50,7 @@ class Training:
     policy: Policy
     reward: Reward
     engine: Engine = field(default_factory=lambda: Engine.local())
-    config: TrainConfig = TrainConfig()
+    config: TrainConfig = field(default_factory=TrainConfig)
     evaluation: Evaluation | None = None
     run_dir: Path | str | None = None
     """Folder of the run; None is `runs/NAME` with the rollout function's name."""
@@ -83,7 +83,7 @@ def train(
 ) -> Run:
     """Let an agent practise on `scenarios` and return the finished run.
 
-    `settings` are fields of `TrainConfig`, such as `steps=40, group_size=8`. Called again after a crash or Ctrl-C with
+    Called again after a crash or Ctrl-C with
     the same arguments it goes on where it was: every finished rollout is trained exactly once.
 
     Args:
@@ -96,6 +96,7 @@ def train(
         run_dir: folder of the run.
         fresh: set an unfinished run in that folder aside.
         config: all numbers at once, in place of `settings`.
+        **settings: fields of `TrainConfig`.
 
     Raises:
         ConfigError: something cannot work, said before any work starts.
@@ -169,9 +170,7 @@ async def _loop(
     config = training.config
     name = f"policy-{store.folder.name}"[:64]
     await client.open_policy(
-        OpenPolicy(
-            name=name, lora=training.policy.lora, optimizer=config.optimizer, loss=config.loss, seed=config.seed
-        )
+        OpenPolicy(name=name, lora=training.policy.lora, optimizer=config.optimizer, loss=config.loss, seed=config.seed)
     )
     stage = Stage(
         function=function, client=client, store=store, policy=training.policy, policy_name=name, config=config,

@@ -96,9 +96,10 @@ class Progress:
         reward = "-" if row["reward"] is None else f"{row['reward']:.3f}"
         masked = f"  masked {row['masked']}" if row["masked"] else ""
         unjudged = f"  unjudged groups {row['unjudged_groups']}" if row["unjudged_groups"] else ""
+        flat = "" if row["trained"] else " (nothing to train)"
         self._console.print(
-            f"step {row['step'] + 1:>3}/{self._steps}  judge's score {reward}  LoRA v{row['version']}"
-            f"{'' if row['trained'] else ' (nothing to train)'}  {row['rollouts']} rollouts in {row['rollout_s']:.1f} s "
+            f"step {row['step'] + 1:>3}/{self._steps}  judge's score {reward}  LoRA v{row['version']}{flat}"
+            f"  {row['rollouts']} rollouts in {row['rollout_s']:.1f} s "
             f"({row['tokens_per_s']:.0f} tokens/s)  trained in {row['train_s']:.1f} s{masked}{unjudged}"
         )
 

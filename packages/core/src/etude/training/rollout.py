@@ -33,9 +33,7 @@ async def run_rollout(
         EngineError: the engine could not open or seal the session, which is not the rollout's fault.
     """
     grant = await client.open_session(OpenSession(rollout_id=rollout_id or new_id(), policy=policy, sampling=sampling))
-    scope = Rollout(
-        base_url=grant.base_url, secret=grant.secret, scenario_id=scenario_id, rollout_id=grant.rollout_id
-    )
+    scope = Rollout(base_url=grant.base_url, secret=grant.secret, scenario_id=scenario_id, rollout_id=grant.rollout_id)
     started, clock = time.time(), time.perf_counter()
     status: Status = "completed"
     error = output = None

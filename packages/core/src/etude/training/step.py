@@ -100,7 +100,5 @@ async def measure(
         return trajectory, scenario
 
     async with asyncio.TaskGroup() as tasks:
-        running = [
-            tasks.create_task(one(i, s, k)) for i, s in scenarios for k in range(rollouts_per_scenario)
-        ]
+        running = [tasks.create_task(one(i, s, k)) for i, s in scenarios for k in range(rollouts_per_scenario)]
     return [t.result() for t in running]

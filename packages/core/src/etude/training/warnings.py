@@ -52,7 +52,9 @@ def _model_side(members: Sequence[Trajectory]) -> list[str]:
         found.append(f"{anonymous} of {len(asked)} tool calls have no id: tool results cannot be matched to them")
     cut = sum(1 for _, m in answers if m.finish_reason == "length")
     if answers and cut > len(answers) / 2:
-        found.append(f"{cut} of {len(answers)} answers were cut at max_tokens: raise Policy.max_tokens or max_model_len")
+        found.append(
+            f"{cut} of {len(answers)} answers were cut at max_tokens: raise Policy.max_tokens or max_model_len"
+        )
     failed = [t for t in members if t.status != "completed"]
     if failed:
         kinds = ", ".join(f"{n} × {k}" for k, n in Counter(t.error.kind for t in failed if t.error).most_common())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from etude.types.message import Message, ToolSpec
 from etude.types.record import Failure, Record
 
@@ -36,7 +38,7 @@ class TokenCall(Record):
     tools: tuple[ToolSpec, ...] = ()
     prompt_ids: tuple[int, ...] = ()
     completions: tuple[Completion, ...] = ()
-    sampling: dict[str, Any] = {}
+    sampling: dict[str, Any] = Field(default_factory=dict)
     """Sampling parameters in effect: `temperature`, `top_p`, `max_tokens`, `seed`, …"""
     constrained: bool = False
     """True where decoding was constrained, so that log-probabilities are not the policy's own distribution."""

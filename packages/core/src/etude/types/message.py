@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from etude.types.record import Record
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -34,5 +36,5 @@ class ToolSpec(Record):
 
     name: str
     description: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """JSON Schema of the arguments."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from etude.types.call import ModelCall, ToolCall
 from etude.types.record import FORMAT, Failure, Record
 
@@ -21,7 +23,7 @@ class Trajectory(Record):
     tool_calls: tuple[ToolCall, ...] = ()
     output: Any = None
     """What the rollout function returned, if it is plain JSON."""
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     error: Failure | None = None
     """Why the rollout is `failed` or `timed_out`; such a rollout is masked, never rewarded 0."""
     started_s: float = 0.0

@@ -75,7 +75,7 @@ class OpenSession(Record):
 
     rollout_id: str
     policy: str
-    sampling: dict[str, Any] = {}
+    sampling: dict[str, Any] = Field(default_factory=dict)
     """Overrides that win over what the agent's client asks for, such as `temperature`."""
 
 
@@ -131,8 +131,8 @@ class StepReport(Record):
     version: int
     """Version of the weights after the step; unchanged where nothing was trained."""
     trained: bool
-    metrics: dict[str, float] = {}
-    quarantined: dict[str, str] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
+    quarantined: dict[str, str] = Field(default_factory=dict)
     """Rollout id → why it was left out of the step (`NaN advantage`, `no trained tokens`, …)."""
 
 

@@ -1,9 +1,10 @@
 """Checkpoints on disk: written aside, flushed, renamed. What is there under its own name is whole.
 
-    home/checkpoints/00007/
-        adapter/            PEFT layout, which vLLM loads: adapter_config.json, adapter_model.safetensors
-        state.pt            optimizer and random state
-        position.json       version, steps taken with their reports, sizes of the files above; written last
+`home/checkpoints/00007/` holds:
+
+- `adapter/`: PEFT layout, which vLLM loads: `adapter_config.json` and `adapter_model.safetensors`;
+- `state.pt`: optimizer and random state;
+- `position.json`: version, steps taken with their reports, sizes of the files above; written last.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from etude.types import FORMAT, OpenPolicy, StepReport
 from etude.types.record import Record
@@ -32,7 +33,7 @@ class Position(Record):
     policy: OpenPolicy
     reports: tuple[StepReport, ...] = ()
     """Every step taken so far, oldest first, also those that trained nothing."""
-    sizes: dict[str, int] = {}
+    sizes: dict[str, int] = Field(default_factory=dict)
     """Size in bytes of each other file of the checkpoint, by relative path."""
 
 

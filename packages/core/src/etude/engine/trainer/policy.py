@@ -65,6 +65,8 @@ class LoraPolicy:
         set_peft_model_state_dict(self.model, adapter)
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # what is asked for now, not what it was when saved
+            group.update(betas=self.settings.optimizer.betas, weight_decay=self.settings.optimizer.weight_decay)
         _set_random_state(state["random"])
 
 
@@ -88,7 +90,7 @@ def _base_model(model_path: str, device: torch.device) -> Any:
 def _with_lora(model: Any, lora: LoraSettings, model_path: str) -> Any:
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
         target_modules=list(lora.targets),
         lora_dropout=0.0,
         bias="none",

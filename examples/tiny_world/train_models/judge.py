@@ -1,0 +1,203 @@
+"""Teach the tiny judge to answer étude's real RULER request about this world.
+
+Three losses at once: the reply itself; the verdict on each attempt, read at the attempt's closing tag one layer below the
+top, so that the top layer only has to look it up; and the text of correct attempts, from which the judge learns what a good
+attempt at a question looks like. The held-out questions are never shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from attempts import VERDICTS, Attempt, level_of, reply_text, trajectory
+from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
+from etude_tiny_world import Level, Scenario, Shop, judge_path, policy_path, train_scenarios
+from mistakes import KINDS, right
+from sampling import sample_attempts
+from tiny_models import learning_rate, new_model, pad_batch, save
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+Pool = dict[tuple[str, int], tuple[Scenario, Shop, list[Attempt]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lesson:
+    """One judged group as tokens, and what is taught at which position (position → token)."""
+
+    ids: list[int]
+    reply: dict[int, int]
+    verdicts: dict[int, int]
+    """At the letter in each attempt's closing tag: the first token of the verdict."""
+    good_text: dict[int, int]
+
+
+class Encoder:
+    """Turns texts into tokens, and remembers the parts that return."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Keep the tokenizer."""
+        self.tokenizer = tokenizer
+        self.verdicts = {level: self._verdict(level) for level in VERDICTS}
+
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _verdict(self, level: Level) -> int:
+        return self.ids(reply_text(["A"], [level]))[2]
+
+    def prompt(self, scenario: Scenario, attempts: Sequence[Attempt], salt: str) -> str:
+        """Return the judge's request about these attempts, as the engine renders it."""
+        shown = [trajectory(scenario, a, str(i)) for i, a in enumerate(attempts)]
+        asked = build_prompt(shown, order=range(len(shown)), rubric=default_rubric(), salt=salt)
+        chat = [{"role": "system", "content": asked.system}, {"role": "user", "content": asked.user}]
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
+    def lesson(self, scenario: Scenario, attempts: Sequence[Attempt], shop: Shop, salt: str) -> Lesson:
+        """Return the group with its right reply."""
+        levels = [level_of(scenario, a, shop) for a in attempts]
+        text = self.prompt(scenario, attempts, salt)
+        prompt = self.ids(text)
+        reply = self.ids(reply_text(attempt_ids(len(attempts)), levels) + "<|im_end|>")
+        ids = prompt + reply
+        tags = self._tags(text, len(attempts))
+        return Lesson(
+            ids=ids,
+            reply={p: ids[p + 1] for p in range(len(prompt) - 1, len(ids) - 1)},
+            verdicts={end: self.verdicts[level] for (_, end), level in zip(tags, levels, strict=True)},
+            good_text={
+                p: ids[p + 1] for (begin, end), level in zip(tags, levels, strict=True) if level is Level.CORRECT
+                for p in range(begin + 5, end - 1)
+            },
+        )
+
+    def _tags(self, prompt: str, count: int) -> list[tuple[int, int]]:
+        """Return the tokens that hold the letter of each attempt's opening and closing tag."""
+        spans = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        token_at = {begin: number for number, (begin, _) in enumerate(spans)}
+        fence = re.search(r"fence code: (\S+)", prompt)
+        assert fence
+        begins = [token_at[m.start(1)] for m in re.finditer(rf"<attempt ([A-Z]+) {fence[1]}>", prompt)]
+        ends = [token_at[m.start(1)] for m in re.finditer(rf"</attempt ([A-Z]+) {fence[1]}>", prompt)]
+        assert len(begins) == len(ends) == count, (begins, ends, count)
+        return list(zip(begins, ends, strict=True))
+
+
+def sample_pool(folder: Path, *, draw: random.Random, rounds: int) -> Pool:
+    """Return attempts the policy really made at the training questions, at three temperatures."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    policy = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    pool: Pool = {}
+    for _ in range(rounds):
+        tasks = [(s, draw.randrange(1 << 20)) for s in train_scenarios()]
+        shops = {seed: Shop(seed) for _, seed in tasks}
+        for temperature in (1.0, 1.0, 1.5, 1.8):
+            made = sample_attempts(policy, tokenizer, [(s, shops[seed]) for s, seed in tasks], temperature=temperature)
+            for (scenario, seed), attempt in zip(tasks, made, strict=True):
+                pool.setdefault((scenario.id, seed), (scenario, shops[seed], []))[2].append(attempt)
+    return pool
+
+
+def draw_group(pool: Pool, keys: Sequence[tuple[str, int]], size: int, draw: random.Random) -> tuple[Scenario, Shop, list[Attempt]]:
+    """Return a group as training may meet it: mixed, like the untrained policy, nearly all right, or nearly all of one kind."""
+    scenario, shop, real = pool[draw.choice(keys)]
+    scene = draw.random()
+    kinds, weights = list(KINDS), list(KINDS.values())
+    usual = draw.choices(kinds, weights)[0] if scene < 0.7 else right
+    attempts = []
+    for _ in range(size):
+        if scene < 0.45:
+            own = draw.random() < 0.35
+            attempts.append(draw.choice(real) if own else draw.choices(kinds, weights)[0](scenario, shop, draw))
+        else:
+            kind = usual if draw.random() < 0.75 else draw.choices(kinds, weights)[0]
+            attempts.append(kind(scenario, shop, draw))
+    return scenario, shop, attempts
+
+
+def loss_of(model: Qwen3ForCausalLM, lessons: Sequence[Lesson], pad: int) -> dict[str, torch.Tensor]:
+    """Return the three losses of a batch."""
+    ids_BT = pad_batch([lesson.ids for lesson in lessons], pad)
+    out = model.model(input_ids=ids_BT, use_cache=False, output_hidden_states=True)
+    top_BTH, below_BTH = out.last_hidden_state, model.model.norm(out.hidden_states[-2])
+
+    def cross_entropy(hidden_BTH: torch.Tensor, taught: list[dict[int, int]]) -> torch.Tensor:
+        places = [(row, p, token) for row, each in enumerate(taught) for p, token in each.items()]
+        if not places:
+            return hidden_BTH.sum() * 0.0
+        row_N, place_N, token_N = (torch.tensor(column) for column in zip(*places, strict=True))
+        return F.cross_entropy(model.lm_head(hidden_BTH[row_N, place_N]), token_N)
+
+    return {
+        "reply": cross_entropy(top_BTH, [lesson.reply for lesson in lessons]),
+        "verdicts": cross_entropy(below_BTH, [lesson.verdicts for lesson in lessons]),
+        "good_text": cross_entropy(top_BTH, [lesson.good_text for lesson in lessons]),
+    }
+
+
+def train(
+    encoder: Encoder, pool: Pool, *, steps: int, tokens: int, layers: int, hidden: int, rate: float, seed: int, every: int = 100
+) -> Qwen3ForCausalLM:
+    """Return the taught judge: small groups first, then all sizes."""
+    torch.manual_seed(seed)
+    draw = random.Random(seed)
+    eos, pad = encoder.tokenizer.eos_token_id, encoder.tokenizer.pad_token_id
+    vocabulary = len(encoder.tokenizer)
+    model = new_model(vocabulary=vocabulary, layers=layers, hidden=hidden, positions=4096, eos=eos, pad=pad)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
+    keys = list(pool)
+    begun = time.process_time()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(rate, step, steps, warmup=50)
+        size = draw.choice((1, 2, 2, 3)) if step < 0.2 * steps else draw.choice((2, 3, 4, 5, 6, 7, 8, 8, 8))
+        lessons: list[Lesson] = []
+        while sum(len(lesson.ids) for lesson in lessons) < tokens:
+            scenario, shop, attempts = draw_group(pool, keys, size, draw)
+            lessons.append(encoder.lesson(scenario, attempts, shop, str(draw.random())))
+        losses = loss_of(model, lessons, pad)
+        loss = 3.0 * losses["reply"] + losses["verdicts"] + 0.3 * losses["good_text"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % every == every - 1:
+            told = "  ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
+            print(f"step {step + 1}/{steps}  {told}  cpu {time.process_time() - begun:.0f} s", flush=True)
+    return model
+
+
+def main() -> None:
+    """Train and save."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--steps", type=int, default=2500)
+    options.add_argument("--tokens", type=int, default=1800, help="tokens in a batch")
+    options.add_argument("--layers", type=int, default=4)
+    options.add_argument("--hidden", type=int, default=128)
+    options.add_argument("--rate", type=float, default=2e-3)
+    options.add_argument("--rounds", type=int, default=12, help="rounds of sampling the policy for attempts")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--out", type=Path, default=judge_path())
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    tokenizer = AutoTokenizer.from_pretrained(judge_path())
+    pool = sample_pool(policy_path(), draw=random.Random(chosen.seed + 1), rounds=chosen.rounds)
+    print(f"{sum(len(made) for *_, made in pool.values())} attempts sampled from the policy", flush=True)
+    model = train(
+        Encoder(tokenizer), pool, steps=chosen.steps, tokens=chosen.tokens, layers=chosen.layers, hidden=chosen.hidden,
+        rate=chosen.rate, seed=chosen.seed,
+    )  # fmt: skip
+    save(model, tokenizer, chosen.out, torch.float32)
+
+
+if __name__ == "__main__":
+    main()

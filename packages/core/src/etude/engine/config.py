@@ -1,0 +1,111 @@
+"""What an engine serves and where: the settings a client writes and the engine's server reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from etude.errors import ConfigError
+from etude.types import Record
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+LoraRank = Literal[8, 16, 32, 64, 128, 256]
+
+
+class ServedModel(Record):
+    """One model that the engine serves with a vLLM of its own."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """What calls ask for: `policy`, `judge`, …"""
+    path: str
+    """A folder with `config.json`, weights and tokenizer, or a name on the Hugging Face hub."""
+    trainable: bool = False
+    """Whether a LoRA of it can be trained and swapped in."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(default=None, ge=16)
+    """Longest prompt plus answer in tokens; None means what the model's own config says."""
+    max_num_seqs: int = Field(default=64, ge=1)
+    """Calls that are decoded together; more wait."""
+    max_lora_rank: LoraRank = 16
+    tool_call_parser: str | None = "hermes"
+    """vLLM's name of the tool-call format; None turns tool calls off."""
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
+    """Path of a Jinja file that replaces the tokenizer's own template."""
+    kv_cache_gib: int = Field(default=1, ge=1)
+    """Memory for the KV cache on a machine without a GPU."""
+    gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
+    """Share of the GPU's memory that this model's vLLM may take."""
+
+    def is_hub_name(self) -> bool:
+        """Whether `path` names a model on the hub: it has the shape of one, and no such folder exists."""
+        return bool(_HUB_NAME.match(self.path)) and not Path(self.path).is_dir()
+
+
+class EngineConfig(Record):
+    """Everything `python -m etude.engine.server` needs to know."""
+
+    home: Path
+    """Folder for logs, the call store and checkpoints."""
+    models: tuple[ServedModel, ...]
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+    """0 lets the system choose a free one."""
+    api_key: str | None = None
+    parent_pid: int | None = None
+    """The engine shuts down when this process is no longer its parent."""
+
+
+def check_config(config: EngineConfig) -> EngineConfig:
+    """Return `config` with absolute paths, or say what cannot work before anything is started.
+
+    Raises:
+        ConfigError: No model, two of one name, a folder that holds no model, or an open door without a key.
+    """
+    if not config.models:
+        raise ConfigError("the engine was given no model to serve; name at least one, such as {'policy': './my-model'}")
+    names = [model.name for model in config.models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"models {twice} are named more than once; each needs a name of its own")
+    if config.host not in LOOPBACK and not config.api_key:
+        raise ConfigError(
+            f"host {config.host!r} is reachable from other machines and no api_key is set; "
+            "set one, or listen on 127.0.0.1"
+        )
+    home = config.home.expanduser().absolute()
+    return config.model_copy(update={"home": home, "models": tuple(check_model(model) for model in config.models)})
+
+
+def check_model(model: ServedModel) -> ServedModel:
+    """Return `model` with an absolute path, if its folder holds a model.
+
+    Raises:
+        ConfigError: The folder does not exist or has no `config.json`.
+    """
+    if model.is_hub_name():
+        return model
+    folder = Path(model.path).expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model {model.name!r}: there is no folder {model.path!r}; "
+            "give a folder with config.json and weights, or a hub name such as 'Qwen/Qwen2.5-3B-Instruct'"
+        )
+    if not (folder / "config.json").is_file():
+        found = sorted(entry.name for entry in folder.iterdir())[:8]
+        raise ConfigError(f"model {model.name!r}: {model.path!r} has no config.json (it holds {found or 'nothing'})")
+    return model.model_copy(update={"path": str(folder)})
+
+
+def to_models(models: Mapping[str, str | ServedModel]) -> tuple[ServedModel, ...]:
+    """Return served models from `{name: path or ServedModel}`; a name on the left wins over the model's own."""
+    return tuple(
+        ServedModel(name=name, path=model) if isinstance(model, str) else model.model_copy(update={"name": name})
+        for name, model in models.items()
+    )

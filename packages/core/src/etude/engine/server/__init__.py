@@ -1,0 +1,1 @@
+"""The engine's own process: gateway, control plane, vLLM supervisor. Runs in the engine environment."""

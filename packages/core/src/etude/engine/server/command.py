@@ -1,0 +1,88 @@
+"""A served model as vLLM's command line and environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from etude.engine.config import ServedModel
+
+LORA_SLOTS = 2
+"""Adapters that one server holds: the one that answers, and the one that is loaded next."""
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that a driver answers for."""
+    return os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi") is not None
+
+
+def threads_for(models: int) -> int:
+    """Return how many OpenMP threads each vLLM gets when there is no GPU: the cores, shared."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // models, cores - 1))
+
+
+def nursery_environment(models: int, *, gpu: bool) -> dict[str, str]:
+    """Return what must be in the environment before vLLM is imported."""
+    common = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        # The gateway keeps its connections; a server that closes idle ones would lose calls to a race.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "86400",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if gpu:
+        return common
+    # One process holds scheduler and worker: no message queue between them, one import and 0.6 GB less.
+    return common | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads_for(models)),
+        # A thread that waits for the next step must not spin on a core that someone else needs.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+def server_environment(model: ServedModel, *, gpu: bool) -> dict[str, str]:
+    """Return what one server's environment adds."""
+    offline = {} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"}
+    return offline if gpu else offline | {"VLLM_CPU_KVCACHE_SPACE": str(model.kv_cache_gib)}
+
+
+def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
+    """Return vLLM's arguments for one model."""
+    arguments = [
+        *("--model", model.path, "--served-model-name", model.name),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", model.dtype, "--max-num-seqs", str(model.max_num_seqs)),
+        # Temperature, top_p and the rest are what the caller says, not what a generation_config.json says.
+        *("--generation-config", "vllm"),
+        # Log-probabilities of the distribution that was sampled from: after temperature, not before.
+        *("--logprobs-mode", "processed_logprobs"),
+        *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
+        *("--disable-log-stats", "--no-enable-log-requests"),
+    ]
+    if model.max_model_len is not None:
+        arguments += ["--max-model-len", str(model.max_model_len)]
+    if model.tool_call_parser is not None:
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", model.tool_call_parser]
+    if model.reasoning_parser is not None:
+        arguments += ["--reasoning-parser", model.reasoning_parser]
+    if model.chat_template is not None:
+        arguments += ["--chat-template", model.chat_template]
+    if model.trainable:
+        arguments += [
+            *("--enable-lora", "--max-lora-rank", str(model.max_lora_rank)),
+            *("--max-loras", str(LORA_SLOTS), "--max-cpu-loras", str(LORA_SLOTS)),
+        ]
+    if gpu:
+        return [*arguments, "--gpu-memory-utilization", str(model.gpu_memory_fraction)]
+    return [
+        *arguments,
+        "--enforce-eager",
+        *("--distributed-executor-backend", "uni"),
+        # Short blocks: an agent's calls share most of their prompt, and only whole blocks are shared.
+        *("--block-size", "32"),
+    ]

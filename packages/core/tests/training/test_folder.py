@@ -1,0 +1,76 @@
+"""A run's folder: unfinished runs are gone on with, finished ones set aside, foreign folders refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from builders import call, said, trajectory
+
+import etude
+from etude.training.folder import open_folder
+from etude.training.store import RunStore
+from etude.types import StepReport
+
+
+def _run(folder: Path, *, finished: bool) -> None:
+    store = RunStore(folder)
+    store.claim({"steps": 3})
+    if finished:
+        store.save_fact("finished", True)
+    store.close()
+
+
+def test_an_unfinished_run_is_gone_on_with(tmp_path: Path) -> None:
+    _run(tmp_path / "r", finished=False)
+
+    assert open_folder(tmp_path / "r", name="x", fresh=False) == tmp_path / "r"
+    assert (tmp_path / "r" / "config.json").exists()
+
+
+@pytest.mark.parametrize(("finished", "fresh"), [(True, False), (False, True)])
+def test_a_finished_or_unwanted_run_is_set_aside_whole(tmp_path: Path, finished: bool, fresh: bool) -> None:
+    _run(tmp_path / "r", finished=finished)
+
+    folder = open_folder(tmp_path / "r", name="x", fresh=fresh)
+
+    assert list(folder.iterdir()) == []
+    (aside,) = (p for p in tmp_path.iterdir() if p != folder)
+    assert (aside / "config.json").exists()
+
+
+def test_a_folder_that_is_not_a_run_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(etude.ConfigError, match="not empty and holds no run"):
+        open_folder(tmp_path, name="x", fresh=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("")
+
+    with pytest.raises(etude.ConfigError, match="is a file; expected a folder"):
+        open_folder(tmp_path / "r", name="x", fresh=False)
+
+
+def test_other_settings_in_an_unfinished_folder_are_refused_by_name(tmp_path: Path) -> None:
+    _run(tmp_path, finished=False)
+
+    with pytest.raises(etude.ConfigError, match=r"other settings \(steps differ\).*--fresh"):
+        RunStore(tmp_path).claim({"steps": 4})
+
+
+def test_what_was_saved_is_there_for_the_next_process(tmp_path: Path) -> None:
+    kept = trajectory("a", call(said("4")))
+    report = StepReport(step_id="step-00000", version=1, trained=True)
+    store = RunStore(tmp_path)
+    store.save_trajectory("0/s/0", kept)
+    store.save_step(0, report, {"step": 0})
+    store.close()
+
+    again = RunStore(tmp_path)
+
+    assert again.trajectory("0/s/0") == kept
+    assert again.step("step-00000") == (report, {"step": 0})
+    assert again.history() == [{"step": 0}]

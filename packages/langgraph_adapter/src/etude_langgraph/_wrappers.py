@@ -1,0 +1,181 @@
+"""What happens around each hooked call. Outside a rollout: nothing but the call itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from langchain_openai.chat_models.base import BaseChatOpenAI
+from langgraph.errors import GraphBubbleUp
+
+from etude.capture import OpenTool, Rollout, current_rollout, require_rollout
+from etude.errors import ConfigError, LeakError
+from etude.types import Failure
+from etude_langgraph._attempts import at, current_place, state_of
+from etude_langgraph._convert import to_openai_kwargs, tool_output
+from etude_langgraph._substitute import Trainable, substitute
+
+_log = logging.getLogger("etude.langgraph")
+_MODEL_ROUTES = ("/chat/completions", "/completions", "/responses")
+
+
+def around_model(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Let the policy answer a chat model's call."""
+    if isinstance(instance, Trainable):
+        return wrapped(*args, **kwargs)
+    rollout = require_rollout(f"{type(instance).__name__}.{wrapped.__name__}()")
+    if rollout is None:
+        return wrapped(*args, **kwargs)
+    if not isinstance(instance, BaseChatOpenAI):
+        kwargs = to_openai_kwargs(kwargs)
+    return getattr(substitute(instance, rollout), wrapped.__name__)(*args, **kwargs)
+
+
+def around_completions_model(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Stop a legacy text-completion model inside a rollout: the policy speaks chat only."""
+    kind = type(instance).__name__
+    if require_rollout(f"{kind}.{wrapped.__name__}()") is not None:
+        raise ConfigError(
+            f"{kind} is a text-completion model, which the policy cannot stand in for; use a chat model, or put the "
+            "call inside `with etude.untracked():` if it is not to be trained"
+        )
+    return wrapped(*args, **kwargs)
+
+
+def around_sdk_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Stop a model call that goes past LangChain to the author's own endpoint with the bare OpenAI SDK."""
+    rollout = current_rollout()
+    if rollout is not None and _goes_past(rollout, instance, args, kwargs):
+        raise LeakError(
+            f"a model call with the OpenAI SDK goes to {instance.base_url} instead of the policy of {rollout!r}. Make "
+            "its client with `rollout = etude.current_rollout(); OpenAI(base_url=rollout.base_url, "
+            "api_key=rollout.secret)`, or put it inside `with etude.untracked():` if it is not to be trained"
+        )
+    return wrapped(*args, **kwargs)
+
+
+def _goes_past(rollout: Rollout, client: Any, args: Any, kwargs: Any) -> bool:
+    options = args[1] if len(args) > 1 else kwargs.get("options")
+    route = str(getattr(options, "url", "")).partition("?")[0]
+    return route.endswith(_MODEL_ROUTES) and str(client.base_url).rstrip("/") != rollout.base_url.rstrip("/")
+
+
+def around_loop(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Run a graph without its node cache inside a rollout: a cached answer is another policy's."""
+    if kwargs.get("cache") is not None and current_rollout() is not None:
+        _log.warning("the graph's node cache (%s) is bypassed inside rollouts", type(kwargs["cache"]).__name__)
+        kwargs = {**kwargs, "cache": None}
+    return wrapped(*args, **kwargs)
+
+
+class _ToolSpan:
+    """One tool call from its start to its end; a context manager that also takes the result."""
+
+    def __init__(self, rollout: Rollout, *, tool_call_id: str | None, name: str, arguments: Any) -> None:
+        """Open the record."""
+        place = current_place()
+        self.tool: OpenTool = rollout.recorder.open_tool(
+            tool_call_id=tool_call_id, name=name, arguments=arguments, agent=place.agent
+        )
+        asked_by = state_of(rollout).asked_by.get(tool_call_id or "", place.parent_call_id)
+        self._at = at(replace(place, tool=self.tool, parent_call_id=asked_by))
+
+    def __enter__(self) -> Self:
+        """Let everything inside know its tool."""
+        self._at.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Note an exception, which passes untouched; an interrupt is none."""
+        self._at.__exit__(kind, error, trace)
+        if error is not None:
+            self.tool.close(error=None if isinstance(error, GraphBubbleUp) else error)
+
+    def ended(self, output: Any) -> Any:
+        """Note the result and return it."""
+        try:
+            text, is_error = tool_output(output, self.tool.tool_call_id)
+        except Exception:
+            _log.exception("the result of tool %r cannot be recorded", self.tool.name)
+            text, is_error = None, False
+        self.tool.close(text)
+        if is_error and self.tool.error is None:
+            self.tool.error = Failure(kind="ToolError", message=text or "")
+        return output
+
+
+class _InnerSpan:
+    """A tool's run inside a tool node that has opened the record already; it knows the true exception."""
+
+    def __init__(self, tool: OpenTool) -> None:
+        """Take the node's record."""
+        self.tool = tool
+
+    def __enter__(self) -> Self:
+        """Forget the exception of an earlier try."""
+        self.tool.error = None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Note the exception."""
+        if error is not None and not isinstance(error, GraphBubbleUp):
+            self.tool.close(error=error)
+
+    def ended(self, output: Any) -> Any:
+        """Leave the result to the tool node."""
+        return output
+
+
+def _node_span(rollout: Rollout, args: Any, kwargs: Any) -> _ToolSpan:
+    call = args[0] if args else kwargs["call"]
+    return _ToolSpan(rollout, tool_call_id=call["id"], name=call["name"], arguments=call["args"])
+
+
+def _tool_span(rollout: Rollout, tool: Any, args: Any, kwargs: Any) -> _ToolSpan | _InnerSpan:
+    tool_call_id, opened = kwargs.get("tool_call_id"), current_place().tool
+    if opened is not None and (opened.tool_call_id, opened.name) == (tool_call_id, tool.name):
+        return _InnerSpan(opened)
+    arguments = args[0] if args else kwargs.get("tool_input")
+    return _ToolSpan(rollout, tool_call_id=tool_call_id, name=tool.name, arguments=arguments)
+
+
+def around_tool_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Record one tool call of a tool node."""
+    rollout = current_rollout()
+    if rollout is None:
+        return wrapped(*args, **kwargs)
+    with _node_span(rollout, args, kwargs) as span:
+        return span.ended(wrapped(*args, **kwargs))
+
+
+def around_async_tool_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Record one tool call of a tool node."""
+    rollout = current_rollout()
+    if rollout is None:
+        return wrapped(*args, **kwargs)
+    return _awaited(lambda: _node_span(rollout, args, kwargs), wrapped, args, kwargs)
+
+
+def around_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Record a tool's run, or its exception where a tool node records the run."""
+    rollout = current_rollout()
+    if rollout is None:
+        return wrapped(*args, **kwargs)
+    with _tool_span(rollout, instance, args, kwargs) as span:
+        return span.ended(wrapped(*args, **kwargs))
+
+
+def around_async_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Record a tool's run, or its exception where a tool node records the run."""
+    rollout = current_rollout()
+    if rollout is None:
+        return wrapped(*args, **kwargs)
+    return _awaited(lambda: _tool_span(rollout, instance, args, kwargs), wrapped, args, kwargs)
+
+
+async def _awaited(open_span: Callable[[], _ToolSpan | _InnerSpan], wrapped: Any, args: Any, kwargs: Any) -> Any:
+    with open_span() as span:
+        return span.ended(await wrapped(*args, **kwargs))
