@@ -59,6 +59,4 @@ def test_advantages_sum_to_zero_and_keep_the_order(scores: dict[str, float]) -> 
     found = group_advantages(scores)
 
     assert math.fsum(found.values.values()) == pytest.approx(0, abs=1e-6 * max(1.0, *map(abs, scores.values())))
-    assert all(
-        found.values[a] <= found.values[b] for a in found.values for b in found.values if scores[a] <= scores[b]
-    )
+    assert all(found.values[a] <= found.values[b] for a in found.values for b in found.values if scores[a] <= scores[b])

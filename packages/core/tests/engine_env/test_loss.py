@@ -45,7 +45,10 @@ def case(seed: int, tokens: int = 60, rollouts: int = 5) -> Case:
     draw = random.Random(seed)
     new = [-abs(draw.gauss(0, 1.5)) for _ in range(tokens)]
     trained = [k < rollouts or draw.random() < 0.7 for k in range(tokens)]
-    old = [n + draw.gauss(0, 0.4) if t else draw.choice([math.nan, math.inf, 0.0]) for n, t in zip(new, trained, strict=True)]
+    old = [
+        n + draw.gauss(0, 0.4) if t else draw.choice([math.nan, math.inf, 0.0])
+        for n, t in zip(new, trained, strict=True)
+    ]
     new = [n if t or draw.random() < 0.5 else math.nan for n, t in zip(new, trained, strict=True)]
     return Case(
         new=new,

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from etude.types import Completion, Message, SealedSession, StepRequest, TokenCall, WeightedRollout
+from etude.types import (
+    Completion,
+    Message,
+    OpenPolicy,
+    OptimizerSettings,
+    SealedSession,
+    StepRequest,
+    TokenCall,
+    WeightedRollout,
+)
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 VOCABULARY = 97
@@ -64,7 +73,14 @@ def _call(call_id: str, number: int, prompt: tuple[int, ...], token_ids: tuple[i
 
 
 def group(
-    name: str, *, size: int = 4, prompt: int = 12, turns: int = 2, length: int = 5, seed: int = 0, vocabulary: int = VOCABULARY
+    name: str,
+    *,
+    size: int = 4,
+    prompt: int = 12,
+    turns: int = 2,
+    length: int = 5,
+    seed: int = 0,
+    vocabulary: int = VOCABULARY,
 ) -> dict[str, SealedSession]:
     """Return a group of rollouts that share their prompt."""
     generator = random.Random(f"{name}{seed}")
@@ -79,3 +95,14 @@ def request(step_id: str, advantages: dict[str, float]) -> StepRequest:
         step_id=step_id,
         rollouts=tuple(WeightedRollout(rollout_id=i, advantage=a) for i, a in advantages.items()),
     )
+
+
+SESSIONS = {**group("a"), **group("b")}
+"""Two groups of four rollouts of two calls: 80 sampled tokens."""
+POLICY = OpenPolicy(name="p", optimizer=OptimizerSettings(learning_rate=1e-2, warmup_steps=1))
+
+
+def numbered(number: int) -> StepRequest:
+    """Return step `s<number>` over `SESSIONS`, with advantages that change sign from step to step."""
+    sign = 1.0 if number % 2 else -1.0
+    return request(f"s{number}", {name: sign * [1.0, -0.5, -0.75, 0.25][k % 4] for k, name in enumerate(SESSIONS)})

@@ -14,7 +14,7 @@ from typing import Any, Self
 from etude.rewards.judge import Judge
 
 Request = dict[str, Any]
-Words = str | Callable[[Request], str]
+Words = str | Callable[[Request], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)

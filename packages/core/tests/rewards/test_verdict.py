@@ -118,8 +118,10 @@ def test_scores_are_never_taken_by_place(scores: dict[str, float], draw: random.
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.sampled_from(["A", "B", "C", "why"]),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["scores", "id", "score", "explanation"]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["scores", "id", "score", "explanation"]), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 

@@ -18,7 +18,12 @@ from hypothesis import strategies as st
 
 
 def completion(
-    token_ids: Sequence[int], *, first: int = 0, version: int = 0, index: int = 0, logprobs: Sequence[float] | None = None
+    token_ids: Sequence[int],
+    *,
+    first: int = 0,
+    version: int = 0,
+    index: int = 0,
+    logprobs: Sequence[float] | None = None,
 ) -> Completion:
     """Return a completion whose log-probabilities are -1 - `first`, -2 - `first`, …"""
     told = tuple(-1.0 - first - k for k in range(len(token_ids))) if logprobs is None else tuple(logprobs)
@@ -34,9 +39,7 @@ def completion(
 def call(call_id: str, prompt_ids: Sequence[int], *completions: Completion, **changes: Any) -> TokenCall:
     """Return a call at temperature 1."""
     told: dict[str, Any] = {"started_s": 0.0, "latency_s": 0.1, "messages": (), "sampling": {"temperature": 1.0}}
-    return TokenCall(
-        call_id=call_id, prompt_ids=tuple(prompt_ids), completions=completions, **{**told, **changes}
-    )
+    return TokenCall(call_id=call_id, prompt_ids=tuple(prompt_ids), completions=completions, **{**told, **changes})
 
 
 @dataclass
@@ -127,7 +130,9 @@ def test_no_row_is_without_a_trained_token_and_none_starts_with_one(played: Play
 
 def test_appended_history_is_one_row() -> None:
     first = call("a", [1, 2], completion([3, 4]), started_s=1)
-    second = call("b", [1, 2, 3, 4, 5], completion([6], first=10, version=7), started_s=2, sampling={"temperature": 0.5})
+    second = call(
+        "b", [1, 2, 3, 4, 5], completion([6], first=10, version=7), started_s=2, sampling={"temperature": 0.5}
+    )
 
     assert fold_calls([second, first]) == (
         Row(

@@ -12,6 +12,7 @@ from typing import Any, Self
 from scipy.stats import kendalltau
 
 import etude
+from etude.rewards.cache import VerdictCache
 from etude.rewards.function import Reward
 from etude.training.report import write_summary
 from etude.training.store import RunStore
@@ -52,9 +53,9 @@ class ShuffledReward:
         """Name the control in reports."""
         return "shuffled scores"
 
-    def bound(self, *, base_url: str, api_key: str) -> Self:
+    def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
         """Return a copy whose judge can reach the engine."""
-        return replace(self, inner=self.inner.bound(base_url=base_url, api_key=api_key))
+        return replace(self, inner=self.inner.bound(base_url=base_url, api_key=api_key, cache=cache))
 
     async def judge_group(self, trajectories: Sequence[etude.Trajectory]) -> etude.Judgement:
         """Return the judge's verdict with its scores dealt out anew."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -120,8 +122,16 @@ class _Line:
 def _open(judge: Judge, key: str) -> AsyncOpenAI:
     host = urlsplit(judge.address or "").hostname
     # A proxy that the environment names cannot reach a server on this machine's loopback.
-    direct = DefaultAsyncHttpxClient(trust_env=False) if host in ("127.0.0.1", "localhost", "::1") else None
+    direct = (
+        DefaultAsyncHttpxClient(trust_env=False, verify=_trust()) if host in ("127.0.0.1", "localhost", "::1") else None
+    )
     return AsyncOpenAI(api_key=key, base_url=judge.address, timeout=judge.timeout_s, max_retries=0, http_client=direct)
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """Return this machine's trust store, read once: that takes longer than many a judgement by a local judge."""
+    return ssl.create_default_context()
 
 
 def _messages(question: Question) -> Any:

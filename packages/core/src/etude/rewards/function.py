@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from etude.rewards.cache import VerdictCache
 from etude.types import Failure, Judgement, Score, Trajectory
 
 
 class Reward(Protocol):
     """Anything that can score the trajectories of one group."""
 
-    def bound(self, *, base_url: str, api_key: str) -> Self:
-        """Return a copy that can reach the models the engine serves."""
+    def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
+        """Return a copy that can reach the models the engine serves and keeps its verdicts in `cache`."""
 
     async def judge_group(self, trajectories: Sequence[Trajectory]) -> Judgement:
         """Return the group's scores by rollout id; a failure is data on the judgement, never a score."""
@@ -26,7 +27,7 @@ class FunctionReward:
 
     function: Callable[[Trajectory], float | None]
 
-    def bound(self, *, base_url: str, api_key: str) -> Self:
+    def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
         """Return itself: a function needs no engine."""
         return self
 

@@ -99,8 +99,9 @@ def answer_schema(ids: Sequence[str]) -> dict[str, Any]:
 
 def _fence(salt: str, texts: Sequence[str]) -> str:
     joined = "\n".join(texts)
+    content = hashlib.sha256(f"{salt}:{joined}".encode()).hexdigest()
     for draw in range(10_000):
-        digest = hashlib.sha256(f"{salt}:{draw}:{joined}".encode()).digest()
+        digest = hashlib.sha256(f"{content}:{draw}".encode()).digest()
         # Longer after every 500 draws: a text made to hold every short code cannot hold every longer one.
         code = "".join(_ALPHABET[b % len(_ALPHABET)] for b in digest[: _FENCE_LENGTH + draw // 500])
         if code not in joined:

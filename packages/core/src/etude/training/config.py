@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 
-from etude.engine.config import ServedModel
+from etude.engine.config import LoraRank, ServedModel
 from etude.errors import ConfigError
 from etude.types import LoraSettings, LossSettings, OptimizerSettings, Record, Trajectory
 
@@ -56,7 +56,7 @@ class Policy(_Settings):
             path=self.model,
             trainable=True,
             max_model_len=self.max_model_len,
-            max_lora_rank=self.lora.rank,
+            max_lora_rank=next(r for r in get_args(LoraRank) if r >= self.lora.rank),
             tool_call_parser=self.tool_call_parser,
         )
 

@@ -17,6 +17,7 @@ from etude.engine.client import EngineClient
 from etude.engine.local import Engine
 from etude.errors import ConfigError
 from etude.rewards.advantage import group_advantages
+from etude.rewards.cache import SqliteCache
 from etude.rewards.function import Reward
 from etude.training.config import Evaluation, Policy, TrainConfig, scenario_ids
 from etude.training.folder import open_folder
@@ -176,7 +177,9 @@ async def _loop(
         function=function, client=client, store=store, policy=training.policy, policy_name=name, config=config,
         slots=asyncio.Semaphore(config.max_concurrency),
     )  # fmt: skip
-    reward = training.reward.bound(base_url=client.openai_base_url, api_key=client.api_key)
+    reward = training.reward.bound(
+        base_url=client.openai_base_url, api_key=client.api_key, cache=SqliteCache(store.folder / "judge.sqlite")
+    )
     await _evaluate(stage, training.evaluation, "before", progress)
     scenario_of = dict(zip(ids, training.scenarios, strict=True))
     for step in range(config.steps):

@@ -129,9 +129,12 @@ class Supervisor:
         """
         self.logs.mkdir(parents=True, exist_ok=True)
         await self._start_nursery()
-        async with asyncio.TaskGroup() as group:
-            for server in self.servers.values():
-                group.create_task(self._launch(server))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for server in self.servers.values():
+                    group.create_task(self._launch(server))
+        except* EngineError as errors:
+            raise errors.exceptions[0] from None
         self._spawn(self._watch())
 
     async def stop(self) -> None:
@@ -228,7 +231,7 @@ class Supervisor:
             try:
                 await self._launch(server)
                 return
-            except EngineError as error:
+            except (EngineError, aiohttp.ClientError, TimeoutError) as error:
                 why = str(error)
         server.give_up(
             EngineError(f"vLLM for {name!r} keeps dying and was given up ({why}); its log ends:\n{tail(server.log)}")

@@ -95,8 +95,10 @@ class Checkpoints:
     def restate(self, position: Position) -> None:
         """Replace the position of an existing checkpoint: a step was taken that changed no weights."""
         folder = self.path(position.version)
+        before = self.position(position.version)
+        assert before is not None, f"{folder} is not whole"
         aside = folder / f".{_POSITION}"
-        aside.write_text(position.model_dump_json())
+        aside.write_text(position.model_copy(update={"sizes": before.sizes}).model_dump_json())
         _flush(aside)
         aside.rename(folder / _POSITION)
         _flush(folder)

@@ -1,0 +1,38 @@
+"""`python -m etude.engine.server --config FILE`: run an engine until it is told to stop.
+
+Standard output carries one JSON object per line: `{"progress": …}` while it starts, then `{"ready": url}`, or
+`{"error": …}` and exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import uvloop
+
+from etude.engine.config import EngineConfig
+from etude.engine.server.run import run_engine
+from etude.errors import EtudeError
+
+
+def main() -> None:
+    """Read the config and run."""
+    parser = argparse.ArgumentParser(prog="python -m etude.engine.server", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="an EngineConfig as JSON")
+    config = EngineConfig.model_validate_json(parser.parse_args().config.read_text())
+    try:
+        uvloop.run(run_engine(config, _tell))
+    except EtudeError as error:
+        _tell("error", str(error))
+        sys.exit(1)
+
+
+def _tell(kind: str, message: str) -> None:
+    print(json.dumps({kind: message}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The control plane under `/etude/v1`: policies, sessions, steps, pause, health, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import etude
+from etude.engine.server.adapters import AdapterSlots
+from etude.engine.server.exchange import Upstream
+from etude.engine.server.gateway import Gateway
+from etude.engine.server.processes import memory_mb, tree
+from etude.engine.server.requests import BadRequest, check_sampling
+from etude.engine.server.sessions import Sessions
+from etude.engine.trainer import Trainer
+from etude.errors import EngineError, EtudeError, TrainError
+from etude.types import (
+    EngineHealth,
+    ModelHealth,
+    OpenPolicy,
+    OpenSession,
+    PolicyState,
+    SessionGrant,
+    StepReport,
+    StepRequest,
+)
+
+Asked = TypeVar("Asked", bound=BaseModel)
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class NotFound(EngineError):
+    """Something named in a request does not exist; answered 404."""
+
+
+class Policy:
+    """A policy that is being trained: its trainer, its adapters, where it stands."""
+
+    def __init__(self, trainer: Trainer, slots: AdapterSlots, opened: OpenPolicy, state: PolicyState) -> None:
+        """Hold an opened policy."""
+        self.trainer = trainer
+        self.slots = slots
+        self.opened = opened
+        self.state = state
+
+    def took(self, report: StepReport) -> None:
+        """Note a step that was taken."""
+        if report.step_id not in self.state.steps:
+            steps = (*self.state.steps, report.step_id)
+            self.state = self.state.model_copy(update={"steps": steps, "version": report.version})
+
+
+class Control:
+    """Answers the control plane."""
+
+    def __init__(
+        self,
+        upstreams: Mapping[str, Upstream],
+        sessions: Sessions,
+        gateway: Gateway,
+        home: Path,
+        shut_down: Callable[[], None],
+    ) -> None:
+        """Drive `gateway` and the policies of `upstreams`."""
+        self._upstreams = upstreams
+        self._sessions = sessions
+        self._gateway = gateway
+        self._home = home
+        self._shut_down = shut_down
+        self._policies: dict[str, Policy] = {}
+        self._locks = {name: asyncio.Lock() for name in upstreams}
+
+    def routes(self) -> list[Route]:
+        """Return the control plane's routes."""
+        posts: dict[str, Handler] = {
+            "/policies": self._open_policy,
+            "/policies/{name:path}/step": self._step,
+            "/sessions": self._open_session,
+            "/sessions/{rollout_id:path}/seal": self._seal,
+            "/pause": self._pause,
+            "/resume": self._resume,
+            "/shutdown": self._shutdown,
+        }
+        routes = [Route(f"/etude/v1{path}", self._guard(work), methods=["POST"]) for path, work in posts.items()]
+        return [Route("/etude/v1/health", self._guard(self._health), methods=["GET"]), *routes]
+
+    async def close(self) -> None:
+        """End the trainers."""
+        await asyncio.gather(*(policy.trainer.close() for policy in self._policies.values()))
+
+    async def _health(self, _: Request) -> Response:
+        processes = await asyncio.to_thread(tree, os.getpid())
+        servers = [upstream.server for upstream in self._upstreams.values()]
+        memory = await asyncio.to_thread(lambda: [memory_mb(tree(s.pid)) if s.pid else 0.0 for s in servers])
+        return _answer(
+            EngineHealth(
+                etude=etude.__version__,
+                models=tuple(
+                    ModelHealth(
+                        name=server.model.name,
+                        model=server.model.path,
+                        vllm=server.vllm,
+                        ready=server.is_ready,
+                        restarts=server.restarts,
+                        rss_mb=rss_mb,
+                    )
+                    for server, rss_mb in zip(servers, memory, strict=True)
+                ),
+                policies=tuple(policy.state for policy in self._policies.values()),
+                lora_swaps=sum(policy.slots.swaps for policy in self._policies.values()),
+                failed_calls=sum(upstream.failed_calls for upstream in self._upstreams.values()),
+                rss_mb=await asyncio.to_thread(memory_mb, processes),
+            )
+        )
+
+    async def _open_policy(self, request: Request) -> Response:
+        asked = await _read(request, OpenPolicy)
+        slots = self._trainable(asked)
+        async with self._locks[asked.name]:
+            known = self._policies.get(asked.name)
+            if known is None:
+                path, home = self._upstreams[asked.name].server.model.path, self._home / "policies" / asked.name
+                trainer = Trainer(path, home, asked)
+                try:
+                    state = await trainer.start()
+                    if state.version:
+                        await slots.swap(state.version, trainer.adapter_path(state.version))
+                except BaseException:
+                    await trainer.close()
+                    raise
+                # The adapter of a checkpoint is a policy found again, not one that a step changed.
+                slots.swaps = 0
+                known = self._policies[asked.name] = Policy(trainer, slots, asked, state)
+            elif known.opened != asked:
+                raise EngineError(f"policy {asked.name!r} is open with other settings; restart the engine to change them")
+        return _answer(known.state)
+
+    async def _step(self, request: Request) -> Response:
+        asked, name = await _read(request, StepRequest), request.path_params["name"]
+        policy = self._policies.get(name)
+        if policy is None:
+            raise NotFound(f"policy {name!r} is not open; open are {sorted(self._policies) or 'none'}")
+        # A step that has begun is finished and served, also when the client that asked for it has gone.
+        report = await asyncio.shield(asyncio.ensure_future(self._take_step(policy, name, asked)))
+        return _answer(report)
+
+    async def _take_step(self, policy: Policy, name: str, asked: StepRequest) -> StepReport:
+        async with self._locks[name]:
+            done = asked.step_id in policy.state.steps
+            sessions = {} if done else {r.rollout_id: self._sessions.sealed(r.rollout_id) for r in asked.rollouts}
+            report = await policy.trainer.step(asked, sessions)
+            policy.took(report)
+            version = policy.state.version
+            if version != policy.slots.version:
+                await policy.slots.swap(version, policy.trainer.adapter_path(version))
+            return report
+
+    async def _open_session(self, request: Request) -> Response:
+        asked = await _read(request, OpenSession)
+        if asked.policy not in self._upstreams:
+            raise NotFound(f"there is no policy {asked.policy!r}; this engine serves {sorted(self._upstreams)}")
+        check_sampling(asked.sampling)
+        secret = await self._sessions.open(asked)
+        base_url = f"{str(request.base_url).rstrip('/')}/v1"
+        return _answer(SessionGrant(rollout_id=asked.rollout_id, secret=secret, base_url=base_url))
+
+    async def _seal(self, request: Request) -> Response:
+        return _answer(await self._sessions.seal(request.path_params["rollout_id"]))
+
+    async def _pause(self, _: Request) -> Response:
+        self._gateway.paused = True
+        return JSONResponse({"paused": True})
+
+    async def _resume(self, _: Request) -> Response:
+        self._gateway.paused = False
+        return JSONResponse({"paused": False})
+
+    async def _shutdown(self, _: Request) -> Response:
+        self._shut_down()
+        return JSONResponse({"shutting_down": True})
+
+    def _trainable(self, asked: OpenPolicy) -> AdapterSlots:
+        upstream = self._upstreams.get(asked.name)
+        if upstream is None:
+            raise NotFound(f"there is no model {asked.name!r} to train; this engine serves {sorted(self._upstreams)}")
+        if upstream.slots is None:
+            raise EngineError(f"model {asked.name!r} is served with trainable=False; start the engine with trainable=True")
+        largest = upstream.server.model.max_lora_rank
+        if asked.lora.rank > largest:
+            raise EngineError(
+                f"policy {asked.name!r} asks for LoRA rank {asked.lora.rank}, but vLLM was started for at most {largest}; "
+                "raise the served model's max_lora_rank"
+            )
+        return upstream.slots
+
+    def _guard(self, work: Handler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            bearer = request.headers.get("authorization", "").partition(" ")[2].strip()
+            if not self._gateway.allows(bearer):
+                return _refusal(401, "EngineError", "the API key is not this engine's; give Engine.connect its api_key")
+            try:
+                return await work(request)
+            except NotFound as error:
+                return _refusal(404, "EngineError", str(error))
+            except TrainError as error:
+                return _refusal(409, "TrainError", str(error))
+            except BadRequest as error:
+                return _refusal(400, "EngineError", error.message)
+            except EtudeError as error:
+                return _refusal(409, "EngineError", str(error))
+
+        return guarded
+
+
+async def _read(request: Request, kind: type[Asked]) -> Asked:
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise BadRequest(f"the body is not a {kind.__name__}: {error}") from None
+
+
+def _answer(value: BaseModel) -> Response:
+    return Response(value.model_dump_json(), media_type="application/json")
+
+
+def _refusal(status: int, kind: str, message: str) -> Response:
+    return JSONResponse({"error": {"type": kind, "message": message}}, status_code=status)

@@ -1,0 +1,126 @@
+"""Open rollouts: whose secret is whose, which calls are in flight, what was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from etude.engine.server.store import Store
+from etude.errors import EngineError
+from etude.types import OpenSession, SealedSession, TokenCall
+
+PREFIX = "etude-session-"
+"""What every session's secret starts with, so that an unknown one is told from an ordinary key."""
+
+
+@dataclass(kw_only=True, slots=True)
+class InFlight:
+    """A call that is being answered, and why it was stopped, if it was."""
+
+    task: asyncio.Task[None]
+    stopped_because: str = "the client closed the connection"
+
+
+@dataclass(kw_only=True, slots=True)
+class Session:
+    """The engine's side of one rollout."""
+
+    rollout_id: str
+    policy: str
+    sampling: dict[str, Any]
+    is_sealed: bool = False
+    in_flight: dict[str, InFlight] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    """Call id → how often it was received."""
+    bodies: dict[int, str] = field(default_factory=dict)
+    """Hash of a request's body → its call id, for SDKs that retry without naming the call."""
+
+
+class Sessions:
+    """All sessions of this engine, found by secret or by rollout."""
+
+    def __init__(self, store: Store) -> None:
+        """Find the sessions of an earlier life again: their secrets stay valid, their calls recorded."""
+        self._store = store
+        self._by_secret: dict[str, Session] = {}
+        self._by_rollout: dict[str, tuple[str, Session]] = {}
+        for row in store.sessions():
+            session = Session(
+                rollout_id=row.rollout_id, policy=row.policy, sampling=row.sampling, is_sealed=row.sealed
+            )
+            self._keep(row.secret, session)
+
+    def find(self, secret: str) -> Session | None:
+        """Return the session that a bearer secret speaks for, sealed or not."""
+        return self._by_secret.get(secret)
+
+    async def open(self, request: OpenSession) -> str:
+        """Open a session and return its secret; an unsealed one of the same rollout is stopped and forgotten."""
+        secret = PREFIX + secrets.token_urlsafe(32)
+        former = self._by_rollout.get(request.rollout_id)
+        if former is not None and not former[1].is_sealed:
+            await self._stop(former[1], "the rollout was started again")
+        self._store.open_session(request, secret)
+        if former is not None:
+            self._by_secret.pop(former[0], None)
+        self._keep(
+            secret,
+            Session(rollout_id=request.rollout_id, policy=request.policy, sampling=dict(request.sampling)),
+        )
+        return secret
+
+    async def seal(self, rollout_id: str) -> SealedSession:
+        """Close a session; calls in flight are cancelled and recorded as such."""
+        found = self._by_rollout.get(rollout_id)
+        if found is None:
+            raise EngineError(f"there is no session for rollout {rollout_id!r} in this engine; was it opened elsewhere?")
+        session = found[1]
+        session.is_sealed = True
+        await self._stop(session, "the session was sealed")
+        self._store.seal(rollout_id)
+        session.attempts.clear()
+        session.bodies.clear()
+        return self._store.sealed(rollout_id)
+
+    def sealed(self, rollout_id: str) -> SealedSession:
+        """Return a sealed session's calls."""
+        return self._store.sealed(rollout_id)
+
+    def refuse(self, session: Session) -> None:
+        """Count a call that came after the seal; it never reaches the trace."""
+        self._store.count_late(session.rollout_id)
+
+    def record(self, session: Session, call: TokenCall) -> None:
+        """Keep a call of a session."""
+        self._store.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json().encode())
+
+    def receive(self, session: Session, call_id: str | None, body: bytes, sdk_retries: int) -> tuple[str, int]:
+        """Return the id of the call that a request is part of, and how often it was repeated.
+
+        A request is part of an earlier call when it names the same call id, or when it names none and the SDK says that
+        it repeats a request with the same body.
+        """
+        key = hash(body)
+        if call_id is None:
+            repeated = session.bodies.get(key) if sdk_retries else None
+            call_id = repeated or f"call-{secrets.token_hex(12)}"
+        session.bodies[key] = call_id
+        received = session.attempts.get(call_id, 0)
+        session.attempts[call_id] = received + 1
+        return call_id, max(received, sdk_retries)
+
+    async def _stop(self, session: Session, why: str) -> None:
+        """Cancel a session's calls in flight and wait until each has been recorded."""
+        stopped = tuple(session.in_flight.values())
+        for call in stopped:
+            call.stopped_because = why
+            call.task.cancel()
+        await asyncio.gather(*(call.task for call in stopped), return_exceptions=True)
+
+    def _keep(self, secret: str, session: Session) -> None:
+        self._by_secret[secret] = session
+        self._by_rollout[session.rollout_id] = (secret, session)
+
+

@@ -1,0 +1,75 @@
+"""One policy and its checkpoint folder: resumes, takes each step once, saves before it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from etude.engine.trainer.batch import build_batch
+from etude.engine.trainer.checkpoint import Checkpoints, Position
+from etude.engine.trainer.policy import LoraPolicy
+from etude.engine.trainer.step import StepRunner
+from etude.engine.trainer.wire import Start, Step
+from etude.errors import TrainError
+from etude.types import OpenPolicy, PolicyState, StepReport
+
+
+class PolicyRun:
+    """One policy, from its newest checkpoint on."""
+
+    def __init__(self, start: Start) -> None:
+        """Load model and newest checkpoint; make checkpoint 0 where there is none."""
+        self.checkpoints = Checkpoints(Path(start.home))
+        self.checkpoints.clean()
+        self.policy = LoraPolicy(start.model_path, start.policy)
+        kept = self.checkpoints.kept()
+        position = self.checkpoints.position(kept[-1]) if kept else None
+        if position is None:
+            self.position = Position(version=0, policy=start.policy)
+            self.checkpoints.save(self.position, self.policy.save)
+        else:
+            _check_same(position.policy, start.policy, self.checkpoints.path(position.version))
+            self.policy.load(self.checkpoints.path(position.version))
+            self.position = position.model_copy(update={"policy": start.policy})
+        self.runner = StepRunner(self.policy)
+
+    @property
+    def state(self) -> PolicyState:
+        """Where the policy stands."""
+        return PolicyState(
+            name=self.position.policy.name,
+            version=self.position.version,
+            steps=tuple(report.step_id for report in self.position.reports),
+        )
+
+    def step(self, asked: Step) -> StepReport:
+        """Take the step, once: its report is in the checkpoint, and a repeated step id is answered from there."""
+        for report in self.position.reports:
+            if report.step_id == asked.request.step_id:
+                return report
+        batch = build_batch(asked.request, asked.sessions)
+        version = self.position.version
+        trained = bool(batch.learning)
+        report = StepReport(
+            step_id=asked.request.step_id,
+            version=version + trained,
+            trained=trained,
+            metrics=self.runner.take(batch, version) if trained else {"rollouts": float(len(batch.rollouts))},
+            quarantined=batch.quarantined,
+        )
+        position = self.position.model_copy(
+            update={"version": report.version, "reports": (*self.position.reports, report)}
+        )
+        if trained:
+            self.checkpoints.save(position, self.policy.save)
+        else:
+            self.checkpoints.restate(position)
+        self.position = position
+        return report
+
+
+def _check_same(kept: OpenPolicy, asked: OpenPolicy, folder: Path) -> None:
+    if kept.lora != asked.lora:
+        raise TrainError(
+            f"policy {asked.name!r} was trained with {kept.lora!r} (checkpoint {str(folder)!r}), "
+            f"and {asked.lora!r} is asked for; use the same settings or another policy name"
+        )

@@ -1,0 +1,144 @@
+"""Who a ruler asks: a model, the engine's own, or a function; and when it refuses to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from builders import call, said, trajectory
+from loopback_judge import LoopbackJudge, attempts_of, grades, says, verdict
+
+from etude.capture import Rollout, bind, current_rollout, require_rollout
+from etude.errors import ConfigError
+from etude.rewards.ruler import Ruler
+from etude.types import Judgement, Trajectory
+
+GOOD, POOR, BAD = "four lamps", "some lamps", "no idea"
+HONEST = {GOOD: 0.9, POOR: 0.4, BAD: 0.0}
+
+
+def answered(rollout_id: str, text: str) -> Trajectory:
+    return trajectory(rollout_id, call(said(text)))
+
+
+GROUP = (answered("good", GOOD), answered("poor", POOR), answered("bad", BAD))
+
+
+def values(judgement: Judgement) -> dict[str, float]:
+    return {s.rollout_id: s.value for s in judgement.scores}
+
+
+async def test_a_judge_on_the_engine_is_asked_where_the_run_binds_it(server: LoopbackJudge) -> None:
+    server.script = [says(grades(HONEST))]
+    ruler = Ruler("engine/judge")
+    with pytest.raises(ConfigError, match=r"'engine/judge' is served by the engine.*ruler.bound"):
+        await ruler.judge_group(GROUP)
+
+    judgement = await ruler.bound(base_url=server.base_url, api_key="engine-key").judge_group(GROUP)
+
+    assert values(judgement)["good"] == 0.9
+    assert judgement.judge == "engine/judge"
+    assert server.requests[0]["model"] == "judge"
+    assert server.keys == ["Bearer engine-key"]
+
+
+async def test_an_async_function_judges_and_repairs_like_a_model() -> None:
+    asked: list[str] = []
+
+    async def taste(system: str, user: str, schema: dict[str, Any]) -> str:
+        asked.append(user)
+        ids = schema["properties"]["scores"]["items"]["properties"]["id"]["enum"]
+        return "hm" if len(asked) == 1 else verdict({i: float(GOOD in attempts_of(user)[i]) for i in ids})
+
+    judgement = await Ruler(taste).judge_group(GROUP)
+
+    assert values(judgement) == {"good": 1.0, "poor": 0.0, "bad": 0.0}
+    assert judgement.judge.endswith("taste")
+    assert (judgement.requests, judgement.cost_usd) == (2, None)
+    assert asked[1].startswith(asked[0])
+    assert "Your earlier reply was:\nhm\n\nYour reply cannot be used:\n- the reply holds no JSON" in asked[1]
+
+
+async def test_a_judge_function_that_raises_masks_the_group() -> None:
+    async def broken(system: str, user: str, schema: dict[str, Any]) -> str:
+        raise KeyError("no judge today")
+
+    judgement = await Ruler(broken).judge_group(GROUP)
+
+    assert judgement.error is not None
+    assert "broken' raised KeyError: 'no judge today'" in judgement.error.message
+
+
+async def test_a_judge_function_must_be_async() -> None:
+    def plain(system: str, user: str, schema: dict[str, Any]) -> str:
+        return "{}"
+
+    with pytest.raises(ConfigError, match="expected an async function that returns str"):
+        await Ruler(plain).judge_group(GROUP)  # type: ignore[arg-type]
+
+
+async def test_a_judges_own_model_calls_are_no_leak_and_not_recorded() -> None:
+    """A judge may be built on a hooked framework, and is asked while rollouts are active."""
+    seen: list[object] = []
+
+    async def hooked(system: str, user: str, schema: dict[str, Any]) -> str:
+        seen.append(require_rollout("a judge's call"))
+        return verdict({"A": 1.0, "B": 0.5, "C": 0.0})
+
+    with bind(Rollout(rollout_id="r", scenario_id="s", base_url="http://127.0.0.1:1/v1", secret="x")) as active:
+        judgement = await Ruler(hooked).judge_group(GROUP)
+
+        assert seen == [None]
+        assert judgement.error is None
+        assert current_rollout() is active
+
+
+async def test_two_rollouts_of_one_id_are_refused(server: LoopbackJudge) -> None:
+    with pytest.raises(ConfigError, match="same rollout_id"):
+        await Ruler(server.judge()).judge_group([GROUP[0], GROUP[0]])
+
+
+def test_one_ruler_works_in_one_event_loop_after_another(server: LoopbackJudge) -> None:
+    server.script = [says(grades(HONEST))]
+    ruler = Ruler(server.judge())
+
+    for text in ("four lamps!", "four lamps?"):
+        judgement = asyncio.run(ruler.judge_group([*GROUP[1:], answered("good", text)]))
+        assert values(judgement)["good"] == 0.9
+
+
+async def test_no_more_requests_are_in_flight_than_allowed(server: LoopbackJudge) -> None:
+    server.script = [says(grades(HONEST), hangs_s=0.05)]
+    ruler = Ruler(server.judge(max_concurrency=2))
+
+    await asyncio.gather(*(ruler.judge_group([*GROUP, answered("more", f"{BAD} {n}")]) for n in range(8)))
+
+    assert len(server.requests) == 8
+    assert server.busiest == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"judge": ""}, "Judge.model is ''"),
+        ({"judge": "engine/"}, "Judge.model is 'engine/'"),
+        ({"judge": 3}, "expected a model's name, a Judge or an async function"),
+        ({"judge": "m", "permutations": 0}, "permutations is 0"),
+        ({"judge": "m", "tolerance": 1.5}, "tolerance is 1.5"),
+        ({"judge": "m", "rubric": " "}, "rubric is empty"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_construction(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Ruler(**settings)
+
+
+def test_a_ruler_reads_the_same_in_every_process() -> None:
+    async def taste(system: str, user: str, schema: dict[str, Any]) -> str:
+        return ""
+
+    assert " at 0x" not in repr(Ruler(taste))
+    assert repr(Ruler("gpt-5-mini", rubric="- Short.")) == (
+        "Ruler('gpt-5-mini', rubric='- Short.', permutations=1, tolerance=0.0, seed=0)"
+    )
