@@ -26,13 +26,18 @@ help: ## Show the targets.
 
 install: .venv/.stamp ## Make the client environment (.venv).
 
+.engine/.test-tools: .venv/.stamp
+	@$(MAKE) -s engine
+	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7'
+	@touch $@
+
 engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and vLLM for this machine.
 	@ETUDE_UV=.tools/bin/uv $(BIN)/etude engine install
 
 demo: engine ## Watch a LangGraph agent learn on this machine (SEED=n, CONTROL=1 for shuffled scores).
 	@$(BIN)/etude demo --seed $(SEED) $(if $(CONTROL),--control)
 
-test: engine ## Run every test; the marked ones talk to a real vLLM.
+test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM.
 	@$(BIN)/python -m pytest packages tests --ignore packages/core/tests/engine_env
 	@.engine/bin/python -m pytest packages/core/tests/engine_env
 
@@ -59,7 +64,7 @@ oracle: engine ## Compare the loss with TRL's own on the same tensors.
 	@.oracle/bin/python -m pytest -q packages/core/tests/engine_env/test_trl_oracle.py
 
 lock: | .tools/bin/uv ## Resolve requirements.lock anew, with hashes and without any host name.
-	@.tools/bin/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package etude --no-emit-package etude-langgraph --no-emit-package etude-crewai --no-emit-package etude-adk --no-emit-package etude-tiny-world --group dev pyproject.toml -o requirements.lock
+	@.tools/bin/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package etude --no-emit-package etude-langgraph --no-emit-package etude-crewai --no-emit-package etude-adk --no-emit-package etude-tiny-world --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the environments (runs are kept).
 	@rm -rf .venv .engine .tools .oracle

@@ -110,7 +110,7 @@ def main() -> None:
     options = parser.parse_args()
     with engine_process(options.tokens) as open_rollout, closing(asyncio.new_event_loop()) as loop:
         model = ChatOpenAI(model="m", api_key="any", base_url=open_rollout().base_url)  # type: ignore[arg-type]
-        graph = create_agent(model, [add])
+        graph: Any = create_agent(model, [add])
         question = {"messages": [{"role": "user", "content": "What is 1 + 2?"}]}
 
         def stream() -> None:

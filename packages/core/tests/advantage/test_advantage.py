@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from etude.rewards.advantage import group_advantages
 from hypothesis import given
 from hypothesis import strategies as st
+
+from etude.rewards.advantage import group_advantages
 
 SCORES = st.dictionaries(st.text(max_size=3), st.floats(min_value=-1e6, max_value=1e6), min_size=2, max_size=12)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
+
 from etude.loss.grpo import BatchTotals, LossOut, grpo_loss
 from etude.loss.metrics import TokenStats
 from etude.loss.presets import PRESETS
 from etude.types import LossSettings
-from torch import Tensor
 
 SETTINGS = [
     LossSettings(preset="grpo"),

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_trainer import POLICY, SESSIONS, numbered, request
+
 from etude.engine.trainer import Trainer
 from etude.engine.trainer.run import PolicyRun
 from etude.engine.trainer.wire import Start, Step
 from etude.errors import TrainError
 from etude.types import LoraSettings, OpenPolicy, StepReport
-from safetensors.torch import load_file
-from tiny_trainer import POLICY, SESSIONS, numbered, request
 
 Weights = dict[str, torch.Tensor]
 
@@ -119,7 +120,7 @@ def test_adapter_of_a_version_not_on_disk_names_those_kept(model_path: str, tmp_
     trainer = Trainer(model_path, tmp_path, POLICY)
 
     assert trainer.adapter_path(4) == tmp_path / "checkpoints" / "00004" / "adapter"
-    with pytest.raises(TrainError, match="no checkpoint of version 1 .*kept versions: 2, 3, 4"):
+    with pytest.raises(TrainError, match=r"no checkpoint of version 1 .*kept versions: 2, 3, 4"):
         trainer.adapter_path(1)
 
 

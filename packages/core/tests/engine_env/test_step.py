@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_trainer import VOCABULARY, group, request, session
+from torch import Tensor
+
 from etude.engine.trainer.batch import Batch, build_batch
 from etude.engine.trainer.forward import micro_batches, new_logprobs, shares_prefixes
 from etude.engine.trainer.policy import LoraPolicy, learning_rate
 from etude.engine.trainer.step import StepRunner
 from etude.errors import TrainError
 from etude.types import LossSettings, OpenPolicy, OptimizerSettings, SealedSession
-from tiny_trainer import VOCABULARY, group, request, session
-from torch import Tensor
 
 CPU = torch.device("cpu")
 GROUPS = {**group("a"), **group("b", turns=3, length=4), **group("c", prompt=7)}
@@ -68,7 +69,7 @@ def test_log_probabilities_equal_a_plain_forward_pass(model_path: str, share: bo
         found = [new_logprobs(of.policy.model, part).tolist() for part in of._micro_batches(b)]
         plain = plain_logprobs(of, b)
 
-    assert sorted(sum(found, [])) == pytest.approx(sorted(plain), abs=2e-5)
+    assert sorted(logprob for part in found for logprob in part) == pytest.approx(sorted(plain), abs=2e-5)
 
 
 def test_a_pack_is_shorter_than_its_rows(model_path: str) -> None:

@@ -16,11 +16,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tiny_trainer import POLICY, SESSIONS, numbered, request
+
 from etude.engine.trainer import Trainer
 from etude.engine.trainer.run import PolicyRun
 from etude.engine.trainer.wire import Start, Step
 from etude.errors import TrainError
-from tiny_trainer import POLICY, SESSIONS, numbered, request
 
 
 @pytest.fixture(autouse=True)

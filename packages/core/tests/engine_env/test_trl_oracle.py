@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from etude.loss.grpo import BatchTotals, grpo_loss
 from etude.types import LossSettings
-from torch import Tensor
 
 trl = pytest.importorskip("trl.trainer.grpo_trainer", reason="trl is not installed; install the group `oracle`")
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+
 from etude.types import (
     Completion,
     Message,
@@ -17,7 +19,6 @@ from etude.types import (
     TokenCall,
     WeightedRollout,
 )
-from transformers import AutoModelForCausalLM, Qwen3Config
 
 VOCABULARY = 97
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from etude.tokens import Pack, pack_rows
-from etude.tokens.packing import common_prefix
 from hypothesis import given
 from hypothesis import strategies as st
+
+from etude.tokens import Pack, pack_rows
+from etude.tokens.packing import common_prefix
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple), max_size=10)
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from etude.tokens import Row, fold_calls, why_untrained
-from etude.types import Completion, Failure, Message, TokenCall
 from hypothesis import given
 from hypothesis import strategies as st
+
+from etude.tokens import Row, fold_calls, why_untrained
+from etude.types import Completion, Failure, Message, TokenCall
 
 
 def completion(

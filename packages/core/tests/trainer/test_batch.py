@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from etude.engine.trainer.batch import build_batch
 from etude.types import Completion, Failure, Message, SealedSession, StepRequest, TokenCall, WeightedRollout
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from etude.engine.trainer.checkpoint import KEPT, Checkpoints, Position
 from etude.types import OpenPolicy, StepReport
 

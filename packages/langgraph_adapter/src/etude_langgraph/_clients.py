@@ -18,14 +18,16 @@ CONNECT_TIMEOUT_S = 10.0
 
 _lock = threading.Lock()
 _sync: dict[str, openai.OpenAI] = {}
-_async: dict[tuple[str, int], tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI]] = {}
+_waiting: weakref.WeakSet[AsyncIterator[None]] = weakref.WeakSet()
+_Bound = tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI]
+_async: dict[tuple[str, int], _Bound] = {}
 """Per event loop: a pooled connection dies with the loop that opened it."""
 
 
 def sync_client(rollout: Rollout, max_retries: int) -> openai.OpenAI:
     """Return the rollout's client."""
     clients, key = state_of(rollout).clients, max_retries
-    client = clients.get(key)
+    client: openai.OpenAI | None = clients.get(key)
     if client is None:
         with _lock:
             shared = _sync.get(rollout.base_url)
@@ -34,19 +36,19 @@ def sync_client(rollout: Rollout, max_retries: int) -> openai.OpenAI:
                     http_client=openai.DefaultHttpxClient(**_options(rollout.base_url)), **_settings(rollout)
                 )
         client = clients[key] = shared.with_options(api_key=rollout.secret, max_retries=max_retries)
-    return client  # type: ignore[no-any-return]
+    return client
 
 
 def async_client(rollout: Rollout, max_retries: int) -> openai.AsyncOpenAI:
     """Return the rollout's client for the running event loop."""
     loop = asyncio.get_running_loop()
     clients, key = state_of(rollout).clients, (max_retries, id(loop))
-    found = clients.get(key)
+    found: _Bound | None = clients.get(key)
     if found is None or found[0] is not loop:
         with _lock:
             shared = _shared_async(rollout, loop)
         found = clients[key] = (loop, shared.with_options(api_key=rollout.secret, max_retries=max_retries))
-    return found[1]  # type: ignore[no-any-return]
+    return found[1]
 
 
 def _shared_async(rollout: Rollout, loop: asyncio.AbstractEventLoop) -> openai.AsyncOpenAI:
@@ -60,7 +62,23 @@ def _shared_async(rollout: Rollout, loop: asyncio.AbstractEventLoop) -> openai.A
         http_client=openai.DefaultAsyncHttpxClient(**_options(rollout.base_url)), **_settings(rollout)
     )
     _async[key] = (loop, client)
+    _close_with_loop(client)
     return client
+
+
+def _close_with_loop(client: openai.AsyncOpenAI) -> None:
+    """Close the client's connections when the running loop shuts down its async generators, as `asyncio.run` does."""
+
+    async def wait() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await client.close()
+
+    waiting = wait()
+    _waiting.add(waiting)
+    with contextlib.suppress(StopIteration):
+        waiting.__anext__().__await__().send(None)
 
 
 def _settings(rollout: Rollout) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Trainable:
         asked_by = state_of(self._etude_rollout).asked_by
         for generation in generations:
             message = generation.message
-            for request in getattr(message, "tool_call_chunks", None) or getattr(message, "tool_calls", ()):
+            for request in getattr(message, "tool_call_chunks", None) or getattr(message, "tool_calls", None) or ():
                 if request.get("id"):
                     asked_by[request["id"]] = call.call_id
 

@@ -88,7 +88,9 @@ class _ToolSpan:
         self._at.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Note an exception, which passes untouched; an interrupt is none."""
         self._at.__exit__(kind, error, trace)
         if error is not None:
@@ -119,7 +121,9 @@ class _InnerSpan:
         self.tool.error = None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Note the exception."""
         if error is not None and not isinstance(error, GraphBubbleUp):
             self.tool.close(error=error)

@@ -9,8 +9,14 @@ from langgraph.pregel import Pregel
 
 from etude.capture import Hook, HookSet
 from etude.errors import ConfigError
-from etude_langgraph._attempts import around_async_node, around_node, around_retry, around_retry_attempt
-from etude_langgraph._attempts import around_async_retry, around_should_retry
+from etude_langgraph._attempts import (
+    around_async_node,
+    around_async_retry,
+    around_node,
+    around_retry,
+    around_retry_attempt,
+    around_should_retry,
+)
 from etude_langgraph._wrappers import (
     around_async_tool,
     around_async_tool_node,

@@ -47,6 +47,11 @@ class RolloutFunction:
         functools.update_wrapper(self, function)
 
     @property
+    def name(self) -> str:
+        """The author's name for it."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    @property
     def is_async(self) -> bool:
         """Whether the function must be awaited; a sync function runs in a thread of its own."""
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(

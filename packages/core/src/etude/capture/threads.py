@@ -51,7 +51,7 @@ def _submit(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
 def _start(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     carried = _carried()
     # A pool's worker outlives the rollout that happened to start it: its jobs bring their own values (see _submit).
-    if not carried or getattr(instance, "_target", None) is concurrent.futures.thread._worker:  # type: ignore[attr-defined]
+    if not carried or getattr(instance, "_target", None) is concurrent.futures.thread._worker:
         return wrapped(*args, **kwargs)
     run = instance.run
 

@@ -154,7 +154,7 @@ class Asked(Protocol):
 
 
 class FunctionJudge:
-    """The user's own async function as judge; its tokens and cost are not known."""
+    """The user's own async function as judge, known by its qualified name; its tokens and cost are not known."""
 
     def __init__(self, function: AskFunction) -> None:
         self.function = function

@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             session = engine.sessions.admit(secret, call_id, body, headers)
         except PermissionError as error:
-            return self._send_error(409, str(error))
+            return self._send_error(409, str(error), {"x-should-retry": "false"})
         try:
             replies = _replies(engine.script(body))
         except Exception as error:

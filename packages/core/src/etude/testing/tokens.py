@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from etude.types import Message, ToolRequest, ToolSpec
+from etude.types import Message, Role, ToolRequest, ToolSpec
 
 END = 256
 """Closes every turn, like a chat template's end-of-message token."""
@@ -30,7 +30,7 @@ def to_message(wire: dict[str, Any]) -> Message:
     content = wire.get("content")
     if isinstance(content, list):
         content = "".join(part.get("text", "") for part in content)
-    role = "system" if wire["role"] == "developer" else wire["role"]
+    role: Role = "system" if wire["role"] == "developer" else wire["role"]
     return Message(
         role=role,
         content=content,

@@ -14,7 +14,7 @@ from typing import Any
 
 from etude.capture import RolloutFunction, rollout
 from etude.engine.client import EngineClient
-from etude.engine.local import Engine
+from etude.engine.local import ConnectedEngine, Engine, LocalEngine
 from etude.errors import ConfigError
 from etude.rewards.advantage import group_advantages
 from etude.rewards.cache import SqliteCache
@@ -50,7 +50,7 @@ class Training:
     scenarios: Sequence[Any]
     policy: Policy
     reward: Reward
-    engine: Engine = field(default_factory=lambda: Engine.local())
+    engine: LocalEngine | ConnectedEngine = field(default_factory=Engine.local)
     config: TrainConfig = field(default_factory=TrainConfig)
     evaluation: Evaluation | None = None
     run_dir: Path | str | None = None
@@ -75,7 +75,7 @@ def train(
     *,
     policy: Policy,
     reward: Reward,
-    engine: Engine | None = None,
+    engine: LocalEngine | ConnectedEngine | None = None,
     evaluation: Evaluation | None = None,
     run_dir: Path | str | None = None,
     fresh: bool = False,
@@ -123,13 +123,13 @@ async def train_async(training: Training) -> Run:
     """Run a training inside an event loop that is already there; see `train`."""
     function = rollout(training.rollout)
     ids = scenario_ids(training.scenarios)
-    folder = open_folder(training.run_dir, name=function.__name__, fresh=training.fresh)
+    folder = open_folder(training.run_dir, name=function.name, fresh=training.fresh)
     store = RunStore(folder)
     store.claim(_settings(training, ids))
     started = time.perf_counter()
     with Progress(folder=folder, steps=training.config.steps) as progress:
         async with training.engine.running(
-            [training.policy.served()], home=folder / "engine", on_progress=progress.engine
+            [training.policy.served()], home=folder / "engine", progress=progress.engine
         ) as client:
             memory = MemoryPeak(client)
             watch = asyncio.create_task(memory.watch())

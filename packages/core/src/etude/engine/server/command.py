@@ -26,6 +26,7 @@ def nursery_environment(models: int, *, gpu: bool) -> dict[str, str]:
     """Return what must be in the environment before vLLM is imported."""
     common = {
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
         "DO_NOT_TRACK": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         # The gateway keeps its connections; a server that closes idle ones would lose calls to a race.

@@ -112,6 +112,7 @@ class Supervisor:
     ) -> None:
         """Prepare; nothing runs before `start`."""
         self.logs = home / "logs"
+        self._list = home / "servers.json"
         self.servers = {model.name: ModelServer(model, self.logs / f"{model.name}.log") for model in models}
         self._http = http
         self._progress = progress
@@ -259,6 +260,7 @@ class Supervisor:
         server.generation += 1
         server.is_started = True
         server.mark_up()
+        self._write_list()
         self._progress(f"{model.name!r} is ready after {time.monotonic() - began:.0f} s")
 
     async def _answers(self, server: ModelServer, pid: int) -> None:
@@ -305,6 +307,11 @@ class Supervisor:
             async with self._http.get(f"{server.url}/health", timeout=timeout) as reply:
                 return reply.status == 200
         return False
+
+    def _write_list(self) -> None:
+        """Say where the servers are, for people and benchmarks that want to talk to vLLM itself."""
+        servers = {name: {"url": server.url, "pid": server.pid} for name, server in self.servers.items()}
+        self._list.write_text(json.dumps(servers, indent=2))
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)

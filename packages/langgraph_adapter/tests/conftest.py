@@ -1,0 +1,28 @@
+"""Let the tests import the author's graphs by name, and leave no hook behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from etude.testing import ScriptedEngine
+from etude_langgraph import LangGraphInstrumentor
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def engine() -> Iterator[ScriptedEngine]:
+    """An engine that answers by the rules of `author_graphs.clerk`."""
+    from author_graphs import clerk  # noqa: PLC0415 - on the path only now
+
+    with ScriptedEngine(clerk) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _hooks_end_with_the_test() -> Iterator[None]:
+    yield
+    LangGraphInstrumentor().uninstrument()

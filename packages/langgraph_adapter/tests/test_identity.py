@@ -1,0 +1,105 @@
+"""Inside a rollout a graph gives, streams and reports exactly what it does unwrapped on the same replies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from author_graphs import ASYNC_ONLY, CALLS, GRAPHS, QUESTION, chat
+from etude.testing import ScriptedEngine, scripted_rollout
+from etude_langgraph import wrap
+from pydantic import BaseModel
+
+Run = Callable[[Any], Awaitable[Any]]
+_IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-\d+)?|[0-9a-f]{32}")
+_UNSTABLE = {"seq", "timestamp", "ts", "event_id"}
+
+
+def plain(value: Any) -> Any:
+    """Return a value without what differs between any two runs: ids and times."""
+    if isinstance(value, BaseModel):
+        return {"class": type(value).__name__, **plain(dict(value))}
+    if isinstance(value, dict):
+        return {plain(str(k)): plain(v) for k, v in value.items() if k not in _UNSTABLE}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    return _IDS.sub("ID", value if isinstance(value, str) else repr(value))
+
+
+def in_any_order(values: Any) -> list[str]:
+    """Return events as sorted text: parallel branches differ in order from run to run."""
+    return sorted(json.dumps(plain(value), sort_keys=True, default=repr) for value in values)
+
+
+async def invoke(graph: Any) -> Any:
+    return plain(graph.invoke(QUESTION))
+
+
+async def ainvoke(graph: Any) -> Any:
+    return plain(await graph.ainvoke(QUESTION))
+
+
+async def stream_updates(graph: Any) -> Any:
+    return in_any_order(list(graph.stream(QUESTION, stream_mode="updates")))
+
+
+async def stream_messages(graph: Any) -> Any:
+    return in_any_order(list(graph.stream(QUESTION, stream_mode="messages", subgraphs=True)))
+
+
+async def astream_both(graph: Any) -> Any:
+    return in_any_order([event async for event in graph.astream(QUESTION, stream_mode=["messages", "updates"])])
+
+
+async def astream_events(graph: Any) -> Any:
+    return in_any_order([event async for event in graph.astream_events(QUESTION, version="v2")])
+
+
+MODES: dict[str, Run] = {
+    run.__name__: run for run in (invoke, ainvoke, stream_updates, stream_messages, astream_both, astream_events)
+}
+SYNC = {"invoke", "stream_updates", "stream_messages"}
+PAIRS = [(graph, mode) for graph in GRAPHS for mode in MODES if not (graph in ASYNC_ONLY and mode in SYNC)]
+
+
+@pytest.mark.parametrize(("name", "mode"), PAIRS)
+async def test_a_graph_in_a_rollout_is_the_unwrapped_graph(engine: ScriptedEngine, name: str, mode: str) -> None:
+    graph, run = GRAPHS[name](chat(engine.base_url)), MODES[mode]
+    unwrapped = await run(graph)
+    own_calls = len(engine.requests)
+    state_before = dict(vars(graph))
+    assert wrap(graph) is graph
+
+    with scripted_rollout(engine) as rollout:
+        practised = await run(graph)
+
+    assert practised == unwrapped
+    assert vars(graph) == state_before
+    assert {seen.rollout_id for seen in engine.requests[own_calls:]} == {rollout.rollout_id}
+    calls = engine.trajectory(rollout).calls
+    assert len(calls) == own_calls == CALLS[name]
+    assert all(call.note is not None and call.tokens.completions and not call.note.superseded for call in calls)
+
+
+async def test_wrapped_but_outside_a_rollout_nothing_changes(engine: ScriptedEngine) -> None:
+    graph = GRAPHS["agent"](chat(engine.base_url))
+    before = await astream_events(graph)
+    wrap(graph)
+
+    assert await astream_events(graph) == before
+    assert {seen.headers["authorization"] for seen in engine.requests} == {"Bearer author"}
+    assert not [seen for seen in engine.requests if "x-etude-call-id" in seen.headers]
+
+
+async def test_the_request_is_the_authors_request(engine: ScriptedEngine) -> None:
+    graph = GRAPHS["agent"](chat(engine.base_url, temperature=0.3, seed=7, stop=["!"], top_p=0.9))
+    await invoke(graph)
+    with scripted_rollout(engine):
+        await invoke(wrap(graph))
+
+    assert [seen.body for seen in engine.requests[2:]] == [seen.body for seen in engine.requests[:2]]
