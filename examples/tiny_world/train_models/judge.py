@@ -11,7 +11,8 @@ import argparse
 import random
 import re
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from attempts import VERDICTS, Attempt, level_of, reply_text, trajectory
 from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
 from etude_tiny_world import Level, Scenario, Shop, judge_path, policy_path, train_scenarios
+from etude_tiny_world.scenarios import WISHES
 from mistakes import KINDS, right
 from sampling import sample_attempts
 from tiny_models import learning_rate, new_model, pad_batch, save
@@ -36,6 +38,8 @@ class Lesson:
     reply: dict[int, int]
     verdicts: dict[int, int]
     """At the letter in each attempt's closing tag: the first token of the verdict."""
+    checks: dict[int, int]
+    """At each word of an attempt that decides something: the verdict so far."""
     good_text: dict[int, int]
 
 
@@ -61,34 +65,79 @@ class Encoder:
         chat = [{"role": "system", "content": asked.system}, {"role": "user", "content": asked.user}]
         return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
-    def lesson(self, scenario: Scenario, attempts: Sequence[Attempt], shop: Shop, salt: str) -> Lesson:
+    def lesson(self, scenario: Scenario, attempts: Sequence[Attempt], shop: Shop, salt: str, *, with_reply: bool = True) -> Lesson:
         """Return the group with its right reply."""
         levels = [level_of(scenario, a, shop) for a in attempts]
         text = self.prompt(scenario, attempts, salt)
         prompt = self.ids(text)
-        reply = self.ids(reply_text(attempt_ids(len(attempts)), levels) + "<|im_end|>")
+        reply = self.ids(reply_text(attempt_ids(len(attempts)), levels) + "<|im_end|>") if with_reply else []
         ids = prompt + reply
-        tags = self._tags(text, len(attempts))
+        blocks = self._blocks(text, len(attempts))
+        checks: dict[int, int] = {}
+        for block, attempt in zip(blocks, attempts, strict=True):
+            for place, level in checkpoints(text[block.begin : block.end], scenario, attempt):
+                checks[block.token_of(block.begin + place)] = self.verdicts[level]
         return Lesson(
             ids=ids,
             reply={p: ids[p + 1] for p in range(len(prompt) - 1, len(ids) - 1)},
-            verdicts={end: self.verdicts[level] for (_, end), level in zip(tags, levels, strict=True)},
+            verdicts={b.closing: self.verdicts[level] for b, level in zip(blocks, levels, strict=True)},
+            checks=checks,
             good_text={
-                p: ids[p + 1] for (begin, end), level in zip(tags, levels, strict=True) if level is Level.CORRECT
-                for p in range(begin + 5, end - 1)
+                p: ids[p + 1]
+                for block, level in zip(blocks, levels, strict=True)
+                if level is Level.CORRECT
+                for p in range(block.token_of(block.begin), block.closing - 1)
             },
         )
 
-    def _tags(self, prompt: str, count: int) -> list[tuple[int, int]]:
-        """Return the tokens that hold the letter of each attempt's opening and closing tag."""
+    def _blocks(self, prompt: str, count: int) -> list[Block]:
+        """Return where each attempt's text lies, in characters and in tokens."""
         spans = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        token_at = {begin: number for number, (begin, _) in enumerate(spans)}
+        starts = [begin for begin, _ in spans]
         fence = re.search(r"fence code: (\S+)", prompt)
         assert fence
-        begins = [token_at[m.start(1)] for m in re.finditer(rf"<attempt ([A-Z]+) {fence[1]}>", prompt)]
-        ends = [token_at[m.start(1)] for m in re.finditer(rf"</attempt ([A-Z]+) {fence[1]}>", prompt)]
-        assert len(begins) == len(ends) == count, (begins, ends, count)
-        return list(zip(begins, ends, strict=True))
+        found = re.finditer(rf"<attempt ([A-Z]+) {fence[1]}>(.*?)</attempt (\1) {fence[1]}>", prompt, re.DOTALL)
+        blocks = [Block(begin=m.start(2), end=m.end(2), closing=bisect_right(starts, m.start(3)) - 1, starts=starts) for m in found]
+        assert len(blocks) == count, prompt
+        return blocks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One attempt's text inside a prompt."""
+
+    begin: int
+    end: int
+    closing: int
+    """Token of the letter in the closing tag."""
+    starts: list[int]
+
+    def token_of(self, place: int) -> int:
+        """Return the token that holds the character at `place`."""
+        return bisect_right(self.starts, place) - 1
+
+
+def checkpoints(text: str, scenario: Scenario, attempt: Attempt) -> Iterator[tuple[int, Level]]:
+    """Yield the places in an attempt's text where something is decided, and the verdict so far.
+
+    Only for what the first call and, where it is the only one, the answer decide; the closing tag is judged on the whole.
+    """
+    call = re.search(r"calls (\w+)\(\{\"item\": \"(\w+)\"(?:, \"currency\": \"(\w+)\")?", text)
+    if not call:
+        return
+    level = Level.CORRECT if call[1] == scenario.wish else Level.WRONG_TOOL if call[1] in WISHES else Level.BROKEN
+    yield call.end(1) - 1, level
+    for number, wanted in ((2, scenario.item), (3, scenario.currency)):
+        if call[number] and wanted:
+            level = Level.WRONG_ARGUMENTS if level is Level.CORRECT and call[number] != wanted else level
+            yield call.end(number) - 1, level
+    answer = re.search(r"\nassistant: (.*)$", text, re.DOTALL)
+    if len(attempt) != 2 or not answer:
+        return
+    known = {scenario.item, *(attempt[0].result or "").split()}
+    for word in re.finditer(r"\w+", answer[1]):
+        level = Level.WRONG_ANSWER if level is Level.CORRECT and word[0] not in known else level
+        yield answer.start(1) + word.end() - 1, level
 
 
 def sample_pool(folder: Path, *, draw: random.Random, rounds: int) -> Pool:
@@ -139,12 +188,13 @@ def loss_of(model: Qwen3ForCausalLM, lessons: Sequence[Lesson], pad: int) -> dic
     return {
         "reply": cross_entropy(top_BTH, [lesson.reply for lesson in lessons]),
         "verdicts": cross_entropy(below_BTH, [lesson.verdicts for lesson in lessons]),
+        "checks": cross_entropy(below_BTH, [lesson.checks for lesson in lessons]),
         "good_text": cross_entropy(top_BTH, [lesson.good_text for lesson in lessons]),
     }
 
 
 def train(
-    encoder: Encoder, pool: Pool, *, steps: int, tokens: int, layers: int, hidden: int, rate: float, seed: int, every: int = 100
+    encoder: Encoder, pool: Pool, *, steps: int, tokens: int, layers: int, hidden: int, rate: float, seed: int, every: int = 50, alone: float = 0.5
 ) -> Qwen3ForCausalLM:
     """Return the taught judge: small groups first, then all sizes."""
     torch.manual_seed(seed)
@@ -158,13 +208,14 @@ def train(
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(rate, step, steps, warmup=50)
-        size = draw.choice((1, 2, 2, 3)) if step < 0.2 * steps else draw.choice((2, 3, 4, 5, 6, 7, 8, 8, 8))
+        done = step / steps
+        size = draw.choice((1, 2, 2, 3) if done < 0.15 else (2, 3, 4, 6) if done < alone else (2, 3, 4, 5, 6, 7, 8, 8, 8))
         lessons: list[Lesson] = []
         while sum(len(lesson.ids) for lesson in lessons) < tokens:
             scenario, shop, attempts = draw_group(pool, keys, size, draw)
-            lessons.append(encoder.lesson(scenario, attempts, shop, str(draw.random())))
+            lessons.append(encoder.lesson(scenario, attempts, shop, str(draw.random()), with_reply=done >= alone))
         losses = loss_of(model, lessons, pad)
-        loss = 3.0 * losses["reply"] + losses["verdicts"] + 0.3 * losses["good_text"]
+        loss = 3.0 * losses["reply"] + losses["verdicts"] + losses["checks"] + 0.3 * losses["good_text"]
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

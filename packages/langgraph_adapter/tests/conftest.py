@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from etude.testing import ScriptedEngine
 from etude_langgraph import LangGraphInstrumentor
+from langchain_openai import ChatOpenAI
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -20,6 +21,16 @@ def engine() -> Iterator[ScriptedEngine]:
 
     with ScriptedEngine(clerk) as running:
         yield running
+
+
+@pytest.fixture
+async def author(engine: ScriptedEngine) -> AsyncIterator[ChatOpenAI]:
+    """The author's own model, which happens to live on the same server."""
+    from author_graphs import chat  # noqa: PLC0415 - on the path only now
+
+    model = chat(engine.base_url)
+    yield model
+    await model.root_async_client.close()
 
 
 @pytest.fixture(autouse=True)

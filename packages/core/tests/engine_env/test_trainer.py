@@ -24,6 +24,9 @@ from etude.engine.trainer.wire import Start, Step
 from etude.errors import TrainError
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit-identical sums need the same number of threads here and in the trainer's process."""

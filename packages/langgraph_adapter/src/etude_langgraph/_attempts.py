@@ -164,8 +164,8 @@ def around_should_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> 
     return again
 
 
-def _retry_scope(run_manager: Any) -> Scope:
-    place = current_place()
+def _retry_scope(args: Any, kwargs: Any) -> Scope:
+    place, run_manager = current_place(), args[1] if len(args) > 1 else kwargs["run_manager"]
     return Scope(parent=place.scope, agent=place.agent, key=run_manager, attempt=0)
 
 
@@ -173,7 +173,7 @@ def around_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Run a `with_retry` block in a scope of its own; its run manager names it."""
     if current_rollout() is None:
         return wrapped(*args, **kwargs)
-    scope = _retry_scope(args[1])
+    scope = _retry_scope(args, kwargs)
     with at(replace(current_place(), scope=scope)):
         result = wrapped(*args, **kwargs)
     scope.succeed()
@@ -186,7 +186,7 @@ def around_async_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> A
 
 
 async def _async_retry(wrapped: Any, args: Any, kwargs: Any) -> Any:
-    scope = _retry_scope(args[1])
+    scope = _retry_scope(args, kwargs)
     with at(replace(current_place(), scope=scope)):
         result = await wrapped(*args, **kwargs)
     scope.succeed()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,10 +20,10 @@ CONNECT_TIMEOUT_S = 10.0
 
 _lock = threading.Lock()
 _sync: dict[str, openai.OpenAI] = {}
-_waiting: weakref.WeakSet[AsyncIterator[None]] = weakref.WeakSet()
 _Bound = tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI]
 _async: dict[tuple[str, int], _Bound] = {}
 """Per event loop: a pooled connection dies with the loop that opened it."""
+_closers: dict[tuple[str, int], AsyncIterator[None]] = {}
 
 
 def sync_client(rollout: Rollout, max_retries: int) -> openai.OpenAI:
@@ -57,28 +59,24 @@ def _shared_async(rollout: Rollout, loop: asyncio.AbstractEventLoop) -> openai.A
     if known is not None and known[0] is loop:
         return known[1]
     for dead in [k for k, (other, _) in _async.items() if other.is_closed()]:
-        del _async[dead]
+        del _async[dead], _closers[dead]
     client = openai.AsyncOpenAI(
         http_client=openai.DefaultAsyncHttpxClient(**_options(rollout.base_url)), **_settings(rollout)
     )
     _async[key] = (loop, client)
-    _close_with_loop(client)
+    _closers[key] = _closer(client)
+    # Run to its first `yield`: from now on the loop knows it, and ends it when it shuts down its async generators.
+    with contextlib.suppress(StopIteration):
+        _closers[key].__anext__().__await__().send(None)
     return client
 
 
-def _close_with_loop(client: openai.AsyncOpenAI) -> None:
-    """Close the client's connections when the running loop shuts down its async generators, as `asyncio.run` does."""
-
-    async def wait() -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await client.close()
-
-    waiting = wait()
-    _waiting.add(waiting)
-    with contextlib.suppress(StopIteration):
-        waiting.__anext__().__await__().send(None)
+async def _closer(client: openai.AsyncOpenAI) -> AsyncIterator[None]:
+    """Close the client's connections with the loop that opened them, as `asyncio.run` and its like close it."""
+    try:
+        yield
+    finally:
+        await client.close()
 
 
 def _settings(rollout: Rollout) -> dict[str, Any]:

@@ -169,7 +169,7 @@ async def _loop(
     progress: Progress,
 ) -> None:
     config = training.config
-    name = f"policy-{store.folder.name}"[:64]
+    name = training.policy.served().name
     await client.open_policy(
         OpenPolicy(name=name, lora=training.policy.lora, optimizer=config.optimizer, loss=config.loss, seed=config.seed)
     )

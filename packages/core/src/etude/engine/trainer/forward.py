@@ -93,7 +93,7 @@ def shares_prefixes(model: Any, vocabulary: int, device: torch.device) -> bool:
             pairs = [pair for of, logprobs in found for pair in zip(of, logprobs, strict=True)]
             told.append([logprob for _, logprob in sorted(pairs, key=lambda pair: pair[0])])
     close = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.1
-    return max(abs(a - b) for a, b in zip(*told, strict=True)) < close
+    return all(abs(a - b) < close for a, b in zip(*told, strict=True))
 
 
 def _probe(ids: list[int]) -> Row:

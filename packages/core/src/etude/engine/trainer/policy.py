@@ -90,7 +90,7 @@ def _base_model(model_path: str, device: torch.device) -> Any:
 def _with_lora(model: Any, lora: LoraSettings, model_path: str) -> Any:
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
         target_modules=list(lora.targets),
         lora_dropout=0.0,
         bias="none",

@@ -89,7 +89,7 @@ class StepRunner:
             value = out.loss.item()
             if not math.isfinite(value):
                 raise TrainError(f"the loss is {value}; no step was taken and the weights are as before")
-            out.loss.backward()  # type: ignore[no-untyped-call]
+            out.loss.backward()
             total, stats = total + value, stats + out.stats
         return total, stats
 

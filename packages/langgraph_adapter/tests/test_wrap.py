@@ -1,0 +1,99 @@
+"""The door: what `wrap` accepts, what it refuses, and that hooks come and go exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from author_graphs import QUESTION, agent, chat
+from etude.errors import ConfigError, HookError, UnsupportedVersionError
+from etude.testing import ScriptedEngine, scripted_rollout
+from etude_langgraph import LangGraphInstrumentor, instrument, wrap
+from etude_langgraph import instrumentor as _instrumentor
+from etude_langgraph.instrumentor import HOOKS
+from langchain_core.runnables import RunnableLambda
+from langgraph.graph import MessagesState, StateGraph
+from langgraph.pregel.remote import RemoteGraph
+
+
+def hooked() -> dict[str, Any]:
+    """Return what every hooked owner itself holds now, by target."""
+    found = {}
+    for hook in HOOKS:
+        owner: Any = __import__(hook.module, fromlist=["_"])
+        *parents, name = hook.path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        found[f"{hook.module}.{hook.path}"] = owner.__dict__.get(name)
+    return found
+
+
+def test_a_graph_that_is_not_compiled_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"StateGraph that is not compiled; pass `graph.compile\(\)`"):
+        wrap(StateGraph(MessagesState))
+    assert not LangGraphInstrumentor().instrumented
+
+
+def test_what_is_no_graph_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"got a langchain_core\.runnables\.base\.RunnableLambda.*instrument\(\)"):
+        wrap(RunnableLambda(str))
+
+
+def test_a_remote_graph_is_refused() -> None:
+    with pytest.raises(ConfigError, match="models run in another process"):
+        wrap(RemoteGraph("g", url="http://127.0.0.1:1"))
+
+
+def test_uninstrument_restores_by_identity_and_double_instrument_wraps_once() -> None:
+    before = hooked()
+    instrument()
+    wrapped = hooked()
+    LangGraphInstrumentor().instrument()
+
+    assert all(hooked()[target] is wrapped[target] for target in wrapped)
+    assert all(wrapped[target] is not before[target] for target in before)
+    LangGraphInstrumentor().uninstrument()
+    assert all(hooked()[target] is before[target] for target in before)
+
+
+def test_every_hook_exists_in_the_installed_version() -> None:
+    assert [target for target, found in hooked().items() if found is None] == []
+
+
+def test_a_version_outside_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hooked()
+    found = _instrumentor.HookSet(HOOKS, supported=("langgraph<1",))
+    monkeypatch.setattr(LangGraphInstrumentor, "_hooks", found)
+
+    with pytest.raises(UnsupportedVersionError, match=r"'langgraph' 1\.\S+ is installed; .* tested with 'langgraph<1'"):
+        instrument()
+    assert all(hooked()[target] is before[target] for target in before)
+
+
+def test_a_missing_function_is_named_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hooked()
+    gone = _instrumentor.Hook("langgraph.pregel._runner", "no_such_function", lambda w, i, a, k: w(*a, **k))
+    monkeypatch.setattr(LangGraphInstrumentor, "_hooks", _instrumentor.HookSet((*HOOKS, gone)))
+
+    with pytest.raises(HookError, match="no_such_function"):
+        instrument()
+    assert all(hooked()[target] is before[target] for target in before)
+
+
+def test_a_graph_configured_afterwards_is_still_recorded(engine: ScriptedEngine) -> None:
+    graph = wrap(agent(chat(engine.base_url))).with_config(tags=["mine"])
+    with scripted_rollout(engine) as rollout:
+        graph.invoke(QUESTION)
+
+    assert len(engine.trajectory(rollout).calls) == 2
+
+
+def test_the_secret_of_a_rollout_is_the_api_key(engine: ScriptedEngine) -> None:
+    graph = wrap(agent(chat(engine.base_url)))
+    with scripted_rollout(engine) as rollout:
+        graph.invoke(QUESTION)
+
+    assert {seen.headers["authorization"] for seen in engine.requests} == {f"Bearer {rollout.secret}"}
+    assert {seen.body["model"] for seen in engine.requests} == {"gpt-4o-mini"}
+    ids = [seen.headers["x-etude-call-id"] for seen in engine.requests]
+    assert ids == [note.call_id for note in rollout.recorder.notes()]
