@@ -1,0 +1,36 @@
+"""Train the clerk of the tiny music shop for a few steps, on this machine's CPU.
+
+Run: .venv/bin/etude train examples/03_train_on_cpu.py
+"""
+
+from __future__ import annotations
+
+import etude
+from etude_langgraph import wrap
+from etude_tiny_world import Scenario, held_out_scenarios, judge_path, policy_path, train_scenarios, verify
+from etude_tiny_world.agent import build_agent
+
+agent = wrap(build_agent())
+
+
+@etude.rollout
+async def serve_customer(scenario: Scenario) -> None:
+    await agent.ainvoke({"messages": [("user", scenario.question)]})
+
+
+training = etude.Training(
+    rollout=serve_customer,
+    scenarios=train_scenarios(),
+    policy=etude.Policy(str(policy_path()), max_model_len=512),
+    reward=etude.Ruler("engine/judge"),
+    engine=etude.Engine.local(models={"judge": str(judge_path())}),
+    evaluation=etude.Evaluation(
+        scenarios=held_out_scenarios(), measure=lambda trajectory, scenario: verify(trajectory, scenario).success
+    ),
+    config=etude.TrainConfig(
+        steps=5, scenarios_per_step=6, optimizer=etude.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)
+    ),
+)
+
+if __name__ == "__main__":
+    training.run()

@@ -1,0 +1,42 @@
+"""Practise an agent that uses no framework: any OpenAI client takes the rollout's base URL and key.
+
+The reward here is a function, for tasks whose truth can be computed.
+
+Run: .venv/bin/etude train examples/04_plain_openai_client.py
+"""
+
+from __future__ import annotations
+
+import openai
+
+import etude
+from etude_tiny_world import policy_path
+
+GREETINGS = ["Tell me the price of the Cello in EUR.", "Is the Horn still in stock?"]
+
+
+@etude.rollout
+async def answer(question: str) -> None:
+    here = etude.current_rollout()
+    assert here is not None
+    async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
+        await client.chat.completions.create(
+            model="policy", messages=[{"role": "user", "content": question}], max_completion_tokens=16
+        )
+
+
+def shortness(trajectory: etude.Trajectory) -> float:
+    """Reward short answers."""
+    return 1.0 - min(1.0, sum(len(c.token_ids) for m in trajectory.calls for c in m.tokens.completions) / 16)
+
+
+training = etude.Training(
+    rollout=answer,
+    scenarios=GREETINGS,
+    policy=etude.Policy(str(policy_path()), max_model_len=256),
+    reward=etude.FunctionReward(shortness),
+    config=etude.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
+)
+
+if __name__ == "__main__":
+    training.run()

@@ -1,0 +1,83 @@
+"""The command line says what is wrong in one line, without a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def etude(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", "from etude.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_shows_every_verb() -> None:
+    shown = etude("--help").stdout
+
+    assert all(verb in shown for verb in ("train", "demo", "engine"))
+
+
+def test_a_missing_training_file_is_one_line_and_a_failure(tmp_path: Path) -> None:
+    done = etude("train", str(tmp_path / "gone.py"))
+
+    assert done.returncode == 1
+    assert "ConfigError" in done.stderr and "gone.py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_group_of_one_is_refused_before_any_work(tmp_path: Path) -> None:
+    file = tmp_path / "t.py"
+    file.write_text(
+        "import etude\n"
+        "training = etude.Training(rollout=etude.rollout(lambda s: None), scenarios=['a'],\n"
+        "    policy=etude.Policy('m/m'), reward=etude.FunctionReward(lambda t: 1.0))\n"
+    )
+
+    done = etude("train", str(file), "--group-size", "1")
+
+    assert done.returncode == 1
+    assert "group_size is 1; expected 2 or more" in done.stderr
+
+
+def test_a_missing_engine_environment_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    file = tmp_path / "t.py"
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    file.write_text(
+        "import etude\n"
+        "training = etude.Training(rollout=etude.rollout(lambda s: None), scenarios=['a'], run_dir='r',\n"
+        f"    policy=etude.Policy({str(model)!r}), reward=etude.FunctionReward(lambda t: 1.0))\n"
+    )
+
+    done = etude("train", str(file), "--run-dir", str(tmp_path / "r"), ETUDE_ENGINE_HOME=str(tmp_path / "nowhere"))
+
+    assert done.returncode == 1
+    assert "EngineMissing" in done.stderr and "etude engine install" in done.stderr
+
+
+def test_an_unknown_flag_is_a_usage_error() -> None:
+    assert etude("demo", "--sed", "1").returncode == 2
+
+
+def test_a_model_argument_without_a_path_is_refused(tmp_path: Path) -> None:
+    done = etude("engine", "start", "--model", "policy", "--home", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "--model 'policy' cannot be read; expected NAME=PATH" in done.stderr
+
+
+def test_an_open_door_without_a_key_is_refused(tmp_path: Path) -> None:
+    done = etude("engine", "start", "--model", "policy=a/b", "--host", "0.0.0.0", "--home", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "no api_key is set" in done.stderr

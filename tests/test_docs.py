@@ -1,0 +1,68 @@
+"""What the documents show is what runs: every Python block compiles, the examples and the README's own run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import etude
+from etude.cli.files import load_training
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("packages/*/README.md"), *ROOT.glob("docs/*.md")])
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_python_block_compiles(page: Path) -> None:
+    for number, block in enumerate(blocks(page)):
+        compile(block, f"{page.name}#{number}", "exec", flags=0x2000)  # top-level await is allowed
+
+
+def test_the_readmes_example_is_a_training_that_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    (block,) = (b for b in blocks(ROOT / "README.md") if "Training(" in b)
+    file = tmp_path / "practise.py"
+    file.write_text(block)
+
+    training = load_training(file)
+
+    assert training.config.steps == 40
+    assert len([line for line in block.splitlines() if line.strip()]) <= 30
+
+
+@pytest.mark.parametrize(
+    ("example", "said"),
+    [("01_record_one_rollout.py", "tool stock: 4 left"), ("02_judge_a_group.py", "1.0  says 42")],
+)
+def test_a_small_example_runs(example: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / example)], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+
+
+@pytest.mark.parametrize("example", ["03_train_on_cpu.py", "04_plain_openai_client.py"])
+def test_a_training_example_can_be_loaded(example: str) -> None:
+    assert isinstance(load_training(ROOT / "examples" / example), etude.Training)
+
+
+def test_a_file_without_a_training_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("x = 1\n")
+
+    with pytest.raises(etude.ConfigError, match=r"empty\.py' defines 0 trainings \[\]; expected exactly one"):
+        load_training(tmp_path / "empty.py")
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(etude.ConfigError, match=r"gone\.py' is not a file"):
+        load_training(tmp_path / "gone.py")
