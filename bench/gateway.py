@@ -3,7 +3,8 @@
     python bench/gateway.py [--rounds 5] [--json FILE]
 
 1. Calls per second at 16 concurrent calls: through the gateway (tracked: tokens asked for, recorded, stripped) against
-   vLLM itself, asked for plain text and asked for tokens and log-probabilities too. Rounds alternate; medians are compared.
+   vLLM itself, asked for plain text and asked for tokens and log-probabilities too. Rounds alternate; medians are
+   compared.
 2. Optimizer steps under the same load: from a step's checkpoint on disk to the first answer by the new weights, and how
    many calls failed.
 
@@ -54,6 +55,7 @@ class Load:
 
     @property
     def rate(self) -> float:
+        """Calls per second."""
         return self.calls / self.seconds
 
 
@@ -65,6 +67,7 @@ class Connection:
         self._pipe: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Return an answer's status, headers and body."""
         if self._pipe is None:
             self._pipe = await asyncio.open_connection(self._at.hostname, self._at.port, limit=2**22)
         reader, writer = self._pipe
@@ -78,6 +81,7 @@ class Connection:
         return int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
 
     def close(self) -> None:
+        """Close the connection, if it was opened."""
         if self._pipe is not None:
             self._pipe[1].close()
 

@@ -1,8 +1,8 @@
 """Teach the tiny judge to answer étude's real RULER request about this world.
 
-Three losses at once: the reply itself; the verdict on each attempt, read at the attempt's closing tag one layer below the
-top, so that the top layer only has to look it up; and the text of correct attempts, from which the judge learns what a good
-attempt at a question looks like. The held-out questions are never shown.
+The lesson is spread over the layers, each reading what the one below has found: two layers learn which word should stand at
+each deciding place of an attempt, the third whether it does, the fourth what the attempt is worth as a whole (at its closing
+tag), and the top one to look the verdicts up and write the reply. The held-out questions are never taught.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from attempts import VERDICTS, Attempt, level_of, reply_text, trajectory
 from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
-from etude_tiny_world import Level, Scenario, Shop, judge_path, policy_path, train_scenarios
+from etude_tiny_world import Level, Scenario, Shop, held_out_scenarios, judge_path, policy_path, train_scenarios
 from etude_tiny_world.scenarios import WISHES
 from mistakes import KINDS, right
 from sampling import sample_attempts
@@ -40,7 +40,8 @@ class Lesson:
     """At the letter in each attempt's closing tag: the first token of the verdict."""
     checks: dict[int, int]
     """At each word of an attempt that decides something: the verdict so far."""
-    good_text: dict[int, int]
+    wanted: dict[int, int]
+    """Before each such word: the word that should stand there, whatever does."""
 
 
 class Encoder:
@@ -50,6 +51,11 @@ class Encoder:
         """Keep the tokenizer."""
         self.tokenizer = tokenizer
         self.verdicts = {level: self._verdict(level) for level in VERDICTS}
+
+        calls = {w: self.ids(f'>\nassistant calls {w}({{"item": "') for w in WISHES}
+        self.call_of = {w: ids[0] for w, ids in calls.items() if len(ids) == 1}
+        self.calls = set(self.call_of.values())
+        assert len(self.calls) == len(WISHES), calls
 
     def ids(self, text: str) -> list[int]:
         """Return the tokens of a text."""
@@ -74,20 +80,21 @@ class Encoder:
         ids = prompt + reply
         blocks = self._blocks(text, len(attempts))
         checks: dict[int, int] = {}
+        wanted: dict[int, int] = {}
         for block, attempt in zip(blocks, attempts, strict=True):
-            for place, level in checkpoints(text[block.begin : block.end], scenario, attempt):
-                checks[block.token_of(block.begin + place)] = self.verdicts[level]
+            for begin, end, level, word in checkpoints(text[block.begin : block.end], scenario, attempt):
+                checks[block.token_of(block.begin + end - 1)] = self.verdicts[level]
+                first = block.token_of(block.begin + begin)
+                if word in WISHES and prompt[first] in self.calls:
+                    wanted[first - 1] = self.call_of[word]
+                elif word and block.starts[first] == block.begin + begin and len(self.ids(word)) == 1:
+                    wanted[first - 1] = self.ids(word)[0]
         return Lesson(
             ids=ids,
             reply={p: ids[p + 1] for p in range(len(prompt) - 1, len(ids) - 1)},
             verdicts={b.closing: self.verdicts[level] for b, level in zip(blocks, levels, strict=True)},
             checks=checks,
-            good_text={
-                p: ids[p + 1]
-                for block, level in zip(blocks, levels, strict=True)
-                if level is Level.CORRECT
-                for p in range(block.token_of(block.begin), block.closing - 1)
-            },
+            wanted=wanted,
         )
 
     def _blocks(self, prompt: str, count: int) -> list[Block]:
@@ -117,8 +124,8 @@ class Block:
         return bisect_right(self.starts, place) - 1
 
 
-def checkpoints(text: str, scenario: Scenario, attempt: Attempt) -> Iterator[tuple[int, Level]]:
-    """Yield the places in an attempt's text where something is decided, and the verdict so far.
+def checkpoints(text: str, scenario: Scenario, attempt: Attempt) -> Iterator[tuple[int, int, Level, str | None]]:
+    """Yield the words of an attempt that decide something: begin, end, the verdict so far, and the word that should stand there.
 
     Only for what the first call and, where it is the only one, the answer decide; the closing tag is judged on the whole.
     """
@@ -126,29 +133,31 @@ def checkpoints(text: str, scenario: Scenario, attempt: Attempt) -> Iterator[tup
     if not call:
         return
     level = Level.CORRECT if call[1] == scenario.wish else Level.WRONG_TOOL if call[1] in WISHES else Level.BROKEN
-    yield call.end(1) - 1, level
+    yield call.start(1), call.end(1), level, scenario.wish
     for number, wanted in ((2, scenario.item), (3, scenario.currency)):
         if call[number] and wanted:
             level = Level.WRONG_ARGUMENTS if level is Level.CORRECT and call[number] != wanted else level
-            yield call.end(number) - 1, level
+            yield call.start(number), call.end(number), level, wanted
     answer = re.search(r"\nassistant: (.*)$", text, re.DOTALL)
     if len(attempt) != 2 or not answer:
         return
-    known = {scenario.item, *(attempt[0].result or "").split()}
+    result = (attempt[0].result or "").split()
+    known = {scenario.item, *result}
     for word in re.finditer(r"\w+", answer[1]):
         level = Level.WRONG_ANSWER if level is Level.CORRECT and word[0] not in known else level
-        yield answer.start(1) + word.end() - 1, level
+        wanted = scenario.item if word[0][0].isupper() and len(word[0]) > 3 else result[0] if word[0].isdigit() else None
+        yield answer.start(1) + word.start(), answer.start(1) + word.end(), level, wanted
 
 
 def sample_pool(folder: Path, *, draw: random.Random, rounds: int) -> Pool:
-    """Return attempts the policy really made at the training questions, at three temperatures."""
+    """Return attempts the policy really made at the training questions, at two temperatures."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     policy = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     pool: Pool = {}
     for _ in range(rounds):
         tasks = [(s, draw.randrange(1 << 20)) for s in train_scenarios()]
         shops = {seed: Shop(seed) for _, seed in tasks}
-        for temperature in (1.0, 1.0, 1.5, 1.8):
+        for temperature in (1.0, 1.0, 1.0, 1.5):
             made = sample_attempts(policy, tokenizer, [(s, shops[seed]) for s, seed in tasks], temperature=temperature)
             for (scenario, seed), attempt in zip(tasks, made, strict=True):
                 pool.setdefault((scenario.id, seed), (scenario, shops[seed], []))[2].append(attempt)
@@ -176,7 +185,8 @@ def loss_of(model: Qwen3ForCausalLM, lessons: Sequence[Lesson], pad: int) -> dic
     """Return the three losses of a batch."""
     ids_BT = pad_batch([lesson.ids for lesson in lessons], pad)
     out = model.model(input_ids=ids_BT, use_cache=False, output_hidden_states=True)
-    top_BTH, below_BTH = out.last_hidden_state, model.model.norm(out.hidden_states[-2])
+    top_BTH = out.last_hidden_state
+    below_BTH, lower_BTH, lowest_BTH = (model.model.norm(out.hidden_states[i]) for i in (-2, -3, -4))
 
     def cross_entropy(hidden_BTH: torch.Tensor, taught: list[dict[int, int]]) -> torch.Tensor:
         places = [(row, p, token) for row, each in enumerate(taught) for p, token in each.items()]
@@ -188,8 +198,8 @@ def loss_of(model: Qwen3ForCausalLM, lessons: Sequence[Lesson], pad: int) -> dic
     return {
         "reply": cross_entropy(top_BTH, [lesson.reply for lesson in lessons]),
         "verdicts": cross_entropy(below_BTH, [lesson.verdicts for lesson in lessons]),
-        "checks": cross_entropy(below_BTH, [lesson.checks for lesson in lessons]),
-        "good_text": cross_entropy(top_BTH, [lesson.good_text for lesson in lessons]),
+        "checks": cross_entropy(lower_BTH, [lesson.checks for lesson in lessons]),
+        "wanted": cross_entropy(lowest_BTH, [lesson.wanted for lesson in lessons]),
     }
 
 
@@ -209,13 +219,13 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(rate, step, steps, warmup=50)
         done = step / steps
-        size = draw.choice((1, 2, 2, 3) if done < 0.15 else (2, 3, 4, 6) if done < alone else (2, 3, 4, 5, 6, 7, 8, 8, 8))
+        size = draw.choice((1, 2, 2, 3) if done < 0.1 else (2, 3, 4, 6) if done < alone else (2, 3, 4, 5, 6, 7, 8, 8, 8))
         lessons: list[Lesson] = []
         while sum(len(lesson.ids) for lesson in lessons) < tokens:
             scenario, shop, attempts = draw_group(pool, keys, size, draw)
             lessons.append(encoder.lesson(scenario, attempts, shop, str(draw.random()), with_reply=done >= alone))
         losses = loss_of(model, lessons, pad)
-        loss = 3.0 * losses["reply"] + losses["verdicts"] + losses["checks"] + 0.3 * losses["good_text"]
+        loss = 3.0 * losses["reply"] + losses["verdicts"] + losses["checks"] + losses["wanted"]
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -223,7 +233,27 @@ def train(
         if step % every == every - 1:
             told = "  ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
             print(f"step {step + 1}/{steps}  {told}  cpu {time.process_time() - begun:.0f} s", flush=True)
+            if step % (4 * every) == 4 * every - 1:
+                print(f"  held out: {recall(model, encoder, pad)}", flush=True)
     return model
+
+
+@torch.no_grad()
+def recall(model: Qwen3ForCausalLM, encoder: Encoder, pad: int, groups: int = 24) -> str:
+    """Return how many made-up attempts at held-out questions get the right verdict at their closing tag, by level."""
+    draw = random.Random(7)
+    right_of: dict[Level, list[bool]] = {level: [] for level in VERDICTS}
+    for _ in range(groups):
+        scenario, shop = draw.choice(held_out_scenarios()), Shop(draw.randrange(1 << 20))
+        attempts = [k(scenario, shop, draw) for k in draw.choices(list(KINDS), list(KINDS.values()), k=6)]
+        lesson = encoder.lesson(scenario, attempts, shop, str(draw.random()), with_reply=False)
+        hidden = model.model(input_ids=torch.tensor([lesson.ids]), use_cache=False, output_hidden_states=True).hidden_states[-2]
+        places = list(lesson.verdicts)
+        said = model.lm_head(model.model.norm(hidden[0, places])).argmax(-1).tolist()
+        for token, attempt in zip(said, attempts, strict=True):
+            level = level_of(scenario, attempt, shop)
+            right_of[level].append(token == encoder.verdicts[level])
+    return "  ".join(f"{level} {sum(r)}/{len(r)}" for level, r in right_of.items())
 
 
 def main() -> None:
@@ -231,11 +261,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--steps", type=int, default=2500)
     options.add_argument("--tokens", type=int, default=1800, help="tokens in a batch")
-    options.add_argument("--layers", type=int, default=4)
+    options.add_argument("--layers", type=int, default=5)
     options.add_argument("--hidden", type=int, default=128)
     options.add_argument("--rate", type=float, default=2e-3)
     options.add_argument("--rounds", type=int, default=12, help="rounds of sampling the policy for attempts")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--alone", type=float, default=0.4, help="share of the steps before replies are taught")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--out", type=Path, default=judge_path())
     chosen = options.parse_args()
@@ -245,7 +276,7 @@ def main() -> None:
     print(f"{sum(len(made) for *_, made in pool.values())} attempts sampled from the policy", flush=True)
     model = train(
         Encoder(tokenizer), pool, steps=chosen.steps, tokens=chosen.tokens, layers=chosen.layers, hidden=chosen.hidden,
-        rate=chosen.rate, seed=chosen.seed,
+        rate=chosen.rate, seed=chosen.seed, alone=chosen.alone,
     )  # fmt: skip
     save(model, tokenizer, chosen.out, torch.float32)
 

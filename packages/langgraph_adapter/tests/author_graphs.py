@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
-from etude.testing import Reply, call_tools, say
-from etude.types import ToolRequest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.tools import tool
@@ -18,9 +16,17 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Send
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
-ARGUMENTS = {"add": {"a": 1, "b": 2}, "ask_helper": {"question": "and you?"}, "Answer": {"text": "three"}}
+from etude.testing import Reply, call_tools, say
+from etude.types import ToolRequest
+
+ARGUMENTS = {
+    "add": {"a": 1, "b": 2},
+    "ask_helper": {"question": "and you?"},
+    "Answer": {"text": "three"},
+    "Joke": {"text": "three"},
+}
 
 
 class Answer(BaseModel):
@@ -59,7 +65,7 @@ def clerk(request: dict[str, Any]) -> Reply:
 
 def chat(base_url: str, **settings: Any) -> ChatOpenAI:
     """Return the author's model."""
-    return ChatOpenAI(model="gpt-4o-mini", api_key="author", base_url=base_url, max_retries=0, **settings)
+    return ChatOpenAI(model="gpt-4o-mini", api_key=SecretStr("author"), base_url=base_url, max_retries=0, **settings)
 
 
 def agent(model: Any) -> Any:
@@ -77,7 +83,7 @@ def agent_provider_strategy(model: Any) -> Any:
 def react_agent(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated in favour of create_agent, and still everywhere
-        from langgraph.prebuilt import create_react_agent  # noqa: PLC0415
+        from langgraph.prebuilt import create_react_agent
 
         return create_react_agent(model, [add], prompt="You add.")
 
@@ -181,7 +187,7 @@ def functional(model: Any) -> Any:
 
 
 def agent_as_tool(model: Any) -> Any:
-    helper = create_agent(model, [], name="helper")
+    helper: Any = create_agent(model, [], name="helper")
 
     @tool
     def ask_helper(question: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from langchain_openai import ChatOpenAI
+
 from etude.testing import ScriptedEngine
 from etude_langgraph import LangGraphInstrumentor
-from langchain_openai import ChatOpenAI
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture
 def engine() -> Iterator[ScriptedEngine]:
     """An engine that answers by the rules of `author_graphs.clerk`."""
-    from author_graphs import clerk  # noqa: PLC0415 - on the path only now
+    from author_graphs import clerk
 
     with ScriptedEngine(clerk) as running:
         yield running
@@ -26,7 +27,7 @@ def engine() -> Iterator[ScriptedEngine]:
 @pytest.fixture
 async def author(engine: ScriptedEngine) -> AsyncIterator[ChatOpenAI]:
     """The author's own model, which happens to live on the same server."""
-    from author_graphs import chat  # noqa: PLC0415 - on the path only now
+    from author_graphs import chat
 
     model = chat(engine.base_url)
     yield model

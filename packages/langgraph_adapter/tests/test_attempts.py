@@ -8,15 +8,16 @@ from typing import Any
 import openai
 import pytest
 from author_graphs import add, chat
-from etude.testing import ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
-from etude.types import Trajectory
-from etude_langgraph import wrap
 from langchain.agents import create_agent
 from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
+
+from etude.testing import ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
+from etude.types import Trajectory
+from etude_langgraph import wrap
 
 TWICE = RetryPolicy(max_attempts=3, initial_interval=0.01, jitter=False, retry_on=ValueError)
 
@@ -118,7 +119,9 @@ def test_with_retry_supersedes_answers_its_parser_refused(engine: ScriptedEngine
 
 async def test_with_retry_async_supersedes_too(engine: ScriptedEngine) -> None:
     engine.script = in_order(say("not json"), say('{"a": 1}'))
-    parsed = (chat(engine.base_url) | JsonOutputParser()).with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
+    parsed = (chat(engine.base_url) | JsonOutputParser()).with_retry(
+        stop_after_attempt=2, wait_exponential_jitter=False
+    )
     wrap(one_node(lambda s: {}).compile())
     with scripted_rollout(engine) as rollout:
         assert await parsed.ainvoke("x") == {"a": 1}
@@ -226,7 +229,7 @@ def test_a_stream_the_agent_leaves_early_is_noted_as_aborted(engine: ScriptedEng
     model = chat(engine.base_url)
 
     def node(state: MessagesState) -> dict[str, Any]:
-        stream = model.stream("a long story")
+        stream: Any = model.stream("a long story")
         chunk = next(chunk for chunk in stream if chunk.content)
         stream.close()
         return {"messages": [chunk.content]}

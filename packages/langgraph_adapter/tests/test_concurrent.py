@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from author_graphs import add, agent, by_hand, chat, fan_out
+from langgraph.graph import END, START, MessagesState, StateGraph
+
 from etude.capture import Rollout
 from etude.errors import LeakError
 from etude.testing import ScriptedEngine, scripted_rollout
 from etude.types import Trajectory
 from etude_langgraph import wrap
-from langgraph.graph import END, START, MessagesState, StateGraph
 
 
 def texts(trajectory: Trajectory) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from author_graphs import ASYNC_ONLY, CALLS, GRAPHS, QUESTION, chat
-from etude.testing import ScriptedEngine, scripted_rollout
-from etude_langgraph import wrap
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
+
+from etude.testing import ScriptedEngine, scripted_rollout
+from etude_langgraph import wrap
 
 Run = Callable[[Any], Awaitable[Any]]
 _IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-\d+)?|[0-9a-f]{32}")

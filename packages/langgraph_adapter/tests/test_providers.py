@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import etude
 import openai
 import pytest
 from author_graphs import CALLS, GRAPHS, QUESTION, add, chat
-from etude.errors import ConfigError, LeakError
-from etude.testing import ScriptedEngine, say, scripted_rollout
-from etude_langgraph import instrument, wrap
 from langchain.agents import create_agent
 from langchain.chat_models import init_chat_model
 from langchain_anthropic import ChatAnthropic
@@ -24,6 +20,12 @@ from langchain_openai import AzureChatOpenAI
 from langgraph.cache.memory import InMemoryCache as NodeCache
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import CachePolicy
+from pydantic import SecretStr
+
+import etude
+from etude.errors import ConfigError, LeakError
+from etude.testing import ScriptedEngine, say, scripted_rollout
+from etude_langgraph import instrument, wrap
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -53,8 +55,8 @@ AUTHORS: dict[str, Any] = {
     "anthropic": anthropic,
     "init_chat_model": lambda: init_chat_model("anthropic:claude-sonnet-4-5", api_key="author", base_url=NOWHERE),
     "azure": lambda: AzureChatOpenAI(
-        azure_deployment="d", azure_endpoint=NOWHERE, api_key="author", api_version="2024-10-21", model="gpt-4o"
-    ),  # type: ignore[call-arg, arg-type]
+        azure_deployment="d", azure_endpoint=NOWHERE, api_key=SecretStr("k"), api_version="2024-10-21", model="gpt-4o"
+    ),
     "responses": lambda: chat(NOWHERE, use_responses_api=True, reasoning={"effort": "low"}),
     "house": HouseModel,
 }
@@ -70,7 +72,9 @@ def contents(result: Any) -> list[str]:
     return messages + sorted(result.get("jokes", []))
 
 
-@pytest.mark.filterwarnings("ignore:Unrecognized structured output method:UserWarning")  # ChatAnthropic has no JSON mode
+@pytest.mark.filterwarnings(
+    "ignore:Unrecognized structured output method:UserWarning"
+)  # ChatAnthropic has no JSON mode
 @pytest.mark.parametrize("name", [n for n in GRAPHS if n not in ("by_hand_async", "agent_provider_strategy")])
 @pytest.mark.parametrize("author", AUTHORS)
 def test_another_providers_graph_is_answered_by_the_policy(engine: ScriptedEngine, author: str, name: str) -> None:
@@ -86,7 +90,7 @@ def test_another_providers_graph_is_answered_by_the_policy(engine: ScriptedEngin
 
 
 async def test_another_providers_graph_streams_asynchronously(engine: ScriptedEngine) -> None:
-    graph = wrap(create_agent(anthropic(), [add]))
+    graph: Any = wrap(create_agent(anthropic(), [add]))
     with scripted_rollout(engine):
         chunks = [chunk async for chunk, _ in graph.astream(QUESTION, stream_mode="messages")]
 
@@ -103,11 +107,13 @@ def test_an_anthropic_author_with_provider_strategy_gets_its_schema(engine: Scri
 
 
 def test_the_author_keeps_its_name_towards_callbacks(engine: ScriptedEngine) -> None:
-    graph = wrap(create_agent(anthropic(), []))
+    graph: Any = wrap(create_agent(anthropic(), []))
     with scripted_rollout(engine) as rollout:
 
         async def events() -> list[Any]:
-            return [e async for e in graph.astream_events(QUESTION, version="v2") if e["event"] == "on_chat_model_start"]
+            return [
+                e async for e in graph.astream_events(QUESTION, version="v2") if e["event"] == "on_chat_model_start"
+            ]
 
         (event,) = asyncio.run(events())
 
@@ -132,7 +138,7 @@ def test_settings_of_the_provider_are_not_sent(engine: ScriptedEngine, caplog: p
     with scripted_rollout(engine):
         chat(NOWHERE, store=True, model_kwargs={"user": "u1"}, service_tier="flex").invoke("x")
 
-    assert set(engine.requests[0].body) == {"messages", "model"}
+    assert set(engine.requests[0].body) == {"messages", "model", "stream"}
     assert "'service_tier' is a setting of the author's provider" in caplog.text
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import getcontext, localcontext
 
 import pytest
+
 from etude.capture import Rollout, bind, carry, current_rollout, require_rollout, untracked
 from etude.errors import LeakError
 
@@ -75,7 +76,7 @@ def test_a_pool_and_a_default_executor_belong_to_the_rollout() -> None:
         return await asyncio.get_running_loop().run_in_executor(None, current_rollout)
 
     with bind(rollout), ThreadPoolExecutor(2) as pool:
-        found = [pool.submit(current_rollout).result(), *pool.map(lambda _: current_rollout(), range(3))]
+        found: list[object] = [pool.submit(current_rollout).result(), *pool.map(lambda _: current_rollout(), range(3))]
         found.append(asyncio.run(in_executor()))
 
     assert found == [rollout] * 5
@@ -179,14 +180,14 @@ def test_after_the_last_rollout_threads_are_as_they_were() -> None:
 async def test_a_binding_left_by_another_context_still_ends_for_the_process() -> None:
     """An abandoned async generator is closed in a context of its own; the count of active rollouts must not stay."""
 
-    async def generator() -> object:
+    async def generator() -> AsyncGenerator[int, None]:
         with bind(a_rollout()):
             yield 1
 
-    stream = generator()  # type: ignore[var-annotated]
-    await asyncio.create_task(stream.__anext__())  # type: ignore[attr-defined]
+    stream = generator()
+    await asyncio.ensure_future(stream.__anext__())
     with pytest.raises(ValueError, match="different Context"):
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
 
     assert require_rollout("a later call") is None
 

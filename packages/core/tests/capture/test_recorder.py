@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+
 from etude.capture import Recorder, Rollout, assemble, rollout
 from etude.errors import ConfigError
 from etude.types import CallNote, Failure, ModelCall, SealedSession, TokenCall

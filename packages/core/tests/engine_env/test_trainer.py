@@ -23,7 +23,6 @@ from etude.engine.trainer.run import PolicyRun
 from etude.engine.trainer.wire import Start, Step
 from etude.errors import TrainError
 
-
 pytestmark = pytest.mark.slow
 
 

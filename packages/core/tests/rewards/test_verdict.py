@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from etude.rewards.verdict import Mark, read_verdict
@@ -102,6 +102,7 @@ def test_a_flood_of_problems_is_cut_short() -> None:
     assert reading.problems[-1] == "and 481 more problems"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(
     st.dictionaries(st.sampled_from("ABCDEFGH"), st.floats(0, 1), min_size=2),
     st.randoms(use_true_random=False),
@@ -126,6 +127,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(st.text() | JSON.map(json.dumps) | st.lists(JSON, max_size=3).map(lambda found: json.dumps({"scores": found})))
 @example("{" * 5000)
 @example('{"a":' * 5000)

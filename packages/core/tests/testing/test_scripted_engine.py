@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from etude.errors import ConfigError
 from etude.testing import ScriptedEngine, call_tool, fail, hang, in_order, say, scripted_rollout
 from etude.types import Message, ToolRequest
@@ -71,7 +72,9 @@ def test_calls_with_a_secret_are_recorded_for_that_rollout(engine: ScriptedEngin
     with scripted_rollout(engine) as rollout:
         chat = client(engine, rollout.secret).chat.completions
         chat.create(model="m", messages=ASK, tools=[ADD], temperature=0.5)
-        chat.create(model="m", messages=[*ASK, asked, {"role": "tool", "tool_call_id": "c1", "content": "1"}], tools=[ADD])
+        chat.create(
+            model="m", messages=[*ASK, asked, {"role": "tool", "tool_call_id": "c1", "content": "1"}], tools=[ADD]
+        )
 
     first, second = (call.tokens for call in engine.trajectory(rollout).calls)
     assert first.completions[0].message == Message(

@@ -20,6 +20,8 @@ from etude_langgraph._attempts import current_place, state_of
 from etude_langgraph._clients import async_client, sync_client
 from etude_langgraph._convert import model_name, to_payload
 
+_CARD_LIMIT = 32_000
+"""Taken for a model card's limit where the author's library does not tell the card."""
 _COMMON = ("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty")
 _IDENTITY = ("callbacks", "tags", "metadata", "verbose", "disable_streaming", "output_version", "name", "profile")
 
@@ -172,8 +174,8 @@ def _max_tokens(author: Any) -> int | None:
         limit = getattr(author, name, None)
         if isinstance(limit, int):
             profile = getattr(author, "profile", None)
-            card = profile.get("max_output_tokens") if isinstance(profile, Mapping) else None
-            return None if limit == card else limit
+            card = profile.get("max_output_tokens") if isinstance(profile, Mapping) else _CARD_LIMIT
+            return limit if card is None or limit < card else None
     return None
 
 

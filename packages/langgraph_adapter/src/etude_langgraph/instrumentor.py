@@ -55,6 +55,8 @@ HOOKS = (
     # The tool node knows the outcome the model is told, the tool the true exception.
     Hook(_TOOL_NODE, "ToolNode._run_one", around_tool_node),
     Hook(_TOOL_NODE, "ToolNode._arun_one", around_async_tool_node),
+    Hook("langchain.tools.tool_node", "_ToolNode._run_one", around_tool_node, optional=True),  # langchain < 1.0.5
+    Hook("langchain.tools.tool_node", "_ToolNode._arun_one", around_async_tool_node, optional=True),
     Hook(_TOOLS, "BaseTool.run", around_tool),
     Hook(_TOOLS, "BaseTool.arun", around_async_tool),
     # Who calls, and in which attempt.
@@ -73,8 +75,8 @@ class LangGraphInstrumentor:
     """Hooks LangGraph process-wide, once; outside a rollout the hooks do nothing."""
 
     supported: ClassVar[tuple[str, ...]] = (
-        "langgraph>=1.0,<1.3",
-        "langchain-core>=1.0,<1.9",
+        "langgraph>=1.1.5,<1.3",
+        "langchain-core>=1.2.10,<1.9",
         "langchain-openai>=1.0,<1.8",
     )
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)

@@ -1,7 +1,7 @@
 """Questions to practise on, and questions held out of every training.
 
-What is held out are combinations of a wish and an instrument: six instruments for each wish. Each of these instruments is
-practised with the other two wishes, so that nothing in a held-out question is new but the combination.
+Every wish and instrument is asked about in three wordings. One of the three is held out, another one from instrument to
+instrument: each wording is practised with other instruments, and each instrument in the other wordings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ QUESTIONS: dict[Wish, tuple[str, ...]] = {
         "How soon can the {item} be at my door?",
     ),
 }
-_HELD_OUT_PER_WISH = 6
 
 
 class Scenario(BaseModel):
@@ -45,6 +44,8 @@ class Scenario(BaseModel):
     wish: Wish
     """The tool that answers the question; seen by the verifier alone."""
     item: str
+    wording: int
+    """Which of the wish's three wordings the question has."""
     currency: Currency | None = None
 
     @property
@@ -53,10 +54,9 @@ class Scenario(BaseModel):
         return {"item": self.item} | ({"currency": self.currency} if self.currency else {})
 
 
-def is_held_out(wish: Wish, item: str) -> bool:
-    """Say whether this combination is kept for evaluation."""
-    first = WISHES.index(wish) * _HELD_OUT_PER_WISH
-    return first <= INSTRUMENTS.index(item) < first + _HELD_OUT_PER_WISH
+def is_held_out(wish: Wish, item: str, wording: int) -> bool:
+    """Say whether this question is kept for evaluation."""
+    return (INSTRUMENTS.index(item) + WISHES.index(wish)) % len(QUESTIONS[wish]) == wording
 
 
 def all_scenarios() -> tuple[Scenario, ...]:
@@ -67,6 +67,7 @@ def all_scenarios() -> tuple[Scenario, ...]:
             question=question.format(item=item, currency=currency),
             wish=wish,
             item=item,
+            wording=number,
             currency=currency,
         )
         for wish in WISHES
@@ -78,12 +79,12 @@ def all_scenarios() -> tuple[Scenario, ...]:
 
 def train_scenarios() -> tuple[Scenario, ...]:
     """Return the questions to practise on."""
-    return tuple(s for s in all_scenarios() if not is_held_out(s.wish, s.item))
+    return tuple(s for s in all_scenarios() if not is_held_out(s.wish, s.item, s.wording))
 
 
 def held_out_scenarios() -> tuple[Scenario, ...]:
     """Return the questions no training has seen."""
-    return tuple(s for s in all_scenarios() if is_held_out(s.wish, s.item))
+    return tuple(s for s in all_scenarios() if is_held_out(s.wish, s.item, s.wording))
 
 
 assert WISHES == TOOL_NAMES

@@ -79,10 +79,12 @@ class HookSet:
                 return
             for requirement in self._supported:
                 check_version(requirement)
-            targets = [t for hook in self._hooks if (t := _resolve(hook)) is not None]
+            found = [target for hook in self._hooks if (target := _resolve(hook)) is not None]
+            # By owner and name: in some versions two paths lead to the same function, which is wrapped once.
+            targets = {(id(owner), name): (hook, owner, name) for hook, owner, name in reversed(found)}
             self._switch = _Switch()
             try:
-                for target in targets:
+                for target in reversed(list(targets.values())):
                     self._patches.append(_wrap(*target, self._switch))
             except BaseException:
                 self.revert()

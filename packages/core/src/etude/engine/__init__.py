@@ -1,6 +1,6 @@
 """The engine: a policy served by vLLM behind a recording gateway, and its trainer.
 
-Two halves live here. `config`, `client`, `local` and `provision` run beside the agent and import neither torch nor vLLM.
+Two halves live here. `config`, `client`, `local` and `provision` run beside the agent, without torch and vLLM.
 `server` and `trainer` run in the engine's own environment, in processes of their own.
 """
 

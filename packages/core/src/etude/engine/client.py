@@ -149,4 +149,6 @@ class EngineClient:
         try:
             return kind.model_validate(answer)
         except ValidationError as error:
-            raise EngineError(f"the engine at {self.url} sent a {kind.__name__} that cannot be read: {error}") from error
+            raise EngineError(
+                f"the engine at {self.url} sent a {kind.__name__} that cannot be read: {error}"
+            ) from error

@@ -38,8 +38,8 @@ class ServedModel(Record):
     reasoning_parser: str | None = None
     chat_template: str | None = None
     """Path of a Jinja file that replaces the tokenizer's own template."""
-    kv_cache_gib: int = Field(default=1, ge=1)
-    """Memory for the KV cache on a machine without a GPU."""
+    kv_cache_gib: float | None = Field(default=None, gt=0)
+    """Memory for the KV cache on a machine without a GPU; None means enough for all calls, at most 4."""
     gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
     """Share of the GPU's memory that this model's vLLM may take."""
 

@@ -1,8 +1,8 @@
 """An engine to work with: one that is started here and stopped again, or one that runs elsewhere.
 
 ```python
-engine = Engine.local(models={"judge": "./my-judge"})
-async with engine.running([ServedModel(name="policy", path="./my-model", trainable=True)], Path("run/engine")) as client:
+policy = ServedModel(name="policy", path="./my-model", trainable=True)
+async with Engine.local(models={"judge": "./my-judge"}).running([policy], Path("run/engine")) as client:
     print((await client.health()).models)
 ```
 """
@@ -115,7 +115,9 @@ class ConnectedEngine:
             served = sorted(model.name for model in health.models)
             missing = sorted({model.name for model in models} - set(served))
             if missing:
-                raise EngineError(f"the engine at {self.url} serves {served}, not {missing}; start it with these models")
+                raise EngineError(
+                    f"the engine at {self.url} serves {served}, not {missing}; start it with these models"
+                )
             progress(f"connected to {self.url}")
             yield client
 
@@ -194,7 +196,8 @@ async def _until_ready(process: asyncio.subprocess.Process, log: Path, progress:
     code = await process.wait()
     lines = deque(log.read_text(errors="replace").splitlines(), maxlen=_LOG_LINES)
     raise EngineError(
-        f"the engine ended with exit status {code} before it was ready; last lines of {str(log)!r}:\n" + "\n".join(lines)
+        f"the engine ended with exit status {code} before it was ready; last lines of {str(log)!r}:\n"
+        + "\n".join(lines)
     )
 
 

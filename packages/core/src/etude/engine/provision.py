@@ -1,8 +1,8 @@
 """The engine environment: a virtual environment with torch, vLLM and PEFT, made by one command.
 
 Where it is: `$ETUDE_ENGINE_HOME`; else `.engine` in étude's own checkout, where étude is installed from one or the
-command runs inside one; else `~/.local/share/etude/engine`. `$ETUDE_ENGINE_PYTHON` names an interpreter that was prepared
-by hand, and nothing is installed then.
+command runs inside one; else `~/.local/share/etude/engine`. `$ETUDE_ENGINE_PYTHON` names an interpreter that was
+prepared by hand, and nothing is installed then.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def engine_python() -> Path:
     named = os.environ.get("ETUDE_ENGINE_PYTHON")
     if named:
         if not Path(named).is_file():
-            raise EngineMissing(f"ETUDE_ENGINE_PYTHON is {named!r}, where there is no interpreter; unset it or correct it")
+            raise EngineMissing(
+                f"ETUDE_ENGINE_PYTHON is {named!r}, where there is no interpreter; unset it or correct it"
+            )
         return Path(named)
     home = engine_home()
     stamp = _read_stamp(home)

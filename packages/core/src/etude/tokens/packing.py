@@ -63,7 +63,7 @@ def _pack(rows: Sequence[tuple[int, ...]], chosen: Sequence[int]) -> Pack:
     for row, before in _with_neighbour(rows, chosen):
         kept = common_prefix(before, row)
         start = len(token_ids)
-        paths.append((paths[-1][:kept] if paths else ()) + tuple(range(start, start + len(row) - kept - 0*kept)))
+        paths.append((paths[-1][:kept] if paths else ()) + tuple(range(start, start + len(row) - kept)))
         shared.append(kept)
         token_ids += row[kept:]
         depths += range(kept, len(row))

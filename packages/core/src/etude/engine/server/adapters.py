@@ -1,10 +1,11 @@
-"""One policy's LoRA in its vLLM: two slots used in turn, so that a swap stops nothing and mixes nothing."""
+"""One policy's LoRA in its vLLM: a name for every version, so that a swap stops nothing and mixes nothing."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import aiohttp
 from etude.engine.server.supervisor import ModelServer
 from etude.errors import EngineError
 
-_SLOTS = ("etude-slot-a", "etude-slot-b")
 _TRIES = 3
 
 
@@ -29,9 +29,12 @@ class Adapter:
 class AdapterSlots:
     """Which weights new calls get, and how they change.
 
-    A new version is loaded into the slot that does not answer, after the last call it still serves has ended. Then new
-    calls go to it. So a call has exactly one version of the weights from its first token to its last, and no call waits.
-    Each version has a path of its own: vLLM's prefix cache is keyed by it, and cannot serve another version's blocks.
+    A new version is loaded under a name of its own, then new calls go to it; the version before stays until its last
+    call has ended. So a call has exactly one version of the weights from its first token to its last, no call waits,
+    and vLLM's prefix cache, which is keyed by the adapter's name, cannot serve another version's blocks.
+
+    Loading in place (`load_inplace`) would do with one name, but vLLM 0.32 then reads the adapter from disk again
+    before every single step of the model, because the flag stays on the requests.
     """
 
     def __init__(self, server: ModelServer, http: aiohttp.ClientSession) -> None:
@@ -40,9 +43,9 @@ class AdapterSlots:
         self._server = server
         self._http = http
         self._current = Adapter(name=server.model.name, version=0, path=None)
-        self._in_flight: dict[str, int] = {}
-        self._idle = asyncio.Condition()
+        self._in_flight: Counter[str] = Counter()
         self._swapping = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         server.prepare = self._reload
 
     @property
@@ -52,28 +55,33 @@ class AdapterSlots:
 
     @contextmanager
     def lease(self) -> Iterator[Adapter]:
-        """Yield the newest weights, and keep their slot from being overwritten meanwhile."""
+        """Yield the newest weights, and keep them loaded meanwhile."""
         adapter = self._current
-        self._in_flight[adapter.name] = self._in_flight.get(adapter.name, 0) + 1
+        self._in_flight[adapter.name] += 1
         try:
             yield adapter
         finally:
             self._in_flight[adapter.name] -= 1
-            if not self._in_flight[adapter.name] and self._swapping.locked():
-                asyncio.ensure_future(self._wake())
+            self._forget_if_idle(adapter)
 
     async def swap(self, version: int, path: Path) -> None:
         """Load an adapter and send new calls to it; a version that is current already is left alone."""
         async with self._swapping:
             if version == self._current.version:
                 return
-            slot = _SLOTS[1] if self._current.name == _SLOTS[0] else _SLOTS[0]
-            async with self._idle:
-                await self._idle.wait_for(lambda: not self._in_flight.get(slot))
-            adapter = Adapter(name=slot, version=version, path=path)
+            adapter = Adapter(name=f"{self._server.model.name}@{version}", version=version, path=path)
             await self._load_alive(adapter)
-            self._current = adapter
+            former, self._current = self._current, adapter
             self.swaps += 1
+            self._forget_if_idle(former)
+
+    def _forget_if_idle(self, adapter: Adapter) -> None:
+        """Unload a version that no call uses any more."""
+        if adapter.path is not None and adapter is not self._current and not self._in_flight[adapter.name]:
+            del self._in_flight[adapter.name]
+            task = asyncio.ensure_future(self._unload(adapter))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _load_alive(self, adapter: Adapter) -> None:
         """Load into a server that is up, and once more if it dies meanwhile."""
@@ -94,13 +102,20 @@ class AdapterSlots:
             await self._load(self._current)
 
     async def _load(self, adapter: Adapter) -> None:
-        order = {"lora_name": adapter.name, "lora_path": str(adapter.path), "load_inplace": True}
+        order = {"lora_name": adapter.name, "lora_path": str(adapter.path)}
         async with self._http.post(f"{self._server.url}/v1/load_lora_adapter", json=order) as reply:
-            if reply.status != 200:
+            if reply.status != 200 and not await self._has(adapter):
                 raise EngineError(
                     f"vLLM refused adapter version {adapter.version} ({str(adapter.path)!r}): {await reply.text()}"
                 )
 
-    async def _wake(self) -> None:
-        async with self._idle:
-            self._idle.notify_all()
+    async def _has(self, adapter: Adapter) -> bool:
+        """Whether an earlier try got through, although its answer did not."""
+        async with self._http.get(f"{self._server.url}/v1/models") as reply:
+            return any(card["id"] == adapter.name for card in (await reply.json())["data"])
+
+    async def _unload(self, adapter: Adapter) -> None:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            order = {"lora_name": adapter.name}
+            async with self._http.post(f"{self._server.url}/v1/unload_lora_adapter", json=order) as reply:
+                await reply.read()

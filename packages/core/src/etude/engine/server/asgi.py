@@ -69,7 +69,9 @@ class Reply:
     async def stream(self, data: bytes, headers: Headers, *, last: bool = False) -> None:
         """Send a part of an event stream, after its head where it is the first."""
         if not self.has_begun:
-            await self._begin(200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"} | headers)
+            await self._begin(
+                200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"} | headers
+            )
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
     async def _begin(self, status: int, headers: Headers) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from pathlib import Path
 
 from etude.engine.config import ServedModel
 
+_GIB = 2**30
+
 LORA_SLOTS = 2
-"""Adapters that one server holds: the one that answers, and the one that is loaded next."""
+"""Adapters that one batch can mix: the newest, and the one before for the calls that began with it."""
 
 
 def has_gpu() -> bool:
@@ -46,10 +50,10 @@ def nursery_environment(models: int, *, gpu: bool) -> dict[str, str]:
     }
 
 
-def server_environment(model: ServedModel, *, gpu: bool) -> dict[str, str]:
+def server_environment(model: ServedModel) -> dict[str, str]:
     """Return what one server's environment adds."""
     offline = {} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"}
-    return offline if gpu else offline | {"VLLM_CPU_KVCACHE_SPACE": str(model.kv_cache_gib)}
+    return offline
 
 
 def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
@@ -86,4 +90,23 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         *("--distributed-executor-backend", "uni"),
         # Short blocks: an agent's calls share most of their prompt, and only whole blocks are shared.
         *("--block-size", "32"),
+        *("--kv-cache-memory-bytes", str(_kv_cache_bytes(model))),
     ]
+
+
+def _kv_cache_bytes(model: ServedModel) -> int:
+    """Return the KV cache's size without a GPU: what was asked for, or what all calls at their longest need, up to 4 GiB.
+
+    It is zeroed at every start, page by page: for a small model a gigabyte of it is most of the start.
+    """
+    if model.kv_cache_gib is not None:
+        return int(model.kv_cache_gib * _GIB)
+    try:
+        shape = json.loads((Path(model.path) / "config.json").read_text())
+        heads = int(shape.get("num_key_value_heads") or shape["num_attention_heads"])
+        head_dim = int(shape.get("head_dim") or shape["hidden_size"] // shape["num_attention_heads"])
+        per_token = 2 * 4 * int(shape["num_hidden_layers"]) * heads * head_dim
+        longest = model.max_model_len or int(shape["max_position_embeddings"])
+    except (OSError, ValueError, KeyError):
+        return 2 * _GIB
+    return min(4 * _GIB, max(_GIB // 16, per_token * longest * model.max_num_seqs))

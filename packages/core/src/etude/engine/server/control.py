@@ -140,7 +140,9 @@ class Control:
                 slots.swaps = 0
                 known = self._policies[asked.name] = Policy(trainer, slots, asked, state)
             elif known.opened != asked:
-                raise EngineError(f"policy {asked.name!r} is open with other settings; restart the engine to change them")
+                raise EngineError(
+                    f"policy {asked.name!r} is open with other settings; restart the engine to change them"
+                )
         return _answer(known.state)
 
     async def _step(self, request: Request) -> Response:
@@ -192,7 +194,9 @@ class Control:
         if upstream is None:
             raise NotFound(f"there is no model {asked.name!r} to train; this engine serves {sorted(self._upstreams)}")
         if upstream.slots is None:
-            raise EngineError(f"model {asked.name!r} is served with trainable=False; start the engine with trainable=True")
+            raise EngineError(
+                f"model {asked.name!r} is served with trainable=False; start the engine with trainable=True"
+            )
         largest = upstream.server.model.max_lora_rank
         if asked.lora.rank > largest:
             raise EngineError(

@@ -78,7 +78,9 @@ class Exchange:
             await self._fail(503, str(error), "EngineError")
         except (UpstreamError, aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
             log = self.upstream.server.log.name
-            await self._fail(502, f"vLLM failed to answer this call ({error}); see logs/{log} of the engine", "UpstreamError")
+            await self._fail(
+                502, f"vLLM failed to answer this call ({error}); see logs/{log} of the engine", "UpstreamError"
+            )
 
     async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """Try until answered: again after each restart, and once more with a server that lives."""

@@ -32,8 +32,8 @@ _NO_RETRY = {"x-should-retry": "false"}
 class Gateway:
     """Answers `/v1/chat/completions` and `/v1/models`.
 
-    A session's secret makes a tracked call of that session's policy, whatever model it names. The engine's own key (or, on
-    loopback without a key, any other) makes an untracked call of a served model, such as a judge.
+    A session's secret makes a tracked call of that session's policy, whatever model it names. The engine's own key (or,
+    on loopback without a key, any other) makes an untracked call of a served model, such as a judge.
     """
 
     def __init__(self, upstreams: Mapping[str, Upstream], sessions: Sessions, api_key: str | None) -> None:
@@ -170,7 +170,9 @@ async def _answer_or_gone(task: asyncio.Task[None], receive: Receive) -> None:
 
 async def _refuse_key(reply: Reply, bearer: str) -> None:
     what = "this session is not known here" if bearer.startswith(PREFIX) else "the API key is not this engine's"
-    await reply.error(401, f"{what}; send 'Authorization: Bearer <secret>'", kind="authentication_error", code="invalid_api_key")
+    await reply.error(
+        401, f"{what}; send 'Authorization: Bearer <secret>'", kind="authentication_error", code="invalid_api_key"
+    )
 
 
 async def _refuse_sealed(session: Session, reply: Reply) -> None:

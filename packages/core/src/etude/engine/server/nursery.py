@@ -1,8 +1,8 @@
 """A process that has imported vLLM once and forks a vLLM server from itself whenever it is asked to.
 
-Importing vLLM takes longer than everything else a small server does at its start, and a server of its own imports it two
-or three times over. A fork starts, and after a death restarts, in seconds. What runs in the fork is vLLM's own `main()`
-with an ordinary command line.
+Importing vLLM takes longer than everything else a small server does at its start, and a server of its own imports it
+two or three times over. A fork starts, and after a death restarts, in seconds. What runs in the fork is vLLM's own
+`main()` with an ordinary command line.
 
 Standard input carries orders and standard output events, one JSON object per line: `{"start", "argv", "env", "log"}`
 and `{"stop", "hard"}` in; `{"ready"}`, `{"started", "pid"}`, `{"exited", "status"}` out. The end of standard input ends
@@ -145,6 +145,8 @@ def _import_vllm() -> Callable[[], None]:
     for name in (*_PRELOAD, *(_PRELOAD_CPU if on_cpu else ())):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    if on_cpu:
+        importlib.import_module("etude.engine.server.lora_cpu").install()
     run: Callable[[], None] = importlib.import_module("vllm.entrypoints.launchers.api_server.entry").main
     # Descendants die with whoever forked them, however that one dies. Threads are no parents: the kernel would take
     # their end for the process's end.

@@ -14,7 +14,14 @@ from etude.types import Completion, Message, ToolRequest
 DONE = b"data: [DONE]\n\n"
 
 # Fields of vLLM's that OpenAI's answer does not have.
-_NOT_OPENAI = ("prompt_token_ids", "prompt_logprobs", "prompt_text", "kv_transfer_params", "ec_transfer_params", "metrics")
+_NOT_OPENAI = (
+    "prompt_token_ids",
+    "prompt_logprobs",
+    "prompt_text",
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "metrics",
+)
 _NOT_OPENAI_CHOICE = ("token_ids", "routed_experts", "stop_reason")
 _NULL_IN_MESSAGE = ("reasoning", "audio", "function_call", "annotations")
 

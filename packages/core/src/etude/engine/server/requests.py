@@ -213,7 +213,9 @@ def _content(content: Any, where: str) -> Any:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         if kind != "text" or not isinstance(part.get("text"), str):
-            raise BadRequest(f"{where} holds a part of type {kind!r}; this engine serves text", f"{where}.content")
+            raise BadRequest(
+                f"{where}.content has a part of type {kind!r}; this engine serves text", f"{where}.content"
+            )
     return [{"type": "text", "text": part["text"]} for part in content]
 
 
@@ -232,12 +234,18 @@ def _check_tools(body: dict[str, Any]) -> None:
     tools = body.get("tools", [])
     for tool in tools if isinstance(tools, list) else [tools]:
         function = tool.get("function") if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or tool.get("type") != "function" or not isinstance(function.get("name"), str):
+        if (
+            not isinstance(function, dict)
+            or tool.get("type") != "function"
+            or not isinstance(function.get("name"), str)
+        ):
             raise BadRequest(f"'tools' holds {tool!r}; this engine serves tools of type 'function'", "tools")
     choice = body.get("tool_choice", "auto")
     named = isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("function"), dict)
     if not named and choice not in ("auto", "none", "required"):
-        raise BadRequest(f"'tool_choice' is {choice!r}; expected auto, none, required or a named function", "tool_choice")
+        raise BadRequest(
+            f"'tool_choice' is {choice!r}; expected auto, none, required or a named function", "tool_choice"
+        )
 
 
 def _check_response_format(wanted: Any) -> None:

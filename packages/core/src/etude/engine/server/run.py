@@ -147,7 +147,9 @@ def _app(gateway: Gateway, control: Control) -> Starlette:
 
 
 async def _not_served(request: Request) -> Response:
-    message = f"{request.method} {request.url.path} is not served; this engine serves /v1/chat/completions and /v1/models"
+    message = (
+        f"{request.method} {request.url.path} is not served; this engine serves /v1/chat/completions and /v1/models"
+    )
     return JSONResponse({"error": {"message": message, "type": "invalid_request_error"}}, status_code=404)
 
 

@@ -47,9 +47,7 @@ class Sessions:
         self._by_secret: dict[str, Session] = {}
         self._by_rollout: dict[str, tuple[str, Session]] = {}
         for row in store.sessions():
-            session = Session(
-                rollout_id=row.rollout_id, policy=row.policy, sampling=row.sampling, is_sealed=row.sealed
-            )
+            session = Session(rollout_id=row.rollout_id, policy=row.policy, sampling=row.sampling, is_sealed=row.sealed)
             self._keep(row.secret, session)
 
     def find(self, secret: str) -> Session | None:
@@ -75,7 +73,9 @@ class Sessions:
         """Close a session; calls in flight are cancelled and recorded as such."""
         found = self._by_rollout.get(rollout_id)
         if found is None:
-            raise EngineError(f"there is no session for rollout {rollout_id!r} in this engine; was it opened elsewhere?")
+            raise EngineError(
+                f"there is no session for rollout {rollout_id!r} in this engine; was it opened elsewhere?"
+            )
         session = found[1]
         session.is_sealed = True
         await self._stop(session, "the session was sealed")
@@ -122,5 +122,3 @@ class Sessions:
     def _keep(self, secret: str, session: Session) -> None:
         self._by_secret[secret] = session
         self._by_rollout[session.rollout_id] = (secret, session)
-
-

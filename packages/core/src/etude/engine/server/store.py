@@ -43,7 +43,7 @@ class Store:
             EngineError: The file was written by another version's format.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        # One event loop writes and reads: each statement takes microseconds, and a thread would cost more than it gives.
+        # One event loop writes and reads: a statement takes microseconds, and a thread would cost more than it gives.
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
@@ -105,11 +105,11 @@ class Store:
         Raises:
             EngineError: There is no such session, or it is still open.
         """
-        row = self._db.execute(
-            "SELECT late_calls, sealed_s FROM sessions WHERE rollout_id=?", (rollout_id,)
-        ).fetchone()
+        row = self._db.execute("SELECT late_calls, sealed_s FROM sessions WHERE rollout_id=?", (rollout_id,)).fetchone()
         if row is None:
-            raise EngineError(f"there is no session for rollout {rollout_id!r} in this engine; was it opened elsewhere?")
+            raise EngineError(
+                f"there is no session for rollout {rollout_id!r} in this engine; was it opened elsewhere?"
+            )
         if row[1] is None:
             raise EngineError(f"the session of rollout {rollout_id!r} is still open; seal it first")
         records = self._db.execute(

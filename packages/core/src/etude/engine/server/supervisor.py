@@ -247,7 +247,7 @@ class Supervisor:
         self._order(
             start=model.name,
             argv=command.command_line(model, port, gpu=self._gpu),
-            env=command.server_environment(model, gpu=self._gpu),
+            env=command.server_environment(model),
             log=str(server.log),
         )
         self._progress(f"starting vLLM for {model.name!r}")

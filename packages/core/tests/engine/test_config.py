@@ -1,0 +1,68 @@
+"""Settings that cannot work are refused before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etude.engine.config import EngineConfig, ServedModel, check_config, check_model, to_models
+from etude.errors import ConfigError
+
+
+def model_folder(tmp_path: Path, name: str = "model") -> Path:
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def config(tmp_path: Path, **extra: object) -> EngineConfig:
+    model = ServedModel(name="policy", path=str(model_folder(tmp_path)))
+    return EngineConfig.model_validate({"home": tmp_path / "home", "models": (model,)} | extra)
+
+
+def test_off_loopback_a_key_is_required(tmp_path: Path) -> None:
+    wanted = config(tmp_path, host="0.0.0.0")
+    with pytest.raises(ConfigError, match=r"'0\.0\.0\.0' is reachable from other machines and no api_key"):
+        check_config(wanted)
+
+    assert check_config(wanted.model_copy(update={"api_key": "k"})).host == "0.0.0.0"
+
+
+def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    checked = check_config(EngineConfig(home=Path("run"), models=(ServedModel(name="policy", path="model"),)))
+
+    assert (checked.home, checked.models[0].path) == (tmp_path / "run", str(tmp_path / "model"))
+
+
+def test_a_folder_without_a_model_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"no config\.json \(it holds \['notes\.txt'\]\)"):
+        check_model(ServedModel(name="policy", path=str(tmp_path)))
+
+
+def test_a_hub_name_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = ServedModel(name="policy", path="Qwen/Qwen2.5-3B-Instruct")
+
+    assert check_model(model) == model
+
+
+def test_no_model_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no model to serve"):
+        check_config(config(tmp_path, models=()))
+    twice = config(tmp_path, models=(ServedModel(name="a", path="x"), ServedModel(name="a", path="y")))
+    with pytest.raises(ConfigError, match=r"\['a'\] are named more than once"):
+        check_config(twice)
+
+
+def test_models_are_named_by_their_key() -> None:
+    found = to_models({"judge": "./j", "policy": ServedModel(name="other", path="./p", trainable=True)})
+
+    assert [(model.name, model.path, model.trainable) for model in found] == [
+        ("judge", "./j", False),
+        ("policy", "./p", True),
+    ]

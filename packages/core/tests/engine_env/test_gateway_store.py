@@ -1,0 +1,92 @@
+"""What the engine remembers survives a restart, and is refused where it cannot be read."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from etude.engine.server.sessions import Session, Sessions
+from etude.engine.server.store import Store
+from etude.errors import EngineError
+from etude.types import Completion, Message, OpenSession, TokenCall
+
+
+def call(call_id: str, started_s: float = 1.0, token: int = 7) -> TokenCall:
+    message = Message(role="assistant", content="hi")
+    completion = Completion(index=0, message=message, token_ids=(token,), logprobs=(-0.5,), weight_versions=(2,))
+    return TokenCall(
+        call_id=call_id,
+        started_s=started_s,
+        latency_s=0.1,
+        messages=(message,),
+        prompt_ids=(1, 2),
+        completions=(completion,),
+    )
+
+
+async def test_sessions_and_calls_survive_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path / "engine.sqlite")
+    sessions = Sessions(store)
+    secret = await sessions.open(OpenSession(rollout_id="r", policy="policy", sampling={"temperature": 0.5}))
+    session = sessions.find(secret)
+    assert session is not None
+    sessions.record(session, call("late", 2.0))
+    sessions.record(session, call("early", 1.0))
+    # No close: the process was killed.
+    found = Sessions(Store(tmp_path / "engine.sqlite"))
+    again = found.find(secret)
+
+    assert again is not None
+    assert (again.rollout_id, again.sampling, again.is_sealed) == ("r", {"temperature": 0.5}, False)
+    assert (await found.seal("r")).calls == (call("early", 1.0), call("late", 2.0))
+
+
+async def test_a_repeated_call_replaces_the_one_before(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    session = sessions.find(await sessions.open(OpenSession(rollout_id="r", policy="policy")))
+    assert session is not None
+    sessions.record(session, call("a", token=1))
+    sessions.record(session, call("a", token=2))
+
+    assert (await sessions.seal("r")).calls == (call("a", token=2),)
+
+
+async def test_a_sealed_rollout_is_not_opened_again(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+    await sessions.seal("r")
+    with pytest.raises(EngineError, match="'r' is sealed and cannot be opened again"):
+        await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+
+
+async def test_unknown_and_open_sessions_are_named(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    with pytest.raises(EngineError, match="no session for rollout 'x'"):
+        await sessions.seal("x")
+    await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+    with pytest.raises(EngineError, match="'r' is still open; seal it first"):
+        sessions.sealed("r")
+
+
+def test_another_versions_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sqlite"
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version=99")
+    database.close()
+    with pytest.raises(EngineError, match="has format 99"):
+        Store(path)
+
+
+def test_an_sdk_retry_joins_the_call_with_the_same_body(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    session = Session(rollout_id="r", policy="policy", sampling={})
+    first, none = sessions.receive(session, None, b"same", 0)
+    second, one = sessions.receive(session, None, b"same", 1)
+    third, fresh = sessions.receive(session, None, b"same", 0)
+    other, _ = sessions.receive(session, None, b"other", 2)
+
+    assert (none, one, fresh) == (0, 1, 0)
+    assert first == second != third
+    assert other not in (first, third)

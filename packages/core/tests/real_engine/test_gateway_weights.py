@@ -1,0 +1,110 @@
+"""Weights that change under a running policy: recorded versions, true log-probabilities, no failed call."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from peft import PeftModel
+from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, question
+from transformers import AutoModelForCausalLM
+
+from etude.errors import EngineError
+from etude.types import LoraSettings, OpenPolicy, TokenCall
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+
+
+def truth(call: TokenCall, adapter: Path | None) -> list[float]:
+    """Return what the model itself, run by transformers and PEFT, gives each sampled token."""
+    model = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    done = call.completions[0].token_ids
+    ids = torch.tensor([[*call.prompt_ids, *done]])
+    with torch.no_grad():
+        logits = model(ids).logits[0, len(call.prompt_ids) - 1 : -1] / call.sampling["temperature"]
+    return torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(done)[:, None])[:, 0].tolist()
+
+
+async def test_logprobs_are_those_of_the_distribution_that_was_sampled(engine: RunningEngine) -> None:
+    async with engine.session(sampling={"temperature": 0.7}) as session:
+        await session.ask(tools=TOOLS)
+        (call,) = (await session.seal()).calls
+
+    version = call.completions[0].weight_versions[0]
+    adapter = engine.home / f"policies/policy/checkpoints/{version:05d}/adapter" if version else None
+    assert call.completions[0].logprobs == pytest.approx(truth(call, adapter), abs=2e-3)
+
+
+async def test_after_a_step_the_next_call_has_the_new_weights_and_says_so(engine: RunningEngine) -> None:
+    state = await engine.client.open_policy(POLICY)
+    for number in range(3):
+        report = await engine.train_step(f"next-{number}")
+        async with engine.session(sampling={"temperature": 0.7}) as session:
+            await session.ask(tools=TOOLS)
+            (call,) = (await session.seal()).calls
+
+        assert report.version == state.version + number + 1
+        assert set(call.completions[0].weight_versions) == {report.version}
+        # The same prompt was answered by the version before: a stale prefix cache would show here.
+        adapter = engine.home / f"policies/policy/checkpoints/{report.version:05d}/adapter"
+        assert call.completions[0].logprobs == pytest.approx(truth(call, adapter), abs=2e-3)
+
+
+async def test_a_step_is_taken_once_however_often_it_is_asked_for(engine: RunningEngine) -> None:
+    await engine.client.open_policy(POLICY)
+    first = await engine.train_step("once")
+    swaps = (await engine.client.health()).lora_swaps
+    again = await engine.train_step("once")
+
+    assert again == first
+    assert (await engine.client.health()).lora_swaps == swaps
+
+
+async def test_swaps_under_load_fail_no_call_and_each_call_has_one_version(engine: RunningEngine) -> None:
+    await engine.client.open_policy(POLICY)
+    stop, reports = asyncio.Event(), []
+
+    async def caller() -> list[TokenCall]:
+        async with engine.session() as session:
+            while not stop.is_set():
+                await session.ask(tools=TOOLS, extra_body={"ignore_eos": True})
+            return list((await session.seal()).calls)
+
+    callers = [asyncio.create_task(caller()) for _ in range(8)]
+    for number in range(4):
+        reports.append(await engine.train_step(f"load-{number}"))
+        await asyncio.sleep(0.5)
+    stop.set()
+    calls = [call for done in await asyncio.gather(*callers) for call in done]
+
+    assert all(call.error is None for call in calls)
+    seen = [set(call.completions[0].weight_versions) for call in calls]
+    assert all(len(versions) == 1 for versions in seen)
+    assert {report.version for report in reports} <= set().union(*seen)
+
+
+async def test_old_versions_are_unloaded(engine: RunningEngine) -> None:
+    await engine.client.open_policy(POLICY)
+    version = (await engine.train_step("unloading")).version
+    await asyncio.sleep(1.0)
+    async with engine.untracked() as client, httpx.AsyncClient() as http:
+        cards = (await http.get(f"{engine.server()['url']}/v1/models")).json()["data"]
+        answer = await client.chat.completions.create(**question(model="policy"))
+
+    assert [card["id"] for card in cards] == ["policy", f"policy@{version}"]
+    assert answer.model == "policy"
+
+
+async def test_a_rank_that_vllm_was_not_started_for_is_refused(engine: RunningEngine) -> None:
+    with pytest.raises(EngineError, match=r"rank 64.*max_lora_rank"):
+        await engine.client.open_policy(OpenPolicy(name="policy", lora=LoraSettings(rank=64)))
+
+
+async def test_a_model_that_is_not_trainable_cannot_be_opened(engine: RunningEngine) -> None:
+    with pytest.raises(EngineError, match="trainable"):
+        await engine.client.open_policy(OpenPolicy(name="judge"))

@@ -1,0 +1,165 @@
+"""vLLM servers that die, engines that are killed, engines that cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, eventually, is_alive, kill, models
+
+from etude.engine import Engine, EngineClient, ServedModel
+from etude.engine.server.processes import tree
+from etude.errors import ConfigError, EngineError, EngineMissing, EngineUnreachable
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+
+
+@pytest.mark.parametrize("victim", ["server", "core"])
+async def test_calls_survive_a_vllm_that_is_killed(engine: RunningEngine, victim: str) -> None:
+    await engine.client.open_policy(POLICY)
+    version = (await engine.train_step(f"before-{victim}")).version
+    before, failed = await engine.restarts(), (await engine.client.health()).failed_calls
+    async with engine.session() as session:
+        asking = [
+            asyncio.create_task(session.ask(tools=TOOLS, max_tokens=300, extra_body={"ignore_eos": True}))
+            for _ in range(6)
+        ]
+        await asyncio.sleep(0.5)
+        leader = engine.server()["pid"]
+        kill(leader if victim == "server" else tree(leader)[1])
+        answers = await asyncio.gather(*asking)
+        sealed = await session.seal()
+
+    health = await engine.client.health()
+    assert all(answer.choices for answer in answers)
+    assert [call.error for call in sealed.calls] == [None] * 6
+    # The adapter is loaded again before any call is let through.
+    assert {v for call in sealed.calls for v in call.completions[0].weight_versions} == {version}
+    assert await engine.restarts() == before + 1
+    assert health.failed_calls == failed
+
+
+async def test_health_says_what_runs(engine: RunningEngine) -> None:
+    health = await engine.client.health()
+
+    assert [(model.name, model.ready, model.vllm) for model in health.models] == [
+        ("policy", True, "0.32.0"),
+        ("judge", True, "0.32.0"),
+    ]
+    assert health.rss_mb >= sum(model.rss_mb for model in health.models) > 0
+
+
+STARTER = """
+    import asyncio, sys
+    from pathlib import Path
+    from etude.engine import Engine, ServedModel
+
+    async def main():
+        model = ServedModel(name="policy", path=sys.argv[1], trainable=True)
+        async with Engine.local(python=sys.executable).running([model], Path(sys.argv[2])) as client:
+            print(client.url, flush=True)
+            await asyncio.sleep(1000)
+
+    asyncio.run(main())
+"""
+
+
+def start_elsewhere(tmp_path: Path) -> subprocess.Popen[str]:
+    """Start an engine from a process of its own and return that process."""
+    script = tmp_path / "starter.py"
+    script.write_text(textwrap.dedent(STARTER))
+    command = [sys.executable, str(script), str(WEIGHTS), str(tmp_path / "home")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["parent", "engine", "nursery", "interrupt"])
+async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim: str) -> None:
+    starter = start_elsewhere(tmp_path)
+    try:
+        assert starter.stdout is not None
+        url = (await asyncio.to_thread(starter.stdout.readline)).strip()
+        starter_pid, engine_pid, *rest = tree(starter.pid)
+        assert url.startswith("http://127.0.0.1:") and len(rest) >= 3
+        if victim == "interrupt":
+            starter.send_signal(2)
+        elif victim == "nursery":
+            kill(next(pid for pid in rest if b"nursery" in Path(f"/proc/{pid}/cmdline").read_bytes()))
+            # The engine starts another, and vLLM in it.
+            async with EngineClient(url) as client:
+                deadline = time.monotonic() + 120
+                while not ((health := await client.health()).models[0].ready and health.models[0].restarts == 1):
+                    assert time.monotonic() < deadline, health
+                    await asyncio.sleep(0.5)
+            rest = [*rest, *tree(engine_pid)]
+            kill(engine_pid)
+        else:
+            kill(starter_pid if victim == "parent" else engine_pid)
+        everyone = {engine_pid, *rest}
+        await eventually(lambda: not any(is_alive(pid) for pid in everyone), 15, f"{everyone} have ended")
+    finally:
+        starter.kill()
+        starter.communicate()
+
+
+async def test_a_taken_port_is_said_at_once(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EngineError, match=f"port {port} on 127.0.0.1 is taken"):
+            async with Engine.local(python=sys.executable, port=port).running(models(), tmp_path):
+                pass
+
+
+async def test_a_model_that_vllm_cannot_load_fails_with_the_logs_last_lines(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(WEIGHTS, broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(
+        json.dumps(config | {"architectures": ["NoSuchModel"], "model_type": "nothing"})
+    )
+    with pytest.raises(EngineError, match=r"(?s)vLLM for 'policy' could not start.*policy\.log.*nothing"):
+        async with Engine.local(python=sys.executable).running(
+            [ServedModel(name="policy", path=str(broken))], tmp_path / "home"
+        ):
+            pass
+
+
+async def test_an_unknown_model_folder_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder '/no/such/model'"):
+        async with Engine.local(python=sys.executable).running(
+            [ServedModel(name="policy", path="/no/such/model")], tmp_path
+        ):
+            pass
+
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_missing_engine_environment_names_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ETUDE_ENGINE_PYTHON", raising=False)
+    monkeypatch.setenv("ETUDE_ENGINE_HOME", str(tmp_path / "engine"))
+    with pytest.raises(EngineMissing, match="etude engine install"):
+        async with Engine.local().running(models(), tmp_path):
+            pass
+
+
+async def test_connecting_checks_that_the_models_are_served(engine: RunningEngine) -> None:
+    async with Engine.connect(engine.client.url).running(models()) as client:
+        assert client.url == engine.client.url
+    with pytest.raises(EngineError, match=r"serves \['judge', 'policy'\], not \['third'\]"):
+        async with Engine.connect(engine.client.url).running([ServedModel(name="third", path=str(WEIGHTS))]):
+            pass
+    with pytest.raises(EngineUnreachable, match=r"127\.0\.0\.1:9"):
+        async with Engine.connect("http://127.0.0.1:9").running():
+            pass
