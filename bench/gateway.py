@@ -30,8 +30,8 @@ from etude.engine import Engine, EngineClient, ServedModel
 from etude.types import OpenPolicy, OpenSession, SealedSession, SessionGrant, StepRequest, WeightedRollout
 
 CONCURRENT = 16
-CALLS = 160
-TOKENS = 32
+CALLS = 320
+SHORTEST, LONGEST = 16, 48
 WEIGHTS = Path(__file__).parents[1] / "packages/tiny_world/src/etude_tiny_world/weights/policy"
 TOOL = {
     "type": "function",
@@ -91,7 +91,9 @@ def body(number: int, **extra: Any) -> bytes:
         {"role": "system", "content": "You are a careful assistant of a small shop. Use the tools."},
         {"role": "user", "content": f"How many red lamps are in stock? (question {number})"},
     ]
-    call = {"model": "policy", "messages": messages, "tools": [TOOL], "max_tokens": TOKENS, "ignore_eos": True}
+    # Answers of many lengths, as real ones are: equal ones would all end in one step, and vLLM would wait for clients.
+    tokens = SHORTEST + number * 7 % (LONGEST - SHORTEST + 1)
+    call = {"model": "policy", "messages": messages, "tools": [TOOL], "max_tokens": tokens, "ignore_eos": True}
     return json.dumps(call | {"temperature": 1.0} | extra).encode()
 
 

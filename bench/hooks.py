@@ -3,7 +3,7 @@
 Every variant talks to the same scripted engine in a process of its own over loopback, in interleaved rounds; a
 variant's figure is its smallest round. Prints a table, and JSON lines with `--json`.
 
-    python bench/hooks.py [--rounds 150] [--calls 8] [--tokens 200] [--json]
+    python bench/hooks.py [--rounds 30] [--calls 6] [--tokens 200] [--json]
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def measure(work: Callable[[], None], open_rollout: Callable[[], Rollout], round
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=150)
-    parser.add_argument("--calls", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--calls", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     options = parser.parse_args()

@@ -36,8 +36,12 @@ class Lesson:
 
     ids: list[int]
     reply: dict[int, int]
+    answers: dict[int, int]
+    """The part of the reply that needs judgement: at each letter of the reply, the verdict."""
     verdicts: dict[int, int]
-    """At the letter in each attempt's closing tag: the first token of the verdict."""
+    """At the letter in each attempt's closing tag: the verdict."""
+    letters: dict[int, int]
+    """At the same letters and at those of the reply: the letter itself, so that one can be found by the other."""
     checks: dict[int, int]
     """At each word of an attempt that decides something: the verdict so far."""
     wanted: dict[int, int]
@@ -89,10 +93,15 @@ class Encoder:
                     wanted[first - 1] = self.call_of[word]
                 elif word and block.starts[first] == block.begin + begin and len(self.ids(word)) == 1:
                     wanted[first - 1] = self.ids(word)[0]
+        said = {p: ids[p + 1] for p in range(len(prompt) - 1, len(ids) - 1)}
+        answers = {p: token for p, token in said.items() if token in self.verdicts.values()}
+        verdicts = {b.closing: self.verdicts[level] for b, level in zip(blocks, levels, strict=True)}
         return Lesson(
             ids=ids,
-            reply={p: ids[p + 1] for p in range(len(prompt) - 1, len(ids) - 1)},
-            verdicts={b.closing: self.verdicts[level] for b, level in zip(blocks, levels, strict=True)},
+            reply={p: token for p, token in said.items() if p not in answers},
+            answers=answers,
+            verdicts=verdicts,
+            letters={p: ids[p] for p in (*verdicts, *answers)},
             checks=checks,
             wanted=wanted,
         )
@@ -169,11 +178,11 @@ def draw_group(pool: Pool, keys: Sequence[tuple[str, int]], size: int, draw: ran
     scenario, shop, real = pool[draw.choice(keys)]
     scene = draw.random()
     kinds, weights = list(KINDS), list(KINDS.values())
-    usual = draw.choices(kinds, weights)[0] if scene < 0.7 else right
+    usual = draw.choices(kinds, weights)[0] if scene < 0.75 else right
     attempts = []
     for _ in range(size):
-        if scene < 0.45:
-            own = draw.random() < 0.35
+        if scene < 0.5:
+            own = draw.random() < 0.3
             attempts.append(draw.choice(real) if own else draw.choices(kinds, weights)[0](scenario, shop, draw))
         else:
             kind = usual if draw.random() < 0.75 else draw.choices(kinds, weights)[0]
@@ -197,10 +206,15 @@ def loss_of(model: Qwen3ForCausalLM, lessons: Sequence[Lesson], pad: int) -> dic
 
     return {
         "reply": cross_entropy(top_BTH, [lesson.reply for lesson in lessons]),
+        "answers": cross_entropy(top_BTH, [lesson.answers for lesson in lessons]),
         "verdicts": cross_entropy(below_BTH, [lesson.verdicts for lesson in lessons]),
+        "letters": cross_entropy(below_BTH, [lesson.letters for lesson in lessons]),
         "checks": cross_entropy(lower_BTH, [lesson.checks for lesson in lessons]),
         "wanted": cross_entropy(lowest_BTH, [lesson.wanted for lesson in lessons]),
     }
+
+
+WEIGHTS = {"reply": 0.3, "answers": 1.0, "verdicts": 1.0, "letters": 0.4, "checks": 1.0, "wanted": 1.0}
 
 
 def train(
@@ -211,7 +225,7 @@ def train(
     draw = random.Random(seed)
     eos, pad = encoder.tokenizer.eos_token_id, encoder.tokenizer.pad_token_id
     vocabulary = len(encoder.tokenizer)
-    model = new_model(vocabulary=vocabulary, layers=layers, hidden=hidden, positions=4096, eos=eos, pad=pad)
+    model = new_model(vocabulary=vocabulary, layers=layers, hidden=hidden, positions=4096, eos=eos, pad=pad, reach=1e6)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     keys = list(pool)
     begun = time.process_time()
@@ -219,13 +233,13 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(rate, step, steps, warmup=50)
         done = step / steps
-        size = draw.choice((1, 2, 2, 3) if done < 0.1 else (2, 3, 4, 6) if done < alone else (2, 3, 4, 5, 6, 7, 8, 8, 8))
+        size = draw.choice((1, 2, 2, 3) if done < 0.15 else (2, 3, 4, 6) if done < 0.4 else (2, 3, 4, 5, 6, 7, 8, 8, 8))
         lessons: list[Lesson] = []
         while sum(len(lesson.ids) for lesson in lessons) < tokens:
             scenario, shop, attempts = draw_group(pool, keys, size, draw)
             lessons.append(encoder.lesson(scenario, attempts, shop, str(draw.random()), with_reply=done >= alone))
         losses = loss_of(model, lessons, pad)
-        loss = 3.0 * losses["reply"] + losses["verdicts"] + losses["checks"] + losses["wanted"]
+        loss = sum((WEIGHTS[name] * value for name, value in losses.items()), torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -234,26 +248,28 @@ def train(
             told = "  ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
             print(f"step {step + 1}/{steps}  {told}  cpu {time.process_time() - begun:.0f} s", flush=True)
             if step % (4 * every) == 4 * every - 1:
-                print(f"  held out: {recall(model, encoder, pad)}", flush=True)
+                print(f"  held out: {recall(model, encoder)}", flush=True)
     return model
 
 
 @torch.no_grad()
-def recall(model: Qwen3ForCausalLM, encoder: Encoder, pad: int, groups: int = 24) -> str:
-    """Return how many made-up attempts at held-out questions get the right verdict at their closing tag, by level."""
+def recall(model: Qwen3ForCausalLM, encoder: Encoder, groups: int = 24) -> str:
+    """Return how many made-up attempts at held-out questions get the right verdict, by level: at the tag, and in the reply."""
     draw = random.Random(7)
-    right_of: dict[Level, list[bool]] = {level: [] for level in VERDICTS}
+    right_of: dict[Level, list[tuple[bool, bool]]] = {level: [] for level in VERDICTS}
     for _ in range(groups):
         scenario, shop = draw.choice(held_out_scenarios()), Shop(draw.randrange(1 << 20))
         attempts = [k(scenario, shop, draw) for k in draw.choices(list(KINDS), list(KINDS.values()), k=6)]
-        lesson = encoder.lesson(scenario, attempts, shop, str(draw.random()), with_reply=False)
-        hidden = model.model(input_ids=torch.tensor([lesson.ids]), use_cache=False, output_hidden_states=True).hidden_states[-2]
-        places = list(lesson.verdicts)
-        said = model.lm_head(model.model.norm(hidden[0, places])).argmax(-1).tolist()
-        for token, attempt in zip(said, attempts, strict=True):
+        lesson = encoder.lesson(scenario, attempts, shop, str(draw.random()))
+        out = model.model(input_ids=torch.tensor([lesson.ids]), use_cache=False, output_hidden_states=True)
+        marks = list(encoder.verdicts.values())
+        tag = model.lm_head(model.model.norm(out.hidden_states[-2][0, list(lesson.verdicts)]))[:, marks].argmax(-1).tolist()
+        said = model.lm_head(out.last_hidden_state[0, list(lesson.answers)])[:, marks].argmax(-1).tolist()
+        for attempt, mark, word in zip(attempts, tag, said, strict=True):
             level = level_of(scenario, attempt, shop)
-            right_of[level].append(token == encoder.verdicts[level])
-    return "  ".join(f"{level} {sum(r)}/{len(r)}" for level, r in right_of.items())
+            place = list(encoder.verdicts).index(level)
+            right_of[level].append((mark == place, word == place))
+    return "  ".join(f"{level} {sum(t for t, _ in r)}+{sum(w for _, w in r)}/{len(r)}" for level, r in right_of.items())
 
 
 def main() -> None:

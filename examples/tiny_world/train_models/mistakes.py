@@ -159,11 +159,11 @@ def no_call(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
 
 Kind = Callable[[Scenario, Shop, random.Random], Attempt]
 KINDS: dict[Kind, float] = {
-    right: 0.27,
-    wrong_tool: 0.22,
-    wrong_arguments: 0.16,
-    wrong_answer: 0.13,
-    roundabout: 0.07,
+    right: 0.25,
+    wrong_tool: 0.16,
+    wrong_arguments: 0.2,
+    wrong_answer: 0.18,
+    roundabout: 0.06,
     lost: 0.02,
     refused: 0.05,
     malformed: 0.05,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import openai
 import pytest
 from langchain_openai import ChatOpenAI
 
@@ -29,9 +30,9 @@ async def author(engine: ScriptedEngine) -> AsyncIterator[ChatOpenAI]:
     """The author's own model, which happens to live on the same server."""
     from author_graphs import chat
 
-    model = chat(engine.base_url)
-    yield model
-    await model.root_async_client.close()
+    # Its own connections, since langchain-openai keeps those of an address for good and addresses come back.
+    async with openai.DefaultAsyncHttpxClient() as connections:
+        yield chat(engine.base_url, http_async_client=connections)
 
 
 @pytest.fixture(autouse=True)

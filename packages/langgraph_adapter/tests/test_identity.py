@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from author_graphs import ASYNC_ONLY, CALLS, GRAPHS, QUESTION, chat
+from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
@@ -109,3 +110,22 @@ async def test_the_request_is_the_authors_request(engine: ScriptedEngine) -> Non
         await invoke(wrap(graph))
 
     assert [seen.body for seen in engine.requests[2:]] == [seen.body for seen in engine.requests[:2]]
+
+
+@pytest.mark.skipif(not hasattr(BaseChatModel, "_chat_model_stream_v3"), reason="langchain-core has no v3 streams yet")
+@pytest.mark.filterwarnings("ignore:The v3 streaming protocol:langchain_core._api.LangChainBetaWarning")
+async def test_v3_streams_are_the_unwrapped_graphs(engine: ScriptedEngine, author: ChatOpenAI) -> None:
+    graph = GRAPHS["by_hand"](author)
+
+    async def both() -> list[list[str]]:
+        sync = in_any_order(list(graph.stream_events(QUESTION, version="v3")))
+        stream = await graph.astream_events(QUESTION, version="v3")
+        return [sync, in_any_order([event async for event in stream])]
+
+    unwrapped, own_calls = await both(), len(engine.requests)
+    wrap(graph)
+    with scripted_rollout(engine) as rollout:
+        practised = await both()
+
+    assert practised == unwrapped
+    assert own_calls == len(engine.trajectory(rollout).calls) == 4

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import openai
 import pytest
 from author_graphs import QUESTION, agent, chat
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 
-from etude.capture import Hook, HookSet
+from etude.capture import Hook, HookSet, Rollout
 from etude.errors import ConfigError, HookError, UnsupportedVersionError
-from etude.testing import ScriptedEngine, scripted_rollout
+from etude.testing import ScriptedEngine, say, scripted_rollout
 from etude_langgraph import LangGraphInstrumentor, instrument, wrap
+from etude_langgraph._clients import sync_client
 from etude_langgraph.instrumentor import HOOKS
 
 
@@ -101,3 +103,23 @@ def test_the_secret_of_a_rollout_is_the_api_key(engine: ScriptedEngine) -> None:
     assert {seen.body["model"] for seen in engine.requests} == {"gpt-4o-mini"}
     ids = [seen.headers["x-etude-call-id"] for seen in engine.requests]
     assert ids == [note.call_id for note in rollout.recorder.notes()]
+
+
+def test_the_authors_short_timeout_does_not_cut_the_policy_off(engine: ScriptedEngine) -> None:
+    engine.script = lambda request: say("slow but there", delay_s=0.4)
+    instrument()
+    with scripted_rollout(engine):
+        assert chat(engine.base_url, timeout=0.05).invoke("x").content == "slow but there"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "through_a_proxy"),
+    [("http://127.0.0.1:1/v1", False), ("http://localhost:1/v1", False), ("https://gpu-box:8900/v1", True)],
+)
+def test_loopback_never_goes_through_the_environments_proxy(base_url: str, through_a_proxy: bool) -> None:
+    rollout = Rollout(base_url=base_url, secret="s")
+    client = sync_client(rollout, 2)
+
+    assert (client._client.trust_env, client.api_key) == (through_a_proxy, "s")
+    assert isinstance(client.timeout, openai.Timeout)
+    assert client.timeout.read == 600

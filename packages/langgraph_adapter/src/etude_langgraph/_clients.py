@@ -20,10 +20,9 @@ CONNECT_TIMEOUT_S = 10.0
 
 _lock = threading.Lock()
 _sync: dict[str, openai.OpenAI] = {}
-_Bound = tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI]
-_async: dict[tuple[str, int], _Bound] = {}
+_async: dict[tuple[str, asyncio.AbstractEventLoop], openai.AsyncOpenAI] = {}
 """Per event loop: a pooled connection dies with the loop that opened it."""
-_closers: dict[tuple[str, int], AsyncIterator[None]] = {}
+_closers: dict[tuple[str, asyncio.AbstractEventLoop], AsyncIterator[None]] = {}
 
 
 def sync_client(rollout: Rollout, max_retries: int) -> openai.OpenAI:
@@ -44,26 +43,22 @@ def sync_client(rollout: Rollout, max_retries: int) -> openai.OpenAI:
 def async_client(rollout: Rollout, max_retries: int) -> openai.AsyncOpenAI:
     """Return the rollout's client for the running event loop."""
     loop = asyncio.get_running_loop()
-    clients, key = state_of(rollout).clients, (max_retries, id(loop))
-    found: _Bound | None = clients.get(key)
-    if found is None or found[0] is not loop:
+    clients, key = state_of(rollout).clients, (max_retries, loop)
+    client: openai.AsyncOpenAI | None = clients.get(key)
+    if client is None:
         with _lock:
-            shared = _shared_async(rollout, loop)
-        found = clients[key] = (loop, shared.with_options(api_key=rollout.secret, max_retries=max_retries))
-    return found[1]
+            shared = _async.get((rollout.base_url, loop)) or _shared_async(rollout, loop)
+        client = clients[key] = shared.with_options(api_key=rollout.secret, max_retries=max_retries)
+    return client
 
 
 def _shared_async(rollout: Rollout, loop: asyncio.AbstractEventLoop) -> openai.AsyncOpenAI:
-    key = (rollout.base_url, id(loop))
-    known = _async.get(key)
-    if known is not None and known[0] is loop:
-        return known[1]
-    for dead in [k for k, (other, _) in _async.items() if other.is_closed()]:
+    for dead in [known for known in _async if known[1].is_closed()]:
         del _async[dead], _closers[dead]
-    client = openai.AsyncOpenAI(
+    key = (rollout.base_url, loop)
+    client = _async[key] = openai.AsyncOpenAI(
         http_client=openai.DefaultAsyncHttpxClient(**_options(rollout.base_url)), **_settings(rollout)
     )
-    _async[key] = (loop, client)
     _closers[key] = _closer(client)
     # Run to its first `yield`: from now on the loop knows it, and ends it when it shuts down its async generators.
     with contextlib.suppress(StopIteration):

@@ -84,8 +84,8 @@ class HookSet:
             targets = {(id(owner), name): (hook, owner, name) for hook, owner, name in reversed(found)}
             self._switch = _Switch()
             try:
-                for target in reversed(list(targets.values())):
-                    self._patches.append(_wrap(*target, self._switch))
+                for hook, owner, name in reversed(list(targets.values())):
+                    self._patches.append(_wrap(hook, owner, name, self._switch))
             except BaseException:
                 self.revert()
                 raise

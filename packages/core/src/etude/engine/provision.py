@@ -86,7 +86,8 @@ def engine_python() -> Path:
         raise EngineMissing(f"there is no engine environment in {str(home)!r}; 'etude engine install' makes it")
     if stamp["requirements"] not in [list(pins) for pins in _PINS.values()]:
         raise EngineMissing(
-            f"the engine environment in {str(home)!r} was made for other versions; 'etude engine install' brings it up to date"
+            f"the engine environment in {str(home)!r} was made for other versions; "
+            "'etude engine install' brings it up to date"
         )
     return _python(home)
 
@@ -94,8 +95,8 @@ def engine_python() -> Path:
 def install(home: Path | None = None, *, progress: Progress = print, force: bool = False) -> Path:
     """Make the engine environment, unless it is there and up to date, and return its interpreter.
 
-    Uses uv where there is one (`$ETUDE_UV`, on the PATH, or as a module), else venv and pip. Only what was tested together
-    is installed: the CPU build of torch and vLLM, or with an NVIDIA GPU the CUDA build and Unsloth.
+    Uses uv where there is one (`$ETUDE_UV`, on the PATH, or as a module), else venv and pip. What is installed
+    was tested together: the CPU build of torch and vLLM, or with an NVIDIA GPU the CUDA build and Unsloth.
 
     Args:
         home: Folder of the environment; `engine_home()` by default.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from etude.engine.server.supervisor import ModelServer
+from etude.engine.server.model_server import ModelServer
 from etude.errors import EngineError
 
 _TRIES = 3

@@ -95,7 +95,7 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
 
 
 def _kv_cache_bytes(model: ServedModel) -> int:
-    """Return the KV cache's size without a GPU: what was asked for, or what all calls at their longest need, up to 4 GiB.
+    """Return the KV cache's size without a GPU: what was asked for, or what all calls together need.
 
     It is zeroed at every start, page by page: for a small model a gigabyte of it is most of the start.
     """

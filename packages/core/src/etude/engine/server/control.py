@@ -200,7 +200,7 @@ class Control:
         largest = upstream.server.model.max_lora_rank
         if asked.lora.rank > largest:
             raise EngineError(
-                f"policy {asked.name!r} asks for LoRA rank {asked.lora.rank}, but vLLM was started for at most {largest}; "
+                f"policy {asked.name!r} asks for LoRA rank {asked.lora.rank}, vLLM was started for at most {largest}; "
                 "raise the served model's max_lora_rank"
             )
         return upstream.slots

@@ -12,9 +12,9 @@ import msgspec
 
 from etude.engine.server.adapters import Adapter, AdapterSlots
 from etude.engine.server.asgi import Headers, Reply, error_body
+from etude.engine.server.model_server import ModelServer
 from etude.engine.server.replies import DONE, StreamSplitter, rename, split_reply
 from etude.engine.server.requests import ChatRequest
-from etude.engine.server.supervisor import ModelServer
 from etude.errors import EngineError
 from etude.types import Completion, Failure
 

@@ -2,8 +2,8 @@
 
 vLLM's CPU path copies the adapter's weights once per *token* before it multiplies, which takes half of a small
 model's time. Tokens of one call stand next to each other, and nearly always all of a batch use one adapter: a product
-per run of tokens gives the same numbers without the copies. Tokens without an adapter are left alone (vLLM's index of -1
-reaches the last adapter's weights in a mixed batch).
+per run of tokens gives the same numbers without the copies. Tokens without an adapter are left alone (in vLLM's own
+path their index of -1 reaches the last adapter's weights when a batch mixes both).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
 
-class RunwiseLora(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no types
+class RunwiseLora(PunicaWrapperCPU):
     """vLLM's wrapper, with one matrix product for each run of tokens that share an adapter."""
 
     _runs: tuple[tuple[int, int, int], ...] = ()

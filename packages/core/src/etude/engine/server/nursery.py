@@ -180,7 +180,7 @@ def _fork_instead_of_spawn() -> None:
     def get_context(method: str | None = None) -> Any:
         return real("fork" if method == "spawn" else method)
 
-    multiprocessing.get_context = get_context  # type: ignore[assignment]
+    multiprocessing.get_context = get_context
 
 
 if __name__ == "__main__":
