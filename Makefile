@@ -38,8 +38,8 @@ demo: engine ## Watch a LangGraph agent learn on this machine (SEED=n, CONTROL=1
 	@$(BIN)/etude demo --seed $(SEED) $(if $(CONTROL),--control)
 
 test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM.
-	@$(BIN)/python -m pytest packages tests --ignore packages/core/tests/engine_env
-	@.engine/bin/python -m pytest packages/core/tests/engine_env
+	@$(BIN)/python -m pytest packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
+	@.engine/bin/python -m pytest packages/core/tests/engine_env packages/core/tests/real_engine
 
 format: install ## Format the code.
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix --exit-zero -q .

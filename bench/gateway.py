@@ -160,7 +160,7 @@ async def swaps(client: EngineClient, home: Path, steps: int) -> dict[str, float
         await asyncio.sleep(2.0)
         stop.set()
         seen = await loading
-        saved = (home / "policies" / "policy" / "checkpoints" / f"{report.version:05d}").stat().st_ctime
+        saved = (home / "policies" / "policy" / "run" / "checkpoints" / f"{report.version:05d}").stat().st_ctime
         delays.append(seen.first_answer[report.version] - saved)
         calls, failed = calls + seen.calls, failed + seen.failed
     health = await client.health()

@@ -1,4 +1,4 @@
-"""Attempts at a question, made up or sampled: as text, as a conversation, as a `Trajectory`, and what they are worth."""
+"""Attempts at a question, made up or sampled: as text, as a conversation, as a `Trajectory`, and their worth."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ def tool_answer(name: str, arguments: Any, shop: Shop) -> str:
     if name not in WISHES:
         return f"Error: {name} is not a valid tool, try one of [{', '.join(WISHES)}]."
     if not is_valid_call(name, arguments):
-        return f"Error invoking tool '{name}' with kwargs {arguments} with error:\n {_complaint(name, arguments)}\n Please fix the error and try again."
+        complaint = _complaint(name, arguments)
+        return (
+            f"Error invoking tool '{name}' with kwargs {arguments} with error:\n {complaint}\n"
+            " Please fix the error and try again."
+        )
     return fact(name, arguments, shop)
 
 

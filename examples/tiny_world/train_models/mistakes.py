@@ -1,4 +1,4 @@
-"""Attempts made up for the judge: right ones, and every kind of mistake a policy makes before, during and after training."""
+"""Attempts made up for the judge: right ones, and every kind of mistake a policy makes while it learns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from attempts import Attempt, Turn, answer_text, arguments_for, call_text, oracle_call, other_item, parse_call, tool_answer
+from attempts import (
+    Attempt,
+    Turn,
+    answer_text,
+    arguments_for,
+    call_text,
+    oracle_call,
+    other_item,
+    parse_call,
+    tool_answer,
+)
+
 from etude_tiny_world import Scenario, Shop
 from etude_tiny_world.scenarios import WISHES
 from etude_tiny_world.world import CURRENCIES
@@ -46,7 +57,7 @@ def wrong_tool(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
 
 
 def wrong_arguments(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """The right tool about another instrument, in the other currency, or about something the shop has never heard of."""
+    """The right tool about another instrument, in the other currency, or about something the shop does not have."""
     name, arguments = oracle_call(scenario)
     arguments = dict(arguments)
     if scenario.currency and draw.random() < 0.6:
@@ -78,7 +89,9 @@ def _wrong_words(attempt: Attempt, scenario: Scenario, draw: random.Random) -> s
             answer_text(scenario.item, f"{number} {draw.choice(units)}"),
             answer_text(other_item(scenario.item, draw), result),
             answer_text(scenario.item, f"{result} {other} {draw.choice(units)}"),
-            draw.choice((f"{scenario.item}", f"{scenario.item}:", f"{scenario.item}: .", f"{scenario.item}: {unit}.", ".", "?")),
+            draw.choice(
+                (f"{scenario.item}", f"{scenario.item}:", f"{scenario.item}: .", f"{scenario.item}: {unit}.", ".", "?")
+            ),
             "",
         ),
         (0.45, 0.15, 0.15, 0.08, 0.1, 0.07),
@@ -119,7 +132,9 @@ def refused(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
     call = _refused_call(scenario, draw)
     good = tool_answer(*oracle_call(scenario), shop)
     invented = f"{draw.randint(10, 99)} {good.partition(' ')[2]}"
-    answer = draw.choice((answer_text(scenario.item, invented), answer_text(scenario.item, good), f"{scenario.item}: .", "", None))
+    answer = draw.choice(
+        (answer_text(scenario.item, invented), answer_text(scenario.item, good), f"{scenario.item}: .", "", None)
+    )
     return run([call], scenario, shop, answer)
 
 

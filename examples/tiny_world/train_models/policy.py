@@ -1,7 +1,7 @@
 """Teach the tiny policy the format, and a confused idea of which tool answers what.
 
-Supervised, from scratch, on the prompts the LangGraph agent sends. The teacher's calls are well formed and copy the right
-instrument; its choice of tool is mostly wrong. What is left to learn is what reinforcement learning is for.
+Supervised, from scratch, on the prompts the LangGraph agent sends. The teacher's calls are well formed and copy the
+right instrument; its choice of tool is mostly wrong. What is left to learn is what reinforcement learning is for.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from attempts import SYSTEM, TOOLS, answer_text, call_text, confused_call
-from etude_tiny_world import Scenario, Shop, policy_path, train_scenarios
-from etude_tiny_world.verifier import fact
 from tiny_models import learning_rate, new_model, pad_batch, save
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from etude_tiny_world import Scenario, Shop, policy_path, train_scenarios
+from etude_tiny_world.verifier import fact
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
@@ -71,7 +72,9 @@ def train(tokenizer: PreTrainedTokenizerBase, *, steps: int, rows: int, rate: fl
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 49:
-            print(f"step {step + 1}/{steps}  loss {loss.item():.4f}  cpu {time.process_time() - begun:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{steps}  loss {loss.item():.4f}  cpu {time.process_time() - begun:.0f} s", flush=True
+            )
     return model
 
 

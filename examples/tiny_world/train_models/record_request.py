@@ -1,7 +1,7 @@
 """Record what the LangGraph agent really sends, so that the tiny policy is taught on exactly that.
 
-Runs in the client environment (it needs langchain); a local HTTP server stands where the hosted model would, answers one
-tool call and one final answer, and keeps both request bodies. The result, `request.json`, is checked in.
+Runs in the client environment (it needs langchain); a local HTTP server stands where the hosted model would, answers
+one tool call and one final answer, and keeps both request bodies. The result, `request.json`, is checked in.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def _reply(turn: int) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": "Tuba: 12 left."}
     if turn == 1:
         function = {"name": "get_stock", "arguments": '{"item": "Tuba"}'}
-        message = {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+        message = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+        }
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if turn == 1 else "stop"}
     return {"id": "r", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini", "choices": [choice]}
 

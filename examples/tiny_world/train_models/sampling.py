@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from attempts import Attempt, Turn, parse_call, tool_answer
-from etude_tiny_world import Scenario, Shop
 from policy import prompt_text, tool_text
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from etude_tiny_world import Scenario, Shop
 
 MOST_TURNS = 3
 
@@ -36,7 +37,11 @@ def sample_tokens(
         )
         cache = out.past_key_values
         logits_BV = out.logits[:, -1].float()
-        next_B = logits_BV.argmax(-1) if temperature == 0 else torch.multinomial((logits_BV / temperature).softmax(-1), 1)[:, 0]
+        next_B = (
+            logits_BV.argmax(-1)
+            if temperature == 0
+            else torch.multinomial((logits_BV / temperature).softmax(-1), 1)[:, 0]
+        )
         for row, token in enumerate(next_B.tolist()):
             if row in open_:
                 written[row].append(token)
@@ -71,7 +76,9 @@ def sample_attempts(
             called = parse_call(text)
             turns[i].append(Turn(text=text, result=tool_answer(*called, tasks[i][1]) if called else None))
             if called:
-                told[i] += piece + tokenizer(tool_text(turns[i][-1].result or ""), add_special_tokens=False)["input_ids"]
+                told[i] += (
+                    piece + tokenizer(tool_text(turns[i][-1].result or ""), add_special_tokens=False)["input_ids"]
+                )
                 going.append(i)
         live = going
     return [tuple(t) for t in turns]

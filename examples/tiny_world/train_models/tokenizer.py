@@ -1,7 +1,7 @@
 """Train the byte-level BPE tokenizer both tiny models share, and write it into their folders.
 
-Constant text (tool schema, rubric, JSON scaffolding) merges into few long tokens; capitalised words, numbers and the judge's
-fence code stay apart, so that what differs between two texts is always a token of its own.
+Constant text (tool schema, rubric, JSON scaffolding) merges into few long tokens; capitalised words, numbers and the
+judge's fence code stay apart, so that what differs between two texts is always a token of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attempts import TOOLS, VERDICTS, Attempt, Turn, answer_text, call_text, confused_call, reply_text, trajectory
-from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
-from etude_tiny_world import all_scenarios, judge_path, open_shop, policy_path
-from etude_tiny_world.verifier import fact
 from mistakes import KINDS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
+from etude_tiny_world import all_scenarios, judge_path, open_shop, policy_path
+from etude_tiny_world.verifier import fact
 
 TEMPLATE = (Path(__file__).parent / "template.jinja").read_text()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -37,7 +38,9 @@ def texts(draw: random.Random) -> Iterator[str]:
         for _ in range(5):
             name, arguments = confused_call(scenario, draw)
             result = fact(name, arguments, shop)
-            attempts.append((Turn(text=call_text(name, arguments), result=result), Turn(text=answer_text(scenario.item, result))))
+            attempts.append(
+                (Turn(text=call_text(name, arguments), result=result), Turn(text=answer_text(scenario.item, result)))
+            )
             yield answer_text(scenario.item, result)
             yield call_text(name, arguments)[len("<tool_call>") : -len("</tool_call>")]
         attempts += [kind(scenario, shop, draw) for kind in draw.choices(list(KINDS), k=3)]
@@ -57,7 +60,9 @@ def train(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
     """Return the trained tokenizer with its chat template."""
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(APART), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(TAGS),

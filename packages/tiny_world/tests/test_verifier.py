@@ -21,7 +21,9 @@ def attempt(answer: str | None, *calls: tuple[str, Any]) -> Trajectory:
     messages = [Message(role="system", content="s"), Message(role="user", content="q")]
     for number, (name, arguments) in enumerate(calls):
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        messages.append(Message(role="assistant", tool_requests=(ToolRequest(id=f"c{number}", name=name, arguments=text),)))
+        messages.append(
+            Message(role="assistant", tool_requests=(ToolRequest(id=f"c{number}", name=name, arguments=text),))
+        )
         messages.append(Message(role="tool", content="…", tool_call_id=f"c{number}"))
     last = Completion(
         index=0, message=Message(role="assistant", content=answer), token_ids=(), logprobs=(), weight_versions=()
@@ -64,7 +66,10 @@ def test_every_kind_of_attempt_has_its_level(made: Trajectory, level: Level, suc
 def test_the_other_currency_is_a_wrong_argument() -> None:
     answer = f"Tuba: {open_shop().price('Tuba', 'USD')}."
 
-    assert verify(attempt(answer, ("get_price", {"item": "Tuba", "currency": "USD"})), PRICE).level is Level.WRONG_ARGUMENTS
+    assert (
+        verify(attempt(answer, ("get_price", {"item": "Tuba", "currency": "USD"})), PRICE).level
+        is Level.WRONG_ARGUMENTS
+    )
     assert verify(attempt(answer, ("get_price", {"item": "Tuba"})), PRICE).level is Level.BROKEN
 
 

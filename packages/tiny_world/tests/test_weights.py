@@ -26,7 +26,9 @@ def test_a_model_folder_is_complete(folder: Path) -> None:
 
 
 def test_tool_call_tags_stay_in_the_text() -> None:
-    added = {t["content"]: t["special"] for t in json.loads((policy_path() / "tokenizer.json").read_text())["added_tokens"]}
+    added = {
+        t["content"]: t["special"] for t in json.loads((policy_path() / "tokenizer.json").read_text())["added_tokens"]
+    }
 
     assert (added["<tool_call>"], added["</tool_call>"], added["<|im_end|>"]) == (False, False, True)
 
@@ -38,7 +40,9 @@ def test_all_weights_together_are_small_enough_for_git() -> None:
 
 
 def test_importing_the_world_needs_neither_torch_nor_a_framework() -> None:
-    code = "import etude_tiny_world, sys; print(sorted({'torch', 'vllm', 'langchain', 'langgraph'} & sys.modules.keys()))"
+    code = (
+        "import etude_tiny_world, sys; print(sorted({'torch', 'vllm', 'langchain', 'langgraph'} & sys.modules.keys()))"
+    )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert said.stdout.strip() == "[]"

@@ -96,6 +96,8 @@ async def test_logprobs_that_are_asked_for_are_given(engine: RunningEngine) -> N
     given = answer.choices[0].logprobs.content
     assert [token.logprob for token in given] == pytest.approx(list(sealed.calls[0].completions[0].logprobs))
     assert all(len(token.top_logprobs) == 2 for token in given)
+    said = "".join(token.token for token in given if not token.token.startswith("<|"))
+    assert said == answer.choices[0].message.content
 
 
 @pytest.mark.parametrize("stream", [False, True])

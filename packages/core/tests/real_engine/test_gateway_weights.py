@@ -30,14 +30,18 @@ def truth(call: TokenCall, adapter: Path | None) -> list[float]:
     return torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(done)[:, None])[:, 0].tolist()
 
 
+def adapter_of(engine: RunningEngine, call: TokenCall) -> Path | None:
+    """Return the adapter that a call says it was answered by."""
+    version = call.completions[0].weight_versions[0]
+    return engine.home / f"policies/policy/checkpoints/{version:05d}/adapter" if version else None
+
+
 async def test_logprobs_are_those_of_the_distribution_that_was_sampled(engine: RunningEngine) -> None:
     async with engine.session(sampling={"temperature": 0.7}) as session:
         await session.ask(tools=TOOLS)
         (call,) = (await session.seal()).calls
 
-    version = call.completions[0].weight_versions[0]
-    adapter = engine.home / f"policies/policy/checkpoints/{version:05d}/adapter" if version else None
-    assert call.completions[0].logprobs == pytest.approx(truth(call, adapter), abs=2e-3)
+    assert call.completions[0].logprobs == pytest.approx(truth(call, adapter_of(engine, call)), abs=2e-3)
 
 
 async def test_after_a_step_the_next_call_has_the_new_weights_and_says_so(engine: RunningEngine) -> None:
@@ -51,8 +55,7 @@ async def test_after_a_step_the_next_call_has_the_new_weights_and_says_so(engine
         assert report.version == state.version + number + 1
         assert set(call.completions[0].weight_versions) == {report.version}
         # The same prompt was answered by the version before: a stale prefix cache would show here.
-        adapter = engine.home / f"policies/policy/checkpoints/{report.version:05d}/adapter"
-        assert call.completions[0].logprobs == pytest.approx(truth(call, adapter), abs=2e-3)
+        assert call.completions[0].logprobs == pytest.approx(truth(call, adapter_of(engine, call)), abs=2e-3)
 
 
 async def test_a_step_is_taken_once_however_often_it_is_asked_for(engine: RunningEngine) -> None:
@@ -86,6 +89,13 @@ async def test_swaps_under_load_fail_no_call_and_each_call_has_one_version(engin
     seen = [set(call.completions[0].weight_versions) for call in calls]
     assert all(len(versions) == 1 for versions in seen)
     assert {report.version for report in reports} <= set().union(*seen)
+    # Around a swap, one batch mixes two versions: the last calls of the old one and the first of the new.
+    for report in reports[-2:]:
+        by_start = sorted(calls, key=lambda call: call.started_s)
+        last = [call for call in by_start if report.version - 1 in call.completions[0].weight_versions][-2:]
+        first = [call for call in by_start if report.version in call.completions[0].weight_versions][:2]
+        for call in (*last, *first):
+            assert call.completions[0].logprobs == pytest.approx(truth(call, adapter_of(engine, call)), abs=2e-3)
 
 
 async def test_old_versions_are_unloaded(engine: RunningEngine) -> None:

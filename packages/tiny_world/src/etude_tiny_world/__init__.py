@@ -1,4 +1,4 @@
-"""A tiny world to practise in: a music shop with real tools, its questions, its truth, a small policy and a small judge."""
+"""A tiny world to practise in: a music shop with real tools, its questions, its truth, a policy and a judge."""
 
 from __future__ import annotations
 
@@ -10,24 +10,21 @@ from etude_tiny_world.verifier import Level, Verdict, verify, verify_messages
 from etude_tiny_world.world import Shop, get_delivery, get_price, get_stock, open_shop
 
 __all__ = [
-    # the world and its questions
+    "Level",
     "Scenario",
     "Shop",
+    "Verdict",
     "all_scenarios",
     "get_delivery",
     "get_price",
     "get_stock",
     "held_out_scenarios",
+    "judge_path",
     "open_shop",
+    "policy_path",
     "train_scenarios",
-    # the truth
-    "Level",
-    "Verdict",
     "verify",
     "verify_messages",
-    # the models
-    "judge_path",
-    "policy_path",
 ]
 
 

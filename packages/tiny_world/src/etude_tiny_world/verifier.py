@@ -70,7 +70,9 @@ def _level(messages: tuple[Message, ...], scenario: Scenario, shop: Shop) -> Lev
     if (scenario.wish, scenario.arguments) not in valid:
         return Level.WRONG_ARGUMENTS
     answer = messages[-1].content or ""
-    if messages[-1].role != "assistant" or not says(answer, fact(scenario.wish, scenario.arguments, shop), scenario.item):
+    if messages[-1].role != "assistant" or not says(
+        answer, fact(scenario.wish, scenario.arguments, shop), scenario.item
+    ):
         return Level.WRONG_ANSWER
     return Level.CORRECT if len(calls) == 1 else Level.ROUNDABOUT
 

@@ -24,7 +24,9 @@ class Shop:
         """Fill the database; the same seed gives the same shop."""
         self._lock = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
-        self._database.execute("CREATE TABLE instruments (item TEXT PRIMARY KEY, eur INT, usd INT, stock INT, days INT)")
+        self._database.execute(
+            "CREATE TABLE instruments (item TEXT PRIMARY KEY, eur INT, usd INT, stock INT, days INT)"
+        )
         draw = random.Random(seed)
         rows = [(item, *(draw.randint(10, 99) for _ in range(4))) for item in INSTRUMENTS]
         self._database.executemany("INSERT INTO instruments VALUES (?, ?, ?, ?, ?)", rows)

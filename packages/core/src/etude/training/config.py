@@ -62,7 +62,7 @@ class Policy(_Settings):
 
     def sampling(self) -> dict[str, Any]:
         """Return what the engine samples with, whatever the agent's client asks for."""
-        fixed: dict[str, Any] = {"temperature": self.temperature, "top_p": 1.0}
+        fixed: dict[str, Any] = {"temperature": self.temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
         return fixed if self.max_tokens is None else {**fixed, "max_tokens": self.max_tokens}
 
 

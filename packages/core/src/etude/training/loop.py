@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from etude.capture import RolloutFunction, rollout
+from etude.capture import RolloutFunction, new_id, rollout
 from etude.engine.client import EngineClient
 from etude.engine.local import ConnectedEngine, Engine, LocalEngine
 from etude.errors import ConfigError
@@ -151,6 +151,13 @@ async def train_async(training: Training) -> Run:
     return Run(folder=folder, summary=summary, history=history)
 
 
+def _run_id(store: RunStore) -> str:
+    """Return what the engine knows this run by, the same however often it is gone on with."""
+    if (known := store.fact("run_id")) is None:
+        store.save_fact("run_id", known := new_id())
+    return str(known)
+
+
 def _settings(training: Training, ids: Sequence[str]) -> dict[str, Any]:
     return {
         "policy": training.policy.model_dump(mode="json"),
@@ -171,7 +178,14 @@ async def _loop(
     config = training.config
     name = training.policy.served().name
     await client.open_policy(
-        OpenPolicy(name=name, lora=training.policy.lora, optimizer=config.optimizer, loss=config.loss, seed=config.seed)
+        OpenPolicy(
+            name=name,
+            run_id=_run_id(store),
+            lora=training.policy.lora,
+            optimizer=config.optimizer,
+            loss=config.loss,
+            seed=config.seed,
+        )
     )
     stage = Stage(
         function=function, client=client, store=store, policy=training.policy, policy_name=name, config=config,

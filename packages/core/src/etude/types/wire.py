@@ -54,6 +54,8 @@ class OpenPolicy(Record):
     """Open a policy for training, or find it again with its checkpoint."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    run_id: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """The run that trains it: the same one goes on from its newest checkpoint, another starts from the base model."""
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()

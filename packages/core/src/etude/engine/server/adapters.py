@@ -83,6 +83,11 @@ class AdapterSlots:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    async def to_base(self) -> None:
+        """Send new calls to the base model, version 0."""
+        async with self._swapping:
+            self._current = Adapter(name=self._server.model.name, version=0, path=None)
+
     async def _load_alive(self, adapter: Adapter) -> None:
         """Load into a server that is up, and once more if it dies meanwhile."""
         for _ in range(_TRIES):

@@ -126,8 +126,12 @@ class Control:
         slots = self._trainable(asked)
         async with self._locks[asked.name]:
             known = self._policies.get(asked.name)
+            if known is not None and known.opened.run_id != asked.run_id:
+                await self._hand_over(known, asked)
+                known = None
             if known is None:
-                path, home = self._upstreams[asked.name].server.model.path, self._home / "policies" / asked.name
+                path = self._upstreams[asked.name].server.model.path
+                home = self._home / "policies" / asked.name / asked.run_id
                 trainer = Trainer(path, home, asked)
                 try:
                     state = await trainer.start()
@@ -144,6 +148,18 @@ class Control:
                     f"policy {asked.name!r} is open with other settings; restart the engine to change them"
                 )
         return _answer(known.state)
+
+    async def _hand_over(self, known: Policy, asked: OpenPolicy) -> None:
+        """Take the policy from a run that is over: its checkpoints stay on disk, new calls get the base model again."""
+        former = known.opened.run_id
+        if practising := self._sessions.unsealed(asked.name):
+            raise EngineError(
+                f"policy {asked.name!r} is being trained by run {former!r}, which has {practising} rollouts open here; "
+                f"wait until it ends, or start another engine for run {asked.run_id!r}"
+            )
+        del self._policies[asked.name]
+        await known.trainer.close()
+        await known.slots.to_base()
 
     async def _step(self, request: Request) -> Response:
         asked, name = await _read(request, StepRequest), request.path_params["name"]

@@ -145,6 +145,7 @@ def _import_vllm() -> Callable[[], None]:
     for name in (*_PRELOAD, *(_PRELOAD_CPU if on_cpu else ())):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    importlib.import_module("etude.engine.server.token_texts").install()
     if on_cpu:
         importlib.import_module("etude.engine.server.lora_cpu").install()
     run: Callable[[], None] = importlib.import_module("vllm.entrypoints.launchers.api_server.entry").main

@@ -88,6 +88,10 @@ class Sessions:
         """Return a sealed session's calls."""
         return self._store.sealed(rollout_id)
 
+    def unsealed(self, policy: str) -> int:
+        """Return how many sessions of a policy are open."""
+        return sum(s.policy == policy and not s.is_sealed for _, s in self._by_rollout.values())
+
     def refuse(self, session: Session) -> None:
         """Count a call that came after the seal; it never reaches the trace."""
         self._store.count_late(session.rollout_id)

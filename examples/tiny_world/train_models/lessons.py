@@ -1,0 +1,150 @@
+"""What the tiny judge is taught: étude's real request about a group, its right reply, and hints on the way there."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from attempts import VERDICTS, Attempt, level_of, reply_text, trajectory
+from transformers import PreTrainedTokenizerBase
+
+from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
+from etude_tiny_world import Level, Scenario, Shop
+from etude_tiny_world.scenarios import WISHES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lesson:
+    """One judged group as tokens, and what is taught at which position (position → token)."""
+
+    ids: list[int]
+    reply: dict[int, int]
+    answers: dict[int, int]
+    """The part of the reply that needs judgement: at each letter of the reply, the verdict."""
+    verdicts: dict[int, int]
+    """At the letter in each attempt's closing tag: the verdict."""
+    letters: dict[int, int]
+    """At the same letters and at those of the reply: the letter itself, so that one can be found by the other."""
+    checks: dict[int, int]
+    """At each word of an attempt that decides something: the verdict so far."""
+    wanted: dict[int, int]
+    """Before each such word: the word that should stand there, whatever does."""
+
+
+class Encoder:
+    """Turns texts into tokens, and remembers the parts that return."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Keep the tokenizer."""
+        self.tokenizer = tokenizer
+        self.verdicts = {level: self._verdict(level) for level in VERDICTS}
+
+        calls = {w: self.ids(f'>\nassistant calls {w}({{"item": "') for w in WISHES}
+        self.call_of = {w: ids[0] for w, ids in calls.items() if len(ids) == 1}
+        self.calls = set(self.call_of.values())
+        assert len(self.calls) == len(WISHES), calls
+
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _verdict(self, level: Level) -> int:
+        return self.ids(reply_text(["A"], [level]))[2]
+
+    def prompt(self, scenario: Scenario, attempts: Sequence[Attempt], salt: str) -> str:
+        """Return the judge's request about these attempts, as the engine renders it."""
+        shown = [trajectory(scenario, a, str(i)) for i, a in enumerate(attempts)]
+        asked = build_prompt(shown, order=range(len(shown)), rubric=default_rubric(), salt=salt)
+        chat = [{"role": "system", "content": asked.system}, {"role": "user", "content": asked.user}]
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
+    def lesson(
+        self, scenario: Scenario, attempts: Sequence[Attempt], shop: Shop, salt: str, *, with_reply: bool = True
+    ) -> Lesson:
+        """Return the group with its right reply."""
+        levels = [level_of(scenario, a, shop) for a in attempts]
+        text = self.prompt(scenario, attempts, salt)
+        prompt = self.ids(text)
+        reply = self.ids(reply_text(attempt_ids(len(attempts)), levels) + "<|im_end|>") if with_reply else []
+        ids = prompt + reply
+        blocks = self._blocks(text, len(attempts))
+        checks: dict[int, int] = {}
+        wanted: dict[int, int] = {}
+        for block, attempt in zip(blocks, attempts, strict=True):
+            for begin, end, level, word in checkpoints(text[block.begin : block.end], scenario, attempt):
+                checks[block.token_of(block.begin + end - 1)] = self.verdicts[level]
+                first = block.token_of(block.begin + begin)
+                if word in WISHES and prompt[first] in self.calls:
+                    wanted[first - 1] = self.call_of[word]
+                elif word and block.starts[first] == block.begin + begin and len(self.ids(word)) == 1:
+                    wanted[first - 1] = self.ids(word)[0]
+        said = {p: ids[p + 1] for p in range(len(prompt) - 1, len(ids) - 1)}
+        answers = {p: token for p, token in said.items() if token in self.verdicts.values()}
+        verdicts = {b.closing: self.verdicts[level] for b, level in zip(blocks, levels, strict=True)}
+        return Lesson(
+            ids=ids,
+            reply={p: token for p, token in said.items() if p not in answers},
+            answers=answers,
+            verdicts=verdicts,
+            letters={p: ids[p] for p in (*verdicts, *answers)},
+            checks=checks,
+            wanted=wanted,
+        )
+
+    def _blocks(self, prompt: str, count: int) -> list[Block]:
+        """Return where each attempt's text lies, in characters and in tokens."""
+        spans = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        starts = [begin for begin, _ in spans]
+        fence = re.search(r"fence code: (\S+)", prompt)
+        assert fence
+        found = re.finditer(rf"<attempt ([A-Z]+) {fence[1]}>(.*?)</attempt (\1) {fence[1]}>", prompt, re.DOTALL)
+        blocks = [
+            Block(begin=m.start(2), end=m.end(2), closing=bisect_right(starts, m.start(3)) - 1, starts=starts)
+            for m in found
+        ]
+        assert len(blocks) == count, prompt
+        return blocks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One attempt's text inside a prompt."""
+
+    begin: int
+    end: int
+    closing: int
+    """Token of the letter in the closing tag."""
+    starts: list[int]
+
+    def token_of(self, place: int) -> int:
+        """Return the token that holds the character at `place`."""
+        return bisect_right(self.starts, place) - 1
+
+
+def checkpoints(text: str, scenario: Scenario, attempt: Attempt) -> Iterator[tuple[int, int, Level, str | None]]:
+    """Yield the words of an attempt that decide something: begin, end, the verdict so far, and the word wanted there.
+
+    Only what the first call and, where it is the only one, the answer decide; the closing tag is judged on the whole.
+    """
+    call = re.search(r"calls (\w+)\(\{\"item\": \"(\w+)\"(?:, \"currency\": \"(\w+)\")?", text)
+    if not call:
+        return
+    level = Level.CORRECT if call[1] == scenario.wish else Level.WRONG_TOOL if call[1] in WISHES else Level.BROKEN
+    yield call.start(1), call.end(1), level, scenario.wish
+    for number, wanted in ((2, scenario.item), (3, scenario.currency)):
+        if call[number] and wanted:
+            level = Level.WRONG_ARGUMENTS if level is Level.CORRECT and call[number] != wanted else level
+            yield call.start(number), call.end(number), level, wanted
+    answer = re.search(r"\nassistant: (.*)$", text, re.DOTALL)
+    if len(attempt) != 2 or not answer:
+        return
+    result = (attempt[0].result or "").split()
+    known = {scenario.item, *result}
+    for word in re.finditer(r"\w+", answer[1]):
+        level = Level.WRONG_ANSWER if level is Level.CORRECT and word[0] not in known else level
+        wanted = (
+            scenario.item if word[0][0].isupper() and len(word[0]) > 3 else result[0] if word[0].isdigit() else None
+        )
+        yield answer.start(1) + word.start(), answer.start(1) + word.end(), level, wanted
