@@ -169,32 +169,30 @@ def recall(model: Qwen3ForCausalLM, encoder: Encoder, groups: int = 24) -> str:
 def main() -> None:
     """Train and save."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, default=1100)
+    options.add_argument("--steps", type=int, default=1100, help="steps of the first course, from nothing")
+    options.add_argument(
+        "--more", type=int, default=1000, help="steps of the second course, full groups from the start"
+    )
     options.add_argument("--tokens", type=int, default=1500, help="tokens in a batch")
-    options.add_argument("--rate", type=float, default=3e-3)
     options.add_argument("--layers", type=int, default=5)
     options.add_argument("--rounds", type=int, default=2, help="rounds of sampling the policy for attempts")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--base", type=Path, help="a judge to go on from, instead of a fresh one")
     options.add_argument("--out", type=Path, default=judge_path())
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
-    tokenizer = AutoTokenizer.from_pretrained(chosen.base or judge_path())
+    tokenizer = AutoTokenizer.from_pretrained(judge_path())
     pool = sample_pool(policy_path(), draw=random.Random(chosen.seed + 1), rounds=chosen.rounds)
     print(f"{sum(len(made) for *_, made in pool.values())} attempts sampled from the policy", flush=True)
-    if chosen.base:
-        model = Qwen3ForCausalLM.from_pretrained(chosen.base, dtype=torch.float32)
-    else:
-        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-        model = new_model(
-            vocabulary=len(tokenizer), layers=chosen.layers, positions=4096, eos=eos, pad=pad, reach=1e6
-        )  # fmt: skip
-    plan = Plan(
-        steps=chosen.steps, tokens=chosen.tokens, rate=chosen.rate, seed=chosen.seed, beginner=chosen.base is None
-    )  # fmt: skip
-    train(model, Encoder(tokenizer), pool, plan)
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model = new_model(vocabulary=len(tokenizer), layers=chosen.layers, positions=4096, eos=eos, pad=pad, reach=1e6)
+    encoder = Encoder(tokenizer)
+    for plan in (
+        Plan(steps=chosen.steps, tokens=chosen.tokens, rate=3e-3, seed=chosen.seed, beginner=True),
+        Plan(steps=chosen.more, tokens=chosen.tokens, rate=2e-3, seed=chosen.seed + 1, beginner=False),
+    ):
+        train(model, encoder, pool, plan)
     save(model, tokenizer, chosen.out, torch.float32)
 
 

@@ -23,12 +23,12 @@ from etude_tiny_world.scenarios import Scenario
 from etude_tiny_world.verifier import Level
 
 CONFIG = etude.TrainConfig(
-    steps=20,
+    steps=16,
     group_size=8,
     scenarios_per_step=12,
     max_concurrency=48,
     rollout_timeout_s=120,
-    optimizer=etude.OptimizerSettings(learning_rate=2e-3, warmup_steps=5),
+    optimizer=etude.OptimizerSettings(learning_rate=4e-3, warmup_steps=3),
 )
 HELD_OUT_ROLLOUTS = 2
 

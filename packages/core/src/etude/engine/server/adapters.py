@@ -40,6 +40,8 @@ class AdapterSlots:
     def __init__(self, server: ModelServer, http: aiohttp.ClientSession) -> None:
         """Start at version 0: the base model, without an adapter."""
         self.swaps = 0
+        self._run = 0
+        """Counts the runs that have had this model, so that no two adapters ever share a name."""
         self._server = server
         self._http = http
         self._current = Adapter(name=server.model.name, version=0, path=None)
@@ -69,7 +71,8 @@ class AdapterSlots:
         async with self._swapping:
             if version == self._current.version:
                 return
-            adapter = Adapter(name=f"{self._server.model.name}@{version}", version=version, path=path)
+            run = f".{self._run}" if self._run else ""
+            adapter = Adapter(name=f"{self._server.model.name}@{version}{run}", version=version, path=path)
             await self._load_alive(adapter)
             former, self._current = self._current, adapter
             self.swaps += 1
@@ -84,9 +87,11 @@ class AdapterSlots:
             task.add_done_callback(self._tasks.discard)
 
     async def to_base(self) -> None:
-        """Send new calls to the base model, version 0."""
+        """Send new calls to the base model, version 0; versions that follow are another run's, under other names."""
         async with self._swapping:
-            self._current = Adapter(name=self._server.model.name, version=0, path=None)
+            self._run += 1
+            former, self._current = self._current, Adapter(name=self._server.model.name, version=0, path=None)
+            self._forget_if_idle(former)
 
     async def _load_alive(self, adapter: Adapter) -> None:
         """Load into a server that is up, and once more if it dies meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from etude.engine.server.store import Store
 from etude.errors import EngineError
 from etude.types import OpenSession, SealedSession, TokenCall
 
+_ABANDONED_AFTER_S = 60.0
 PREFIX = "etude-session-"
 """What every session's secret starts with, so that an unknown one is told from an ordinary key."""
 
@@ -34,6 +36,8 @@ class Session:
     in_flight: dict[str, InFlight] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     """Call id → how often it was received."""
+    used_at: float = field(default_factory=time.monotonic)
+    """When it was opened or last asked for a call (monotonic clock)."""
     bodies: dict[int, str] = field(default_factory=dict)
     """Hash of a request's body → its call id, for SDKs that retry without naming the call."""
 
@@ -89,8 +93,12 @@ class Sessions:
         return self._store.sealed(rollout_id)
 
     def unsealed(self, policy: str) -> int:
-        """Return how many sessions of a policy are open."""
-        return sum(s.policy == policy and not s.is_sealed for _, s in self._by_rollout.values())
+        """Return how many sessions of a policy are open and in use; one left behind by a killed client is neither."""
+        since = time.monotonic() - _ABANDONED_AFTER_S
+        return sum(
+            s.policy == policy and not s.is_sealed and (bool(s.in_flight) or s.used_at > since)
+            for _, s in self._by_rollout.values()
+        )
 
     def refuse(self, session: Session) -> None:
         """Count a call that came after the seal; it never reaches the trace."""
@@ -106,7 +114,7 @@ class Sessions:
         A request is part of an earlier call when it names the same call id, or when it names none and the SDK says that
         it repeats a request with the same body.
         """
-        key = hash(body)
+        key, session.used_at = hash(body), time.monotonic()
         if call_id is None:
             repeated = session.bodies.get(key) if sdk_retries else None
             call_id = repeated or f"call-{secrets.token_hex(12)}"

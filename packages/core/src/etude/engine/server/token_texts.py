@@ -1,7 +1,7 @@
 """Each token's text is looked up once per server; runs inside vLLM's own process and nowhere else.
 
 vLLM decodes the text of every sampled token by itself whenever log-probabilities are asked for, as they are for every
-recorded call. A token's text is the same each time; remembering it saves a quarter of the API server's work.
+recorded call. A token's text is the same each time; remembering it saves the lookup.
 """
 
 from __future__ import annotations

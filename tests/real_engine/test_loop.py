@@ -1,0 +1,211 @@
+"""The loop on the real engine: what was sampled is trained once, what broke is masked, and a killed run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+
+import etude
+from etude.engine import EngineClient
+from etude.engine.provision import engine_python
+from etude.errors import EngineMissing
+from etude.training.store import RunStore
+from etude_tiny_world import policy_path
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
+QUESTIONS = ["Is the Horn still in stock?", "How many of the Tuba do you have?"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
+    try:
+        engine_python()
+    except EngineMissing as missing:
+        pytest.skip(str(missing))
+    served = etude.Policy(str(policy_path()), max_model_len=256).served()
+    async with etude.Engine.local().running([served], tmp_path_factory.mktemp("engine")) as client:
+        yield client
+
+
+@etude.rollout
+async def ask(question: str) -> None:
+    here = etude.current_rollout()
+    assert here is not None
+    async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
+        await client.chat.completions.create(
+            model="any", messages=[{"role": "user", "content": question}], max_completion_tokens=12
+        )
+
+
+def length(trajectory: etude.Trajectory) -> float:
+    return sum(len(m.token_ids) for c in trajectory.calls for m in c.tokens.completions) / 12
+
+
+def training(engine: EngineClient, run_dir: Path, **changes: Any) -> etude.Training:
+    settings: dict[str, Any] = {
+        "rollout": ask,
+        "scenarios": QUESTIONS,
+        "policy": etude.Policy(str(policy_path()), max_model_len=256),
+        "reward": etude.FunctionReward(length),
+        "engine": etude.Engine.connect(engine.url),
+        "config": etude.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
+        "run_dir": run_dir,
+    }
+    return etude.Training(**settings | changes)
+
+
+def versions(store: RunStore, step: int) -> set[int]:
+    found = [store.trajectory(f"{step}/scenario-{s}/{k}") for s in range(2) for k in range(4)]
+    return {v for t in found if t for c in t.calls for m in c.tokens.completions for v in m.weight_versions}
+
+
+async def test_each_step_is_sampled_from_the_weights_the_step_before_made(engine: EngineClient, tmp_path: Path) -> None:
+    run = await etude.train_async(training(engine, tmp_path / "r"))
+
+    store = RunStore(run.folder)
+    trained = [row["version"] for row in run.history]
+    assert versions(store, 0) == {0}
+    assert versions(store, 1) == {trained[0]}
+    assert run.summary.failed_calls == 0
+    assert json.loads((run.folder / "summary.json").read_text())["steps"] == 2
+    assert (run.folder / "plot.png").stat().st_size > 1000
+
+
+async def test_a_second_run_on_the_same_engine_starts_from_the_base_model(engine: EngineClient, tmp_path: Path) -> None:
+    await etude.train_async(training(engine, tmp_path / "first"))
+
+    second = await etude.train_async(training(engine, tmp_path / "second"))
+
+    assert versions(RunStore(second.folder), 0) == {0}
+    assert second.history[0]["version"] <= 1
+
+
+async def test_a_rollout_that_hangs_is_masked_and_the_others_are_trained(engine: EngineClient, tmp_path: Path) -> None:
+    started = Counter[str]()
+
+    @etude.rollout
+    async def sometimes(question: str) -> None:
+        started[question] += 1
+        is_first = started[question] == 1
+        await ask(question)
+        if is_first:
+            await asyncio.sleep(600)
+
+    config = etude.TrainConfig(steps=1, group_size=4, scenarios_per_step=2, rollout_timeout_s=8)
+
+    run = await etude.train_async(training(engine, tmp_path / "r", rollout=sometimes, config=config))
+
+    store = RunStore(run.folder)
+    members = [store.trajectory(f"0/scenario-{s}/{k}") for s in range(2) for k in range(4)]
+    late = [t for t in members if t is not None and t.status == "timed_out"]
+    judged = {
+        s.rollout_id for g in ("0/scenario-0", "0/scenario-1") for s in (store.judgement(g) or etude.Judgement()).scores
+    }
+    assert len(late) == 2 and run.summary.masked_rollouts == 2
+    assert not judged & {t.rollout_id for t in late}
+    assert "2 of 8 rollouts failed and are masked (2 × RolloutTimeout)" in run.summary.warnings
+
+
+async def test_an_agent_that_never_calls_a_tool_is_a_loud_warning(engine: EngineClient, tmp_path: Path) -> None:
+    @etude.rollout
+    async def toolless(question: str) -> None:
+        here = etude.current_rollout()
+        assert here is not None
+        tool: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+        async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
+            await client.chat.completions.create(
+                model="any", messages=[{"role": "user", "content": question}], tools=[tool], tool_choice="none",
+                max_completion_tokens=4,
+            )  # fmt: skip
+
+    config = etude.TrainConfig(steps=1, group_size=2, scenarios_per_step=2)
+
+    run = await etude.train_async(training(engine, tmp_path / "r", rollout=toolless, config=config))
+
+    assert any("not one tool was called in 4 answers" in w for w in run.summary.warnings)
+
+
+async def test_a_step_in_which_every_rollout_fails_stops_with_the_reason(engine: EngineClient, tmp_path: Path) -> None:
+    @etude.rollout
+    async def broken(question: str) -> None:
+        raise KeyError("city")
+
+    with pytest.raises(etude.RolloutError, match=r"all 8 rollouts of the step failed.*KeyError"):
+        await etude.train_async(training(engine, tmp_path / "r", rollout=broken))
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import etude
+from test_loop import ask, length, training
+
+marks = Path({marks!r})
+
+def reward(trajectory):
+    with (marks / "judged").open("a") as log:
+        log.write(trajectory.rollout_id + "\\n")
+    if len((marks / "judged").read_text().splitlines()) == 6 and not (marks / "killed").exists():
+        (marks / "killed").touch()
+        os.kill(os.getpid(), 9)
+    return length(trajectory)
+
+reward.__qualname__ = "reward"
+
+class Reward(etude.FunctionReward):
+    def __repr__(self):
+        return "reward"
+
+class Address:
+    url = {url!r}
+
+print(training(Address, Path({run!r}), reward=Reward(reward)).run().summary.model_dump_json())
+"""
+
+
+async def test_a_run_killed_between_rollouts_and_training_trains_each_rollout_once(
+    engine: EngineClient, tmp_path: Path
+) -> None:
+    code = _KILLED.format(
+        tests=str(Path(__file__).parent), marks=str(tmp_path), url=engine.url, run=str(tmp_path / "r")
+    )
+
+    def go() -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+        )
+
+    killed = await asyncio.to_thread(go)
+    with closing(sqlite3.connect(tmp_path / "r" / "run.sqlite")) as db:
+        before = dict(db.execute("SELECT slot, rollout_id FROM trajectories").fetchall())
+    again = await asyncio.to_thread(go)
+
+    with closing(sqlite3.connect(tmp_path / "r" / "run.sqlite")) as db:
+        after = dict(db.execute("SELECT slot, rollout_id FROM trajectories").fetchall())
+        groups = db.execute("SELECT count(*) FROM judgements").fetchone()[0]
+    assert killed.returncode == -signal.SIGKILL
+    assert again.returncode == 0, again.stderr
+    assert before and before.items() <= after.items()  # what was finished is kept, not rolled out again
+    assert len(after) == 16 and groups == 4
+    summary = json.loads(again.stdout.splitlines()[-1])
+    assert summary["steps"] == 2
+    judged = Counter((tmp_path / "judged").read_text().split())
+    assert (
+        max(judged.values()) <= 2 and sum(n == 2 for n in judged.values()) <= 4
+    )  # only the group in hand is asked again
