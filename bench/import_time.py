@@ -14,8 +14,9 @@ import sys, time
 began = time.perf_counter()
 import etude
 took = time.perf_counter() - began
-heavy = [m for m in ("torch", "vllm", "transformers", "openai", "langchain_core", "langgraph", "starlette") if m in sys.modules]
 import json
+names = ("torch", "vllm", "transformers", "openai", "langchain_core", "langgraph", "starlette")
+heavy = [m for m in names if m in sys.modules]
 print(json.dumps([took, heavy]))
 """
 _ROUNDS = 7
