@@ -63,6 +63,9 @@ oracle: engine ## Compare the loss with TRL's own on the same tensors.
 	@.tools/bin/uv pip install -q --python .oracle/bin/python $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) --group oracle torch==2.13.0 peft pytest pytest-asyncio pytest-timeout hypothesis -e packages/core
 	@.oracle/bin/python -m pytest -q packages/core/tests/engine_env/test_trl_oracle.py
 
+tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 20 CPU minutes).
+	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done
+
 lock: | .tools/bin/uv ## Resolve requirements.lock anew, with hashes and without any host name.
 	@.tools/bin/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package etude --no-emit-package etude-langgraph --no-emit-package etude-crewai --no-emit-package etude-adk --no-emit-package etude-tiny-world --group dev pyproject.toml -o requirements.lock
 

@@ -56,12 +56,36 @@ def server_environment(model: ServedModel) -> dict[str, str]:
     return offline
 
 
+def dtype_for(model: ServedModel, *, gpu: bool) -> str:
+    """Return the number format vLLM computes in: what was asked for, else what keeps its log-probabilities exact.
+
+    The trainer computes in float32 without a GPU and in bfloat16 with one, and the policy must be sampled in the same:
+    vLLM's own "auto" turns a float32 model into 16 bits. A model that is only served keeps float32 without a GPU if
+    that is how its weights are stored.
+    """
+    if model.dtype != "auto":
+        return model.dtype
+    if model.trainable:
+        return "bfloat16" if gpu else "float32"
+    return "float32" if not gpu and _stored_dtype(model) == "float32" else "auto"
+
+
+def _stored_dtype(model: ServedModel) -> str | None:
+    """Return how the weights in a model's folder are stored, as its config says; None where that is not known."""
+    path = Path(model.path) / "config.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text())
+    stored = config.get("dtype") or config.get("torch_dtype")
+    return str(stored) if stored else None
+
+
 def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
     """Return vLLM's arguments for one model."""
     arguments = [
         *("--model", model.path, "--served-model-name", model.name),
         *("--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", model.dtype, "--max-num-seqs", str(model.max_num_seqs)),
+        *("--dtype", dtype_for(model, gpu=gpu), "--max-num-seqs", str(model.max_num_seqs)),
         # Temperature, top_p and the rest are what the caller says, not what a generation_config.json says.
         *("--generation-config", "vllm"),
         # Log-probabilities of the distribution that was sampled from: after temperature, not before.
