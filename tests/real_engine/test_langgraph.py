@@ -30,6 +30,12 @@ WEIGHTS = Path(etude_tiny_world.__file__).parent / "weights" / "policy"
 AGENT: Any = wrap(build_agent())
 
 
+@pytest.fixture(autouse=True)
+def hooked() -> None:
+    """Other tests of the same session take the hooks back."""
+    wrap(AGENT)
+
+
 def question(item: str) -> dict[str, Any]:
     return {"messages": [("user", f"Is the {item} still in stock?")]}
 

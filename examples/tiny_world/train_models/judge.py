@@ -186,7 +186,9 @@ def main() -> None:
     pool = sample_pool(policy_path(), draw=random.Random(chosen.seed + 1), rounds=chosen.rounds)
     print(f"{sum(len(made) for *_, made in pool.values())} attempts sampled from the policy", flush=True)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    model = new_model(vocabulary=len(tokenizer), layers=chosen.layers, positions=4096, eos=eos, pad=pad, reach=1e6)
+    model = new_model(
+        vocabulary=len(tokenizer), layers=chosen.layers, positions=4096, eos=eos, pad=pad, reach=1e6, matcher=True
+    )
     encoder = Encoder(tokenizer)
     for plan in (
         Plan(steps=chosen.steps, tokens=chosen.tokens, rate=3e-3, seed=chosen.seed, beginner=True),

@@ -81,7 +81,7 @@ def train(tokenizer: PreTrainedTokenizerBase, *, steps: int, rows: int, rate: fl
 def main() -> None:
     """Train and save."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, default=220)
+    options.add_argument("--steps", type=int, default=200)
     options.add_argument("--rows", type=int, default=96, help="conversations in a batch")
     options.add_argument("--rate", type=float, default=3e-3)
     options.add_argument("--seed", type=int, default=0)

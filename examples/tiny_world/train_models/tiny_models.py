@@ -10,11 +10,20 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config,
 
 
 def new_model(
-    *, vocabulary: int, layers: int, positions: int, hidden: int = 128, eos: int, pad: int, reach: float = 1e4
+    *,
+    vocabulary: int,
+    layers: int,
+    positions: int,
+    hidden: int = 128,
+    eos: int,
+    pad: int,
+    reach: float = 1e4,
+    matcher: bool = False,
 ) -> Qwen3ForCausalLM:
     """Return a fresh model. The wide initial range is what lets so small a model learn to copy within minutes.
 
     `reach` is the base of the rotary positions: the larger, the farther apart equal things are still seen as equal.
+    A `matcher` begins with attention that looks at equal things.
     """
     shape = Qwen3Config(
         vocab_size=vocabulary,
@@ -33,14 +42,14 @@ def new_model(
         pad_token_id=pad,
     )
     model = Qwen3ForCausalLM(shape)
-    for layer in model.model.layers:
+    for layer in model.model.layers if matcher else ():
         _start_as_a_matcher(layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight)
     return model
 
 
 @torch.no_grad()
 def _start_as_a_matcher(query: torch.Tensor, key: torch.Tensor) -> None:
-    """Make attention begin by looking at equal things: every key head starts as the first query head that reads it."""
+    """Let every key head start as the first query head that reads it."""
     head, heads = 32, key.shape[0] // 32
     group = query.shape[0] // key.shape[0]
     for number in range(heads):
