@@ -33,7 +33,7 @@ def truth(call: TokenCall, adapter: Path | None) -> list[float]:
 def adapter_of(engine: RunningEngine, call: TokenCall) -> Path | None:
     """Return the adapter that a call says it was answered by."""
     version = call.completions[0].weight_versions[0]
-    return engine.home / f"policies/policy/checkpoints/{version:05d}/adapter" if version else None
+    return engine.home / f"policies/policy/run/checkpoints/{version:05d}/adapter" if version else None
 
 
 async def test_logprobs_are_those_of_the_distribution_that_was_sampled(engine: RunningEngine) -> None:
