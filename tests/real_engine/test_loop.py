@@ -148,6 +148,23 @@ async def test_a_step_in_which_every_rollout_fails_stops_with_the_reason(engine:
         await etude.train_async(training(engine, tmp_path / "r", rollout=broken))
 
 
+async def test_many_seeded_calls_at_once_are_answered_and_repeatable(engine: EngineClient) -> None:
+    async with openai.AsyncOpenAI(base_url=engine.openai_base_url, api_key="any", max_retries=0) as client:
+
+        async def one(seed: int) -> str | None:
+            question = f"{seed} " + "Is the Horn still in stock? " * (seed % 20)
+            answer = await client.chat.completions.create(
+                model="policy", messages=[{"role": "user", "content": question}], seed=seed, max_completion_tokens=16
+            )
+            return answer.choices[0].message.content
+
+        first = await asyncio.gather(*(one(seed) for seed in range(64)))
+        second = await asyncio.gather(*(one(seed) for seed in range(64)))
+
+    assert first == second
+    assert (await engine.health()).models[0].restarts == 0
+
+
 _KILLED = """
 import os, sys
 from pathlib import Path
