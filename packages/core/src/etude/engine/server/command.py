@@ -111,8 +111,8 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
     return [
         *arguments,
         "--enforce-eager",
-        # A prompt split over two steps makes vLLM 0.32 rewind the generator of a call with a `seed`, which a CPU's cannot
-        # ("CPU Generator does not use offset"); the server would die of it.
+        # A prompt split over two steps makes vLLM 0.32 rewind the generator of a call with a `seed`, which a CPU's
+        # cannot ("CPU Generator does not use offset"); the server would die of it.
         "--no-enable-chunked-prefill",
         *("--distributed-executor-backend", "uni"),
         # Short blocks: an agent's calls share most of their prompt, and only whole blocks are shared.
