@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("langchain_openai", reason="the agent needs the `agent` extra")
+pytest.importorskip("langchain_openai", reason="the agent needs langchain-openai")
 EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny_world" / "train_models"
 
 
