@@ -84,7 +84,7 @@ def test_installing_again_does_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("ETUDE_UV", "/bin/false")
     home = tmp_path / "engine"
     python = environment(home, [])
-    plan = provision._plan("cuda" if provision._has_gpu() else "cpu")
+    plan = provision._plan("cuda" if provision.has_gpu() else "cpu")
     (home / "etude-engine.json").write_text(json.dumps(plan.stamp()))
     said: list[str] = []
 

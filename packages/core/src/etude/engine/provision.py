@@ -107,7 +107,7 @@ def install(home: Path | None = None, *, progress: Progress = print, force: bool
         EngineError: A step failed; carries the last lines of its log.
     """
     home = home or engine_home()
-    plan = _plan("cuda" if _has_gpu() else "cpu")
+    plan = _plan("cuda" if has_gpu() else "cpu")
     home.parent.mkdir(parents=True, exist_ok=True)
     with (home.parent / f".{home.name.lstrip('.')}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once: the second finds it done
@@ -215,7 +215,7 @@ def _find_uv() -> list[str] | None:
     return [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else None
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     """Whether an NVIDIA driver answers."""
     program = shutil.which("nvidia-smi")
     return program is not None and subprocess.run([program, "-L"], capture_output=True, check=False).returncode == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 from etude.engine.config import ServedModel
@@ -13,11 +12,6 @@ _GIB = 2**30
 
 LORA_SLOTS = 2
 """Adapters that one batch can mix: the newest, and the one before for the calls that began with it."""
-
-
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU that a driver answers for."""
-    return os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi") is not None
 
 
 def threads_for(models: int) -> int:

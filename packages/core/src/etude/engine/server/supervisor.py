@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from etude.engine.config import ServedModel
+from etude.engine.provision import has_gpu
 from etude.engine.server import command
 from etude.engine.server.model_server import ModelServer
 from etude.engine.server.processes import free_port, kill_group
@@ -49,7 +50,7 @@ class Supervisor:
         self.servers = {model.name: ModelServer(model, self.logs / f"{model.name}.log") for model in models}
         self._http = http
         self._progress = progress
-        self._gpu = command.has_gpu()
+        self._gpu = has_gpu()
         self._nursery: asyncio.subprocess.Process | None = None
         self._born: dict[str, asyncio.Future[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
