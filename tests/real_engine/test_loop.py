@@ -36,7 +36,7 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engi
         engine_python()
     except EngineMissing as missing:
         pytest.skip(str(missing))
-    served = etude.Policy(str(policy_path()), max_model_len=256).served()
+    served = etude.Policy(str(policy_path()), max_model_len=512).served()
     async with etude.Engine.local().running([served], tmp_path_factory.mktemp("engine")) as client:
         yield client
 
@@ -152,14 +152,14 @@ async def test_many_seeded_calls_at_once_are_answered_and_repeatable(engine: Eng
     async with openai.AsyncOpenAI(base_url=engine.openai_base_url, api_key="any", max_retries=0) as client:
 
         async def one(seed: int) -> str | None:
-            question = f"{seed} " + "Is the Horn still in stock? " * (seed % 20)
+            question = f"{seed} " + "Is the Horn still in stock? " * (seed % 30)
             answer = await client.chat.completions.create(
-                model="policy", messages=[{"role": "user", "content": question}], seed=seed, max_completion_tokens=16
+                model="policy", messages=[{"role": "user", "content": question}], seed=seed, max_completion_tokens=24
             )
             return answer.choices[0].message.content
 
-        first = await asyncio.gather(*(one(seed) for seed in range(64)))
-        second = await asyncio.gather(*(one(seed) for seed in range(64)))
+        first = await asyncio.gather(*(one(seed) for seed in range(128)))
+        second = await asyncio.gather(*(one(seed) for seed in range(128)))
 
     assert first == second
     assert (await engine.health()).models[0].restarts == 0
