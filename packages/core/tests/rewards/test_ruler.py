@@ -189,7 +189,8 @@ async def test_permutations_are_averaged_and_a_drift_along_the_list_cancels(serv
 
 
 async def test_one_failing_permutation_masks_the_group_and_all_are_billed(server: LoopbackJudge) -> None:
-    server.script = [says("prose"), says(grades(HONEST), hangs_s=0.5), says("prose")]
+    server.script = [says("prose"), says(grades(HONEST), hangs_s=0.5)]
+    server.repairs = says("prose")
 
     judgement = await Ruler(server.judge(), permutations=2).judge_group(GROUP)
 
