@@ -13,10 +13,10 @@ from langgraph.graph import MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 
 from etude.capture import Hook, HookSet, Rollout
+from etude.capture.clients import sync_client
 from etude.errors import ConfigError, HookError, UnsupportedVersionError
 from etude.testing import ScriptedEngine, say, scripted_rollout
 from etude_langgraph import LangGraphInstrumentor, instrument, wrap
-from etude_langgraph._clients import sync_client
 from etude_langgraph.instrumentor import HOOKS
 
 

@@ -1,114 +1,20 @@
-"""Where in the graph a call happens, and which of several attempts at the same work it belongs to.
+"""Which of several attempts at the same work a call belongs to.
 
-A framework that tries again throws the earlier answer away: the calls behind it are `superseded`, and never trained.
 Three things try again: a node with a `RetryPolicy`, a runnable made by `with_retry`, and a node that is run from its
 beginning when an interrupted graph is resumed.
 """
 
 from __future__ import annotations
 
-import contextvars
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from etude.capture import OpenCall, OpenTool, Rollout, carry, current_rollout
+from etude.capture import Rollout, Scope, at, current_place, current_rollout
 from etude_langgraph._convert import agent_name
 
-
-class Scope:
-    """One piece of work that the framework may run again: a node's task or a `with_retry` block."""
-
-    def __init__(self, *, parent: Scope | None, agent: str | None, key: Any, attempt: int = 1) -> None:
-        """`parent` is the work this is a part of: trying that again throws this away too."""
-        self.parent = parent
-        self.agent = agent
-        self.key = key
-        self._attempt = attempt
-        self._failed = False
-        self._calls: list[OpenCall] = []
-
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt, or of an enclosing one where that is higher."""
-        own = self._attempt + self._failed
-        return max(own, self.parent.attempt) if self.parent else own
-
-    def add(self, call: OpenCall) -> None:
-        """Count a call as part of the current attempt, here and in all enclosing work."""
-        if self._failed:
-            self.try_again()
-        self._calls.append(call)
-        if self.parent:
-            self.parent.add(call)
-
-    def fail(self) -> None:
-        """Say that the attempt failed and there may be another, or not: that shows when it makes a call or succeeds."""
-        self._failed = True
-
-    def try_again(self) -> None:
-        """Begin a further attempt, which throws the answers of the last one away."""
-        for call in self._calls:
-            call.superseded = True
-        self._calls, self._failed = [], False
-        self._attempt += 1
-
-    def succeed(self) -> None:
-        """End the work with the current attempt's answers."""
-        if self._failed:
-            self.try_again()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a call happens: in which work, under which tool, asked for by which earlier call."""
-
-    scope: Scope | None = None
-    tool: OpenTool | None = None
-    parent_call_id: str | None = None
-    """The model call that asked for the tool this happens in."""
-
-    @property
-    def agent(self) -> str | None:
-        """Name of the agent or node."""
-        return self.scope.agent if self.scope else None
-
-
-@dataclass(slots=True, weakref_slot=True)
-class RolloutState:
-    """What the adapter remembers of one rollout besides its records."""
-
-    tasks: dict[str, Scope] = field(default_factory=dict)
-    """Every node task that ran; the same task again means that the graph was resumed."""
-    asked_by: dict[str, str] = field(default_factory=dict)
-    """Tool call id → the model call that asked for it."""
-    clients: dict[Any, Any] = field(default_factory=dict)
-
-
-_place: contextvars.ContextVar[Place | None] = carry(contextvars.ContextVar("etude_langgraph_place", default=None))
-_states: weakref.WeakKeyDictionary[Rollout, RolloutState] = weakref.WeakKeyDictionary()
-
-
-def current_place() -> Place:
-    """Return where this code runs."""
-    return _place.get() or Place()
-
-
-def state_of(rollout: Rollout) -> RolloutState:
-    """Return what is remembered of a rollout, from its first use to its end."""
-    return _states.get(rollout) or _states.setdefault(rollout, RolloutState())
-
-
-@contextmanager
-def at(place: Place) -> Iterator[None]:
-    """Let this block happen at `place`."""
-    token = _place.set(place)
-    try:
-        yield
-    finally:
-        _place.reset(token)
+_tasks: weakref.WeakKeyDictionary[Rollout, dict[str, Scope]] = weakref.WeakKeyDictionary()
+"""Every node task that ran in a rollout; the same task again means that the graph was resumed."""
 
 
 def _task_scope(rollout: Rollout, task: Any) -> Scope:
@@ -117,7 +23,7 @@ def _task_scope(rollout: Rollout, task: Any) -> Scope:
     # A graph with a checkpointer continues where it was when the work around it is tried again, so that the answers of
     # its finished nodes stay in use; without one it starts over.
     continues = configurable.get("__pregel_checkpointer") is not None
-    tasks = state_of(rollout).tasks
+    tasks = _tasks.setdefault(rollout, {})
     earlier = tasks.get(task.id)
     if earlier is not None:
         earlier.try_again()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 import openai
@@ -14,10 +13,8 @@ from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import PrivateAttr
 
-from etude.capture import CALL_ID_HEADER, OpenCall, Rollout
-from etude.types import Failure
-from etude_langgraph._attempts import current_place, state_of
-from etude_langgraph._clients import async_client, sync_client
+from etude.capture import CALL_ID_HEADER, OpenCall, Rollout, model_span
+from etude.capture.clients import async_client, sync_client
 from etude_langgraph._convert import model_name, to_payload
 
 _CARD_LIMIT = 32_000
@@ -84,35 +81,17 @@ class Trainable:
                     self._remember(call, (chunk,))
                     yield chunk
 
-    @contextmanager
-    def _observed(self) -> Iterator[OpenCall]:
+    def _observed(self) -> AbstractContextManager[OpenCall]:
         """Record one model call at the place it happens."""
-        place = current_place()
-        about = {
-            "agent": place.agent,
-            "parent_call_id": place.parent_call_id,
-            "author_model": model_name(self._etude_author),
-            "attempt": place.scope.attempt if place.scope else 1,
-        }
-        call: OpenCall | None = None
-        try:
-            with self._etude_rollout.recorder.observe_call(**about) as call:
-                if place.scope:
-                    place.scope.add(call)
-                yield call
-        except (GeneratorExit, asyncio.CancelledError):
-            if call is not None:
-                call.error = Failure(kind="Aborted", message="the agent stopped reading the answer before its end")
-            raise
+        return model_span(self._etude_rollout, author_model=model_name(self._etude_author))
 
     def _remember(self, call: OpenCall, generations: Any) -> None:
         """Keep which call asked for which tool."""
-        asked_by = state_of(self._etude_rollout).asked_by
         for generation in generations:
             message = generation.message
             for request in getattr(message, "tool_call_chunks", None) or getattr(message, "tool_calls", None) or ():
                 if request.get("id"):
-                    asked_by[request["id"]] = call.call_id
+                    self._etude_rollout.recorder.remember_request(request["id"], call)
 
     def _in_this_loop(self) -> Any:
         """Return a copy with the running loop's client: the model may have been called before any loop ran."""

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from langgraph.errors import GraphBubbleUp
 
-from etude.capture import OpenTool, Rollout, current_rollout, require_rollout
-from etude.errors import ConfigError, LeakError
-from etude.types import Failure
-from etude_langgraph._attempts import at, current_place, state_of
+from etude.capture import OpenTool, Rollout, ToolSpan, current_place, current_rollout, require_rollout
+from etude.errors import ConfigError
 from etude_langgraph._convert import to_openai_kwargs, tool_output
 from etude_langgraph._substitute import Trainable, substitute
 
 _log = logging.getLogger("etude.langgraph")
-_MODEL_ROUTES = ("/chat/completions", "/completions", "/responses")
 
 
 def around_model(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -45,24 +41,6 @@ def around_completions_model(wrapped: Any, instance: Any, args: Any, kwargs: Any
     return wrapped(*args, **kwargs)
 
 
-def around_sdk_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Stop a model call that goes past LangChain to the author's own endpoint with the bare OpenAI SDK."""
-    rollout = current_rollout()
-    if rollout is not None and _goes_past(rollout, instance, args, kwargs):
-        raise LeakError(
-            f"a model call with the OpenAI SDK goes to {instance.base_url} instead of the policy of {rollout!r}. Make "
-            "its client with `rollout = etude.current_rollout(); OpenAI(base_url=rollout.base_url, "
-            "api_key=rollout.secret)`, or put it inside `with etude.untracked():` if it is not to be trained"
-        )
-    return wrapped(*args, **kwargs)
-
-
-def _goes_past(rollout: Rollout, client: Any, args: Any, kwargs: Any) -> bool:
-    options = args[1] if len(args) > 1 else kwargs.get("options")
-    route = str(getattr(options, "url", "")).partition("?")[0]
-    return route.endswith(_MODEL_ROUTES) and str(client.base_url).rstrip("/") != rollout.base_url.rstrip("/")
-
-
 def around_loop(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Run a graph without its node cache inside a rollout: a cached answer is another policy's."""
     if kwargs.get("cache") is not None and current_rollout() is not None:
@@ -71,41 +49,23 @@ def around_loop(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     return wrapped(*args, **kwargs)
 
 
-class _ToolSpan:
-    """One tool call from its start to its end; a context manager that also takes the result."""
+class _ToolSpan(ToolSpan):
+    """One tool call from its start to its end; an interrupt is no error."""
 
     def __init__(self, rollout: Rollout, *, tool_call_id: str | None, name: str, arguments: Any) -> None:
         """Open the record."""
-        place = current_place()
-        self.tool: OpenTool = rollout.recorder.open_tool(
-            tool_call_id=tool_call_id, name=name, arguments=arguments, agent=place.agent
+        super().__init__(
+            rollout, tool_call_id=tool_call_id, name=name, arguments=arguments, control_flow=(GraphBubbleUp,)
         )
-        asked_by = state_of(rollout).asked_by.get(tool_call_id or "", place.parent_call_id)
-        self._at = at(replace(place, tool=self.tool, parent_call_id=asked_by))
 
-    def __enter__(self) -> Self:
-        """Let everything inside know its tool."""
-        self._at.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Note an exception, which passes untouched; an interrupt is none."""
-        self._at.__exit__(kind, error, trace)
-        if error is not None:
-            self.tool.close(error=None if isinstance(error, GraphBubbleUp) else error)
-
-    def ended(self, output: Any) -> Any:
+    def returned(self, output: Any) -> Any:
         """Note the result and return it."""
         try:
             text, is_error = tool_output(output, self.tool.tool_call_id)
         except Exception:
             _log.exception("the result of tool %r cannot be recorded", self.tool.name)
             text, is_error = None, False
-        self.tool.close(text)
-        if is_error and self.tool.error is None:
-            self.tool.error = Failure(kind="ToolError", message=text or "")
+        self.ended(text, is_error=is_error)
         return output
 
 
@@ -128,7 +88,7 @@ class _InnerSpan:
         if error is not None and not isinstance(error, GraphBubbleUp):
             self.tool.close(error=error)
 
-    def ended(self, output: Any) -> Any:
+    def returned(self, output: Any) -> Any:
         """Leave the result to the tool node."""
         return output
 
@@ -152,7 +112,7 @@ def around_tool_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any
     if rollout is None:
         return wrapped(*args, **kwargs)
     with _node_span(rollout, args, kwargs) as span:
-        return span.ended(wrapped(*args, **kwargs))
+        return span.returned(wrapped(*args, **kwargs))
 
 
 def around_async_tool_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -169,7 +129,7 @@ def around_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     if rollout is None:
         return wrapped(*args, **kwargs)
     with _tool_span(rollout, instance, args, kwargs) as span:
-        return span.ended(wrapped(*args, **kwargs))
+        return span.returned(wrapped(*args, **kwargs))
 
 
 def around_async_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -182,4 +142,4 @@ def around_async_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> An
 
 async def _awaited(open_span: Callable[[], _ToolSpan | _InnerSpan], wrapped: Any, args: Any, kwargs: Any) -> Any:
     with open_span() as span:
-        return span.ended(await wrapped(*args, **kwargs))
+        return span.returned(await wrapped(*args, **kwargs))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
-from etude.capture import Hook, HookSet
+from etude.capture import SDK_HOOKS, Hook, HookSet
 from etude.errors import ConfigError
 from etude_langgraph._attempts import (
     around_async_node,
@@ -23,7 +23,6 @@ from etude_langgraph._wrappers import (
     around_completions_model,
     around_loop,
     around_model,
-    around_sdk_request,
     around_tool,
     around_tool_node,
 )
@@ -50,8 +49,7 @@ HOOKS = (
     Hook(_LLMS, "BaseLLM.agenerate", around_completions_model),
     Hook(_LLMS, "BaseLLM.stream", around_completions_model),
     Hook(_LLMS, "BaseLLM.astream", around_completions_model),
-    Hook("openai._base_client", "SyncAPIClient.request", around_sdk_request, optional=True),
-    Hook("openai._base_client", "AsyncAPIClient.request", around_sdk_request, optional=True),
+    *SDK_HOOKS,
     # The tool node knows the outcome the model is told, the tool the true exception.
     Hook(_TOOL_NODE, "ToolNode._run_one", around_tool_node),
     Hook(_TOOL_NODE, "ToolNode._arun_one", around_async_tool_node),

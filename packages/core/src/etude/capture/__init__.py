@@ -3,23 +3,33 @@
 from etude.capture.assemble import assemble
 from etude.capture.context import bind, current_rollout, require_rollout, untracked
 from etude.capture.hooks import Hook, HookSet
+from etude.capture.leaks import SDK_HOOKS
+from etude.capture.place import Place, Scope, at, current_place
 from etude.capture.recorder import CALL_ID_HEADER, OpenCall, OpenTool, Recorder, new_id
 from etude.capture.rollout import Rollout, RolloutFunction, rollout
+from etude.capture.spans import ToolSpan, model_span
 from etude.capture.threads import carry
 
 __all__ = [
     "CALL_ID_HEADER",
+    "SDK_HOOKS",
     "Hook",
     "HookSet",
     "OpenCall",
     "OpenTool",
+    "Place",
     "Recorder",
     "Rollout",
     "RolloutFunction",
+    "Scope",
+    "ToolSpan",
     "assemble",
+    "at",
     "bind",
     "carry",
+    "current_place",
     "current_rollout",
+    "model_span",
     "new_id",
     "require_rollout",
     "rollout",

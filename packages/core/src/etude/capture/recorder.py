@@ -96,6 +96,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._calls: list[OpenCall] = []
         self._tools: list[OpenTool] = []
+        self._asked_by: dict[str, str] = {}
 
     def open_call(
         self,
@@ -127,6 +128,14 @@ class Recorder:
         with self._lock:
             self._tools.append(tool)
         return tool
+
+    def remember_request(self, tool_call_id: str, call: OpenCall) -> None:
+        """Keep which model call asked for a tool, so that what happens inside the tool knows its parent."""
+        self._asked_by[tool_call_id] = call.call_id
+
+    def asked_by(self, tool_call_id: str | None) -> str | None:
+        """Return the id of the model call that asked for this tool call, or None where it is not known."""
+        return self._asked_by.get(tool_call_id or "")
 
     def open_calls(self) -> tuple[OpenCall, ...]:
         """Return the calls noted so far, in order, still open to a late `superseded`."""

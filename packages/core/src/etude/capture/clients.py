@@ -1,33 +1,38 @@
-"""HTTP clients for the gateway: connections are pooled over rollouts, the secret is each rollout's own."""
+"""OpenAI clients for the gateway: connections are pooled over rollouts, the secret is each rollout's own.
+
+Imported by adapters and by name only, so that `import etude` stays without the OpenAI SDK.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import ipaddress
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 
-from etude.capture import Rollout
-from etude_langgraph._attempts import state_of
+from etude.capture.rollout import Rollout
 
 READ_TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
 
 _lock = threading.Lock()
+_of_rollout: weakref.WeakKeyDictionary[Rollout, dict[Any, Any]] = weakref.WeakKeyDictionary()
 _sync: dict[str, openai.OpenAI] = {}
 _async: dict[tuple[str, asyncio.AbstractEventLoop], openai.AsyncOpenAI] = {}
 """Per event loop: a pooled connection dies with the loop that opened it."""
 _closers: dict[tuple[str, asyncio.AbstractEventLoop], AsyncIterator[None]] = {}
 
 
-def sync_client(rollout: Rollout, max_retries: int) -> openai.OpenAI:
+def sync_client(rollout: Rollout, max_retries: int = openai.DEFAULT_MAX_RETRIES) -> openai.OpenAI:
     """Return the rollout's client."""
-    clients, key = state_of(rollout).clients, max_retries
+    clients, key = _of_rollout.setdefault(rollout, {}), max_retries
     client: openai.OpenAI | None = clients.get(key)
     if client is None:
         with _lock:
@@ -40,16 +45,22 @@ def sync_client(rollout: Rollout, max_retries: int) -> openai.OpenAI:
     return client
 
 
-def async_client(rollout: Rollout, max_retries: int) -> openai.AsyncOpenAI:
+def async_client(rollout: Rollout, max_retries: int = openai.DEFAULT_MAX_RETRIES) -> openai.AsyncOpenAI:
     """Return the rollout's client for the running event loop."""
     loop = asyncio.get_running_loop()
-    clients, key = state_of(rollout).clients, (max_retries, loop)
+    clients, key = _of_rollout.setdefault(rollout, {}), (max_retries, loop)
     client: openai.AsyncOpenAI | None = clients.get(key)
     if client is None:
         with _lock:
             shared = _async.get((rollout.base_url, loop)) or _shared_async(rollout, loop)
         client = clients[key] = shared.with_options(api_key=rollout.secret, max_retries=max_retries)
     return client
+
+
+@atexit.register
+def _close_sync() -> None:
+    for client in _sync.values():
+        client.close()
 
 
 def _shared_async(rollout: Rollout, loop: asyncio.AbstractEventLoop) -> openai.AsyncOpenAI:
