@@ -104,7 +104,7 @@ async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim
         else:
             kill(starter_pid if victim == "parent" else engine_pid)
         everyone = {engine_pid, *rest}
-        await eventually(lambda: not any(is_alive(pid) for pid in everyone), 15, f"{everyone} have ended")
+        await eventually(lambda: not any(is_alive(pid) for pid in everyone), 45, f"{everyone} have ended")
     finally:
         starter.kill()
         starter.communicate()
