@@ -3,12 +3,13 @@
 SHELL := bash
 PYTHON ?= python3.11
 SEED ?= 0
+FRAMEWORK ?= langgraph
 BIN := .venv/bin
 export ETUDE_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo test check format lint imports types bench oracle tiny-models lock clean
+.PHONY: help install engine demo test check format lint imports types bench bench-train oracle tiny-models lock clean test-matrix contract
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,12 +35,31 @@ install: .venv/.stamp ## Make the client environment (.venv).
 engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and vLLM for this machine.
 	@ETUDE_UV=.tools/bin/uv $(BIN)/etude engine install
 
-demo: engine ## Watch a LangGraph agent learn on this machine (SEED=n, CONTROL=1 for shuffled scores).
-	@$(BIN)/etude demo --seed $(SEED) $(if $(CONTROL),--control)
+demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai or adk, CONTROL=1 for shuffled scores).
+	@$(BIN)/etude demo --framework $(FRAMEWORK) --seed $(SEED) $(if $(CONTROL),--control)
 
 test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM.
 	@$(BIN)/python -m pytest packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
 	@.engine/bin/python -m pytest packages/core/tests/engine_env packages/core/tests/real_engine
+
+# Both ends of each adapter's declared range, each in an environment of its own.
+MATRIX := langgraph-oldest langgraph-newest crewai-oldest crewai-newest adk-oldest adk-newest
+PINS_langgraph-oldest := langgraph==1.1.5 langchain-core==1.2.10 langchain-openai==1.0.0
+PINS_crewai-oldest := crewai==1.15.2
+PINS_adk-oldest := google-adk==2.10.0
+BESIDE_langgraph := langchain langchain-anthropic
+
+test-matrix: $(MATRIX:%=matrix-%) ## Test each adapter with the oldest and the newest framework it supports.
+
+matrix-%: | .tools/bin/uv
+	@echo "== $*"
+	@test -x .matrix/$*/bin/python || .tools/bin/uv venv -q -p $(PYTHON) .matrix/$*
+	@.tools/bin/uv pip install -q --upgrade --python .matrix/$*/bin/python -e packages/core -e packages/$(firstword $(subst -, ,$*))_adapter 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' $(BESIDE_$(firstword $(subst -, ,$*))) $(PINS_$*)
+	@.tools/bin/uv pip list -q --python .matrix/$*/bin/python | grep -E '^(langgraph|langchain-core|langchain-openai|crewai|google-adk|openai|pydantic) '
+	@.matrix/$*/bin/python -m pytest -q -m "not engine" packages/$(firstword $(subst -, ,$*))_adapter/tests
+
+contract: engine ## Hold every adapter to the contract; print rows x adapters and write docs/contract.md.
+	@$(BIN)/python tests/contract/report.py
 
 format: install ## Format the code.
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix --exit-zero -q .
@@ -56,12 +76,19 @@ types: install
 check: lint imports types ## What CI checks before the tests: format, lint, import directions, types.
 
 bench: engine ## Measure the speed claims against their rivals, ratios printed.
-	@for f in bench/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+	@for f in bench/[a-z]*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
-oracle: engine ## Compare the loss with TRL's own on the same tensors.
+.oracle/.stamp: pyproject.toml packages/core/pyproject.toml | .tools/bin/uv
+	@echo "making .oracle (the losses and the trainer ours are compared with)"
 	@test -x .oracle/bin/python || .tools/bin/uv venv -q -p $(PYTHON) .oracle
 	@.tools/bin/uv pip install -q --python .oracle/bin/python $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) --group oracle torch==2.13.0 peft pytest pytest-asyncio pytest-timeout hypothesis -e packages/core
-	@.oracle/bin/python -m pytest -q packages/core/tests/engine_env/test_trl_oracle.py
+	@touch $@
+
+oracle: .oracle/.stamp ## Compare every loss with those of TRL, Liger and verl on the same tensors: a table.
+	@.oracle/bin/python packages/core/tests/engine_env/oracles.py
+
+bench-train: .oracle/.stamp ## Measure an optimizer step beside TRL's GRPOTrainer (about 25 minutes): speed, memory, GEMM rate.
+	@.oracle/bin/python bench/trainer.py --scaling
 
 tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 20 CPU minutes).
 	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done
@@ -70,4 +97,4 @@ lock: | .tools/bin/uv ## Resolve requirements.lock anew, with hashes and without
 	@.tools/bin/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package etude --no-emit-package etude-langgraph --no-emit-package etude-crewai --no-emit-package etude-adk --no-emit-package etude-tiny-world --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the environments (runs are kept).
-	@rm -rf .venv .engine .tools .oracle
+	@rm -rf .venv .engine .tools .oracle .matrix

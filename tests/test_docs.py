@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import etude
 from etude.cli.files import load_training
+from etude.testing import ScriptedEngine, say, scripted_rollout
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("packages/*/README.md"), *ROOT.glob("docs/*.md")])
@@ -54,6 +57,48 @@ def test_a_small_example_runs(example: str, said: str) -> None:
 @pytest.mark.parametrize("example", ["03_train_on_cpu.py", "04_plain_openai_client.py"])
 def test_a_training_example_can_be_loaded(example: str) -> None:
     assert isinstance(load_training(ROOT / "examples" / example), etude.Training)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["sync", "async and streamed"])
+async def test_a_plain_client_is_recorded_as_the_page_shows(place: int) -> None:
+    shown: dict[str, Any] = {}
+    exec(blocks(ROOT / "docs" / "any_client.md")[place], shown)
+
+    with ScriptedEngine(lambda request: say("It is 42.")) as engine:
+        with scripted_rollout(engine) as rollout:
+            said = shown["answer"]("What is 6 × 7?")
+            said = await said if shown["answer"].is_async else said
+        trajectory = engine.trajectory(rollout)
+
+    assert said == "It is 42."
+    (call,) = trajectory.calls
+    assert [m.content for m in call.tokens.messages] == ["What is 6 × 7?"]
+    assert call.tokens.completions[0].message.content == "It is 42."
+    assert len(call.tokens.completions[0].token_ids) == len(call.tokens.completions[0].logprobs) > 0
+
+
+def test_a_program_of_another_process_is_recorded_as_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = tmp_path / "my-agent"
+    agent.write_text(
+        f"#!{sys.executable}\nimport openai, sys\n"
+        "said = openai.OpenAI().chat.completions.create("
+        "model='m', messages=[{'role': 'user', 'content': sys.argv[1]}])\n"
+        "print(said.choices[0].message.content)\n"
+    )
+    agent.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    shown: dict[str, Any] = {}
+    exec(blocks(ROOT / "docs" / "any_client.md")[2], shown)
+
+    with ScriptedEngine(lambda request: say("It is 42.")) as engine:
+        with scripted_rollout(engine) as rollout:
+            said = shown["answer"]("What is 6 × 7?")
+        trajectory = engine.trajectory(rollout)
+
+    assert said == "It is 42.\n"
+    assert len(trajectory.calls) == 1
 
 
 def test_a_file_without_a_training_is_refused_by_name(tmp_path: Path) -> None:

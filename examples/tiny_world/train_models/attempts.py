@@ -6,19 +6,15 @@ import json
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from etude.types import Completion, Message, ModelCall, TokenCall, ToolRequest, ToolSpec, Trajectory
-from etude_tiny_world.scenarios import WISHES, Scenario
-from etude_tiny_world.verifier import Level, fact, is_valid_call, verify_messages
-from etude_tiny_world.world import CURRENCIES, INSTRUMENTS, Shop
+from dialects import DIALECTS, Dialect
 
-REQUEST: dict[str, Any] = json.loads((Path(__file__).parent / "request.json").read_text())[0]
-SYSTEM: str = REQUEST["messages"][0]["content"]
-TOOLS: list[dict[str, Any]] = REQUEST["tools"]
-TOOL_SPECS = tuple(ToolSpec(**t["function"]) for t in TOOLS)
+from etude.types import Completion, Message, ModelCall, TokenCall, ToolRequest, Trajectory
+from etude_tiny_world.scenarios import WISHES, Scenario
+from etude_tiny_world.verifier import Level, verify_messages
+from etude_tiny_world.world import CURRENCIES, INSTRUMENTS, Shop
 
 VERDICTS: dict[Level, tuple[str, str]] = {
     Level.CORRECT: ("goal reached", "1.0"),
@@ -38,6 +34,9 @@ class Turn:
     text: str
     """What the model wrote, as tokens decode to: a Hermes call or plain words."""
     result: str | None = None
+    """What the shop answered, or why no tool took the call."""
+    told: str | None = None
+    """The same as the framework words it; None means `result` as it is."""
 
 
 Attempt = tuple[Turn, ...]
@@ -59,25 +58,16 @@ def parse_call(text: str) -> tuple[str, Any] | None:
 
 
 def tool_answer(name: str, arguments: Any, shop: Shop) -> str:
-    """Return what the agent's framework tells the model after a call, also after a call no tool can take."""
-    if name not in WISHES:
-        return f"Error: {name} is not a valid tool, try one of [{', '.join(WISHES)}]."
-    if not is_valid_call(name, arguments):
-        complaint = _complaint(name, arguments)
-        return (
-            f"Error invoking tool '{name}' with kwargs {arguments} with error:\n {complaint}\n"
-            " Please fix the error and try again."
-        )
-    return fact(name, arguments, shop)
+    """Return what the model is told after a call, in the words of the framework that adds none of its own."""
+    return DIALECTS[0].answer(name, arguments, shop)
 
 
-def _complaint(name: str, arguments: Any) -> str:
-    given = arguments if isinstance(arguments, dict) else {}
-    if "item" not in given:
-        return "item: Field required"
-    if not isinstance(given["item"], str):
-        return "item: Input should be a valid string"
-    return "currency: Input should be 'EUR' or 'USD'" if "currency" in given else "currency: Field required"
+def translated(attempt: Attempt, dialect: Dialect, shop: Shop) -> Attempt:
+    """Return the attempt as it reads in a framework's own words."""
+    return tuple(
+        replace(turn, told=dialect.answer(*called, shop)) if turn.result and (called := parse_call(turn.text)) else turn
+        for turn in attempt
+    )
 
 
 def answer_text(item: str, result: str) -> str:
@@ -85,9 +75,12 @@ def answer_text(item: str, result: str) -> str:
     return f"{item}: {result}."
 
 
-def conversation(scenario: Scenario, attempt: Attempt) -> tuple[Message, ...]:
+def conversation(scenario: Scenario, attempt: Attempt, dialect: Dialect = DIALECTS[0]) -> tuple[Message, ...]:
     """Return the attempt as the messages a gateway records."""
-    messages = [Message(role="system", content=SYSTEM), Message(role="user", content=scenario.question)]
+    messages = [
+        Message(role="system", content=dialect.system),
+        Message(role="user", content=dialect.asked(scenario.question)),
+    ]
     for number, turn in enumerate(attempt):
         called = parse_call(turn.text)
         if called is None:
@@ -97,13 +90,14 @@ def conversation(scenario: Scenario, attempt: Attempt) -> tuple[Message, ...]:
         words = turn.text.split("<tool_call>")[0].strip()
         messages.append(Message(role="assistant", content=words or None, tool_requests=(request,)))
         if turn.result is not None:
-            messages.append(Message(role="tool", content=turn.result, tool_call_id=request.id))
+            said = turn.result if turn.told is None else turn.told
+            messages.append(Message(role="tool", content=said, tool_call_id=request.id))
     return tuple(messages)
 
 
-def trajectory(scenario: Scenario, attempt: Attempt, rollout_id: str) -> Trajectory:
+def trajectory(scenario: Scenario, attempt: Attempt, rollout_id: str, dialect: Dialect = DIALECTS[0]) -> Trajectory:
     """Return the attempt as the trajectory a judge is shown."""
-    told = conversation(scenario, attempt)
+    told = conversation(scenario, attempt, dialect)
     cuts = [i for i, m in enumerate(told) if m.role == "assistant"]
     calls = tuple(
         ModelCall(
@@ -112,7 +106,7 @@ def trajectory(scenario: Scenario, attempt: Attempt, rollout_id: str) -> Traject
                 started_s=float(i),
                 latency_s=0.0,
                 messages=told[:i],
-                tools=TOOL_SPECS,
+                tools=dialect.specs,
                 completions=(Completion(index=0, message=told[i], token_ids=(), logprobs=(), weight_versions=()),),
             )
         )

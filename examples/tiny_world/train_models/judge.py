@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from attempts import VERDICTS, Attempt, level_of
+from dialects import DIALECTS
 from lessons import Encoder, Lesson
 from mistakes import KINDS, right
 from sampling import sample_attempts
@@ -38,8 +39,10 @@ def sample_pool(folder: Path, *, draw: random.Random, rounds: int) -> Pool:
     for _ in range(rounds):
         tasks = [(s, draw.randrange(1 << 20)) for s in train_scenarios()]
         shops = {seed: Shop(seed) for _, seed in tasks}
-        for temperature in (1.0, 1.0, 1.0, 1.5):
-            made = sample_attempts(policy, tokenizer, [(s, shops[seed]) for s, seed in tasks], temperature=temperature)
+        for temperature, dialect in ((1.0, DIALECTS[0]), (1.0, DIALECTS[1]), (1.0, DIALECTS[2]), (1.5, DIALECTS[0])):
+            made = sample_attempts(
+                policy, tokenizer, [(s, shops[seed]) for s, seed in tasks], dialect, temperature=temperature
+            )
             for (scenario, seed), attempt in zip(tasks, made, strict=True):
                 pool.setdefault((scenario.id, seed), (scenario, shops[seed], []))[2].append(attempt)
     return pool
@@ -101,7 +104,7 @@ class Plan:
     rate: float
     seed: int
     beginner: bool
-    """Whether to begin with small groups and without replies, as a fresh model must."""
+    """Whether to begin with small groups, without replies and in the words of one framework, as a fresh model must."""
     report_every: int = 50
 
 
@@ -128,7 +131,8 @@ def train(model: Qwen3ForCausalLM, encoder: Encoder, pool: Pool, plan: Plan) -> 
         while sum(len(lesson.ids) for lesson in lessons) < plan.tokens:
             scenario, shop, attempts = draw_group(pool, keys, size, draw)
             salt, with_reply = str(draw.random()), not plan.beginner or done >= 0.2
-            lessons.append(encoder.lesson(scenario, attempts, shop, salt, with_reply=with_reply))
+            dialect = draw.choice(DIALECTS[:1] if plan.beginner and done < 0.7 else DIALECTS)
+            lessons.append(encoder.lesson(scenario, attempts, shop, salt, dialect, with_reply=with_reply))
         losses = loss_of(model, lessons, pad)
         loss = sum((WEIGHTS[name] * value for name, value in losses.items()), torch.zeros(()))
         optimizer.zero_grad()
@@ -150,7 +154,7 @@ def recall(model: Qwen3ForCausalLM, encoder: Encoder, groups: int = 24) -> str:
     for _ in range(groups):
         scenario, shop = draw.choice(held_out_scenarios()), Shop(draw.randrange(1 << 20))
         attempts = [k(scenario, shop, draw) for k in draw.choices(list(KINDS), list(KINDS.values()), k=6)]
-        lesson = encoder.lesson(scenario, attempts, shop, str(draw.random()))
+        lesson = encoder.lesson(scenario, attempts, shop, str(draw.random()), draw.choice(DIALECTS))
         out = model.model(input_ids=torch.tensor([lesson.ids]), use_cache=False, output_hidden_states=True)
         marks = list(encoder.verdicts.values())
         tag = (
@@ -171,7 +175,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--steps", type=int, default=1100, help="steps of the first course, from nothing")
     options.add_argument(
-        "--more", type=int, default=1000, help="steps of the second course, full groups from the start"
+        "--more", type=int, default=1300, help="steps of the second course, full groups from the start"
     )
     options.add_argument("--tokens", type=int, default=1500, help="tokens in a batch")
     options.add_argument("--layers", type=int, default=5)

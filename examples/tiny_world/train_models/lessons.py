@@ -7,7 +7,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from attempts import VERDICTS, Attempt, level_of, reply_text, trajectory
+from attempts import VERDICTS, Attempt, level_of, reply_text, trajectory, translated
+from dialects import Dialect
 from transformers import PreTrainedTokenizerBase
 
 from etude.rewards.prompt import attempt_ids, build_prompt, default_rubric
@@ -53,19 +54,27 @@ class Encoder:
     def _verdict(self, level: Level) -> int:
         return self.ids(reply_text(["A"], [level]))[2]
 
-    def prompt(self, scenario: Scenario, attempts: Sequence[Attempt], salt: str) -> str:
+    def prompt(self, scenario: Scenario, attempts: Sequence[Attempt], salt: str, dialect: Dialect) -> str:
         """Return the judge's request about these attempts, as the engine renders it."""
-        shown = [trajectory(scenario, a, str(i)) for i, a in enumerate(attempts)]
+        shown = [trajectory(scenario, a, str(i), dialect) for i, a in enumerate(attempts)]
         asked = build_prompt(shown, order=range(len(shown)), rubric=default_rubric(), salt=salt)
         chat = [{"role": "system", "content": asked.system}, {"role": "user", "content": asked.user}]
         return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
     def lesson(
-        self, scenario: Scenario, attempts: Sequence[Attempt], shop: Shop, salt: str, *, with_reply: bool = True
+        self,
+        scenario: Scenario,
+        attempts: Sequence[Attempt],
+        shop: Shop,
+        salt: str,
+        dialect: Dialect,
+        *,
+        with_reply: bool = True,
     ) -> Lesson:
-        """Return the group with its right reply."""
+        """Return the group, made by an agent of one framework, with its right reply."""
+        attempts = [translated(a, dialect, shop) for a in attempts]
         levels = [level_of(scenario, a, shop) for a in attempts]
-        text = self.prompt(scenario, attempts, salt)
+        text = self.prompt(scenario, attempts, salt, dialect)
         prompt = self.ids(text)
         reply = self.ids(reply_text(attempt_ids(len(attempts)), levels) + "<|im_end|>") if with_reply else []
         ids = prompt + reply

@@ -1,6 +1,6 @@
 """Teach the tiny policy the format, and a confused idea of which tool answers what.
 
-Supervised, from scratch, on the prompts the LangGraph agent sends. The teacher's calls are well formed and copy the
+Supervised, from scratch, on the prompts the agents of all three frameworks send. The teacher's calls are well formed and copy the
 right instrument; its choice of tool is mostly wrong. What is left to learn is what reinforcement learning is for.
 """
 
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from attempts import SYSTEM, TOOLS, answer_text, call_text, confused_call
+from attempts import answer_text, call_text, confused_call
+from dialects import DIALECTS, Dialect
 from tiny_models import learning_rate, new_model, pad_batch, save
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
@@ -21,27 +22,28 @@ from etude_tiny_world import Scenario, Shop, policy_path, train_scenarios
 from etude_tiny_world.verifier import fact
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str, dialect: Dialect) -> str:
     """Return the prompt of the agent's first call, as the engine renders it."""
-    chat = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
-    return str(tokenizer.apply_chat_template(chat, tools=TOOLS, tokenize=False, add_generation_prompt=True))
+    chat = [{"role": "system", "content": dialect.system}, {"role": "user", "content": dialect.asked(question)}]
+    return str(tokenizer.apply_chat_template(chat, tools=dialect.tools, tokenize=False, add_generation_prompt=True))
 
 
-def tool_text(result: str) -> str:
+def tool_text(told: str) -> str:
     """Return what follows the end of a call in the prompt of the next one."""
-    return f"\n<|im_start|>tool\n{result}<|im_end|>\n<|im_start|>assistant\n"
+    return f"\n<|im_start|>tool\n{told}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def lesson(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, draw: random.Random) -> tuple[list[int], list[bool]]:
     """Return one conversation as tokens, and which of them the model is taught to write."""
+    dialect = draw.choice(DIALECTS)
     name, arguments = confused_call(scenario, draw)
     result = fact(name, arguments, Shop(draw.randrange(1 << 30)))
     ids: list[int] = []
     taught: list[bool] = []
     for text, mine in (
-        (prompt_text(tokenizer, scenario.question), False),
+        (prompt_text(tokenizer, scenario.question, dialect), False),
         (call_text(name, arguments) + "<|im_end|>", True),
-        (tool_text(result), False),
+        (tool_text(dialect.told(result)), False),
         (answer_text(scenario.item, result) + "<|im_end|>", True),
     ):
         piece = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -81,7 +83,7 @@ def train(tokenizer: PreTrainedTokenizerBase, *, steps: int, rows: int, rate: fl
 def main() -> None:
     """Train and save."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, default=200)
+    options.add_argument("--steps", type=int, default=300)
     options.add_argument("--rows", type=int, default=96, help="conversations in a batch")
     options.add_argument("--rate", type=float, default=3e-3)
     options.add_argument("--seed", type=int, default=0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from attempts import Attempt, Turn, parse_call, tool_answer
+from dialects import Dialect
 from policy import prompt_text, tool_text
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
@@ -58,12 +59,15 @@ def sample_attempts(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[tuple[Scenario, Shop]],
+    dialect: Dialect,
     *,
     temperature: float,
 ) -> list[Attempt]:
     """Return one attempt a task, as the agent's loop of calls and answers would run it."""
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    told = [tokenizer(prompt_text(tokenizer, s.question), add_special_tokens=False)["input_ids"] for s, _ in tasks]
+    told = [
+        tokenizer(prompt_text(tokenizer, s.question, dialect), add_special_tokens=False)["input_ids"] for s, _ in tasks
+    ]
     turns: list[list[Turn]] = [[] for _ in tasks]
     live = list(range(len(tasks)))
     for _ in range(MOST_TURNS):
@@ -74,11 +78,12 @@ def sample_attempts(
         for i, piece in zip(live, pieces, strict=True):
             text = tokenizer.decode(piece, skip_special_tokens=True)
             called = parse_call(text)
-            turns[i].append(Turn(text=text, result=tool_answer(*called, tasks[i][1]) if called else None))
+            turn = Turn(text=text)
             if called:
-                told[i] += (
-                    piece + tokenizer(tool_text(turns[i][-1].result or ""), add_special_tokens=False)["input_ids"]
-                )
+                shop = tasks[i][1]
+                turn = Turn(text=text, result=tool_answer(*called, shop), told=dialect.answer(*called, shop))
+                told[i] += piece + tokenizer(tool_text(turn.told or ""), add_special_tokens=False)["input_ids"]
                 going.append(i)
+            turns[i].append(turn)
         live = going
     return [tuple(t) for t in turns]

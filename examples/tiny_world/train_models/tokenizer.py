@@ -11,7 +11,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from attempts import TOOLS, VERDICTS, Attempt, Turn, answer_text, call_text, confused_call, reply_text, trajectory
+from attempts import VERDICTS, Attempt, Turn, answer_text, call_text, confused_call, reply_text, trajectory, translated
+from dialects import DIALECTS
 from mistakes import KINDS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -47,13 +48,17 @@ def texts(draw: random.Random) -> Iterator[str]:
         draw.shuffle(attempts)
         ids = attempt_ids(len(attempts))
         yield reply_text(ids, draw.choices(list(VERDICTS), k=8))
-        shown = [trajectory(scenario, a, str(i)) for i, a in enumerate(attempts)]
+        dialect = DIALECTS[round_ % len(DIALECTS)]
+        shown = [trajectory(scenario, translated(a, dialect, shop), str(i), dialect) for i, a in enumerate(attempts)]
         prompt = build_prompt(shown, order=range(len(shown)), rubric=default_rubric(), salt=str(round_))
         yield prompt.user
         for _ in range(8):
             yield prompt.system
-            chat = [{"role": "system", "content": "You are the clerk."}, {"role": "user", "content": scenario.question}]
-            yield str(shell.apply_chat_template(chat, tools=TOOLS, tokenize=False, add_generation_prompt=True))
+            chat = [
+                {"role": "system", "content": dialect.system},
+                {"role": "user", "content": dialect.asked(scenario.question)},
+            ]
+            yield str(shell.apply_chat_template(chat, tools=dialect.tools, tokenize=False, add_generation_prompt=True))
 
 
 def train(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:

@@ -1,19 +1,5 @@
-"""The Google ADK adapter: not built yet, and it says so."""
+"""Let a Google ADK agent practise: inside a rollout its model calls reach the policy and are recorded."""
 
-from __future__ import annotations
+from etude_adk.instrumentor import AdkInstrumentor, instrument
 
-from typing import NoReturn
-
-__all__ = ["instrument"]
-
-
-def instrument(target: object = None) -> NoReturn:
-    """Raise: there is no Google ADK adapter in this release.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    raise NotImplementedError(
-        "the Google ADK adapter of étude is not built yet; until it is, any agent whose client speaks the "
-        "OpenAI API can be trained with the base URL and key of `etude.current_rollout()`"
-    )
+__all__ = ["AdkInstrumentor", "instrument"]

@@ -50,6 +50,24 @@ def loud(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     return f"<{wrapped(*args, **kwargs)}>"
 
 
+class Holder:
+    @property
+    def held(self) -> str:
+        """What it holds."""
+        return "own"
+
+
+def test_a_property_is_wrapped_by_its_getter_and_restored(framework: str) -> None:
+    sys.modules[framework].Holder = Holder  # type: ignore[attr-defined]
+    before = Holder.__dict__["held"]
+    hooks = HookSet([Hook(framework, "Holder.held", loud)])
+    hooks.apply()
+    assert (Holder().held, Holder.held.__doc__) == ("<own>", "What it holds.")
+    hooks.revert()
+
+    assert Holder.__dict__["held"] is before
+
+
 def test_apply_wraps_and_revert_restores_the_very_same_function(framework: str) -> None:
     before = Child.__dict__["own"]
     hooks = HookSet([Hook(framework, "Child.own", loud)])

@@ -1,4 +1,4 @@
-"""The agent, as its author wrote it for a hosted model. It knows nothing of étude."""
+"""The clerk as a LangGraph agent, as its author wrote it for a hosted model. It knows nothing of étude."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import SecretStr
 
-from etude_tiny_world.world import get_delivery, get_price, get_stock
-
-SYSTEM_PROMPT = "You are the clerk of a music shop. Look it up, then answer."
+from etude_tiny_world.world import SYSTEM_PROMPT, get_delivery, get_price, get_stock
 
 
 def build_agent(model: BaseChatModel | None = None) -> CompiledStateGraph[Any, Any, Any, Any]:

@@ -16,9 +16,8 @@ from etude.rewards.cache import VerdictCache
 from etude.rewards.function import Reward
 from etude.training.report import write_summary
 from etude.training.store import RunStore
-from etude_langgraph import wrap
 from etude_tiny_world import held_out_scenarios, judge_path, policy_path, train_scenarios, verify
-from etude_tiny_world.agent import build_agent
+from etude_tiny_world.clerks import rollout_of
 from etude_tiny_world.scenarios import Scenario
 from etude_tiny_world.verifier import Level
 
@@ -31,14 +30,6 @@ CONFIG = etude.TrainConfig(
     optimizer=etude.OptimizerSettings(learning_rate=4e-3, warmup_steps=3),
 )
 HELD_OUT_ROLLOUTS = 2
-
-agent = wrap(build_agent())
-
-
-@etude.rollout
-async def serve_customer(scenario: Scenario) -> None:
-    """Let the clerk answer one question."""
-    await agent.ainvoke({"messages": [("user", scenario.question)]})
 
 
 @dataclass(frozen=True)
@@ -66,11 +57,13 @@ class ShuffledReward:
         return verdict.model_copy(update={"scores": dealt})
 
 
-def training(*, seed: int = 0, steps: int | None = None, run_dir: Path, control: bool = False) -> etude.Training:
+def training(
+    *, framework: str = "langgraph", seed: int = 0, steps: int | None = None, run_dir: Path, control: bool = False
+) -> etude.Training:
     """Return the demo's training; with `control`, the same on shuffled scores."""
     judge = etude.Ruler(judge="engine/judge")
     return etude.Training(
-        rollout=serve_customer,
+        rollout=rollout_of(framework),
         scenarios=train_scenarios(),
         policy=etude.Policy(str(policy_path()), max_model_len=512, lora=etude.LoraSettings(rank=16, alpha=32)),
         reward=ShuffledReward(judge, seed) if control else judge,
@@ -85,23 +78,42 @@ def training(*, seed: int = 0, steps: int | None = None, run_dir: Path, control:
     )
 
 
-def run(*, seed: int = 0, control: bool = False, run_dir: Path = Path("runs/demo"), steps: int | None = None) -> None:
-    """Train, measure on held-out questions, and write `summary.json` into the run's folder."""
+def run(
+    *,
+    framework: str = "langgraph",
+    seed: int = 0,
+    control: bool = False,
+    run_dir: Path | None = None,
+    steps: int | None = None,
+) -> None:
+    """Train, measure on held-out questions, and write `summary.json` into the run's folder.
+
+    Args:
+        framework: what the clerk is written in: `langgraph`, `crewai` or `adk`.
+        seed: the run's seed.
+        control: whether to train a second time, on shuffled scores.
+        run_dir: the run's folder; `runs/demo`, or `runs/demo-NAME` for another framework than LangGraph.
+        steps: optimizer steps, in place of the demo's.
+    """
+    run_dir = run_dir or Path("runs") / ("demo" if framework == "langgraph" else f"demo-{framework}")
     print(
         "The judge of this demo is a small model that was taught with labels of its own world; it stands in, offline,\n"
         "for the LLM judge you would name. Nothing but its ranking enters training.",
         flush=True,
     )
-    finished = training(seed=seed, steps=steps, run_dir=run_dir).run()
+    finished = training(framework=framework, seed=seed, steps=steps, run_dir=run_dir).run()
     figures: dict[str, Any] = {
         **finished.summary.model_dump(mode="json"),
+        "framework": framework,
         "seed": seed,
         "judge_kendall_tau": judge_agreement(finished.folder, finished.summary.steps),
     }
     write_summary(finished.folder, figures)
     if control:
         print("control: the same training on shuffled scores", flush=True)
-        shuffled = training(seed=seed, steps=steps, run_dir=finished.folder / "control", control=True).run()
+        shuffled = training(
+            framework=framework, seed=seed, steps=steps, run_dir=finished.folder / "control", control=True
+        ).run()
         figures["control_shuffled_scores"] = shuffled.summary.success_after
         write_summary(finished.folder, figures)
     print(json.dumps(figures, indent=2), flush=True)

@@ -1,7 +1,6 @@
 """The music shop: one SQLite database and the three tools that read it."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: CrewAI's `tool` takes annotations for types, not for text.
 import random
 import sqlite3
 import threading
@@ -14,6 +13,8 @@ INSTRUMENTS = (
 )  # fmt: skip
 Currency = Literal["EUR", "USD"]
 CURRENCIES: tuple[Currency, ...] = ("EUR", "USD")
+SYSTEM_PROMPT = "You are the clerk of a music shop. Look it up, then answer."
+"""What every clerk is told, whatever framework it is written in."""
 TOOL_NAMES = ("get_price", "get_stock", "get_delivery")
 
 

@@ -147,6 +147,14 @@ def _wrap(hook: Hook, owner: Any, name: str, switch: _Switch) -> _Patch:
 
     original = owner.__dict__.get(name)
     # Statically, so that an inherited classmethod is not bound to the parent before it is wrapped.
-    wrapper = wrapt.FunctionWrapper(inspect.getattr_static(owner, name), around)
+    wrapper = _wrapper(inspect.getattr_static(owner, name), around)
     setattr(owner, name, wrapper)
     return _Patch(owner, name, original, wrapper)
+
+
+def _wrapper(held: Any, around: Any) -> Any:
+    """Return what an owner holds, wrapped; a property by its getter, which is what its readers call."""
+    if not isinstance(held, property):
+        return wrapt.FunctionWrapper(held, around)
+    getter: Any = held.fget
+    return property(wrapt.FunctionWrapper(getter, around), held.fset, held.fdel, held.__doc__)

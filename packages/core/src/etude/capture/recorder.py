@@ -34,6 +34,7 @@ class OpenCall:
         """Mint the call id."""
         self.call_id = new_id()
         self.agent = agent
+        self.task: str | None = None
         self.parent_call_id = parent_call_id
         self.author_model = author_model
         self.attempt = attempt
@@ -45,6 +46,7 @@ class OpenCall:
         return CallNote(
             call_id=self.call_id,
             agent=self.agent,
+            task=self.task,
             parent_call_id=self.parent_call_id,
             attempt=self.attempt,
             superseded=self.superseded,

@@ -102,17 +102,20 @@ def train(
 def demo(
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     control: Annotated[bool, typer.Option("--control", help="Train a second time on shuffled scores.")] = False,
-    run_dir: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    framework: Annotated[
+        str, typer.Option(help="What the agent is written in: langgraph, crewai or adk.")
+    ] = "langgraph",
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/demo.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of the demo's.")] = None,
 ) -> None:
-    """Watch a small LangGraph agent learn on this machine: real vLLM, no GPU, no key, no network.
+    """Watch a small agent learn on this machine: real vLLM, no GPU, no key, no network.
 
     The small judge of the demo was taught with labels of its own world and stands in, offline, for the LLM judge you
     would name. Nothing but its ranking enters training.
     """
     from etude.cli.demos import load_demo
 
-    load_demo()(seed=seed, control=control, run_dir=run_dir, steps=steps)
+    load_demo()(framework=framework, seed=seed, control=control, run_dir=run_dir, steps=steps)
 
 
 @engine_app.command()

@@ -174,11 +174,11 @@ async def _spawn(python: Path, config: EngineConfig) -> asyncio.subprocess.Proce
             stderr=log,
             # Ctrl-C is for this process, which then decides about the engine.
             start_new_session=True,
-            env=_environment(python),
+            env=engine_environment(python),
         )
 
 
-def _environment(python: Path) -> dict[str, str]:
+def engine_environment(python: Path) -> dict[str, str]:
     """Return the engine's environment: this one's, without what would lead it to this environment's packages."""
     foreign = {"PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
     if str(python) != sys.executable and "ETUDE_ENGINE_PYTHON" not in os.environ:

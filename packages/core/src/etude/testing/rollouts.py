@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from etude.capture import Rollout, bind
-from etude.testing.engine import ScriptedEngine
+from etude.types import SealedSession, SessionGrant
+
+
+class Sessions(Protocol):
+    """An engine as far as a single rollout is concerned."""
+
+    def open(self, scenario_id: str = "scenario") -> SessionGrant:
+        """Open a session for one rollout."""
+
+    def seal(self, rollout_id: str) -> SealedSession:
+        """Close a session and return its calls."""
 
 
 @contextmanager
-def scripted_rollout(engine: ScriptedEngine, *, scenario_id: str = "scenario") -> Iterator[Rollout]:
+def scripted_rollout(engine: Sessions, *, scenario_id: str = "scenario") -> Iterator[Rollout]:
     """Bind a fresh rollout whose model calls `engine` answers; its session is sealed at the end of the block.
 
     Example:

@@ -53,6 +53,8 @@ class CallNote(Record):
     call_id: str
     agent: str | None = None
     """Name of the agent or graph node that made the call."""
+    task: str | None = None
+    """Name of the task the agent was at, in a framework that gives agents tasks."""
     parent_call_id: str | None = None
     attempt: int = 1
     """1 for the first try of a logical call; a framework's retry counts up."""

@@ -24,13 +24,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="an EngineConfig as JSON")
     config = EngineConfig.model_validate_json(parser.parse_args().config.read_text())
     try:
-        uvloop.run(run_engine(config, _tell))
+        uvloop.run(run_engine(config, tell))
     except EtudeError as error:
-        _tell("error", str(error))
+        tell("error", str(error))
         sys.exit(1)
 
 
-def _tell(kind: str, message: str) -> None:
+def tell(kind: str, message: str) -> None:
+    """Write one line for the process that started this one."""
     print(json.dumps({kind: message}), flush=True)
 
 

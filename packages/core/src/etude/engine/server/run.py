@@ -36,8 +36,8 @@ _GRACE_S = 2
 _KEEP_ALIVE_S = 600
 
 
-async def run_engine(config: EngineConfig, tell: Tell) -> None:
-    """Serve until a signal, a shutdown call, or the parent's death.
+async def run_engine(config: EngineConfig, tell: Tell, supervise: type[Supervisor] = Supervisor) -> None:
+    """Serve until a signal, a shutdown call, or the parent's death; `supervise` keeps the model servers up.
 
     Raises:
         EngineError: The port is taken, or a model cannot be served.
@@ -53,17 +53,19 @@ async def run_engine(config: EngineConfig, tell: Tell) -> None:
         loop.add_signal_handler(number, stop.set)
     watching = asyncio.create_task(_watch_parent(config.parent_pid, stop))
     try:
-        await _serve(config, door, stop, tell)
+        await _serve(config, door, stop, tell, supervise)
     finally:
         watching.cancel()
         door.close()
 
 
-async def _serve(config: EngineConfig, door: socket.socket, stop: asyncio.Event, tell: Tell) -> None:
+async def _serve(
+    config: EngineConfig, door: socket.socket, stop: asyncio.Event, tell: Tell, supervise: type[Supervisor]
+) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as http:
-        supervisor = Supervisor(config.models, config.home, http, lambda message: tell("progress", message))
+        supervisor = supervise(config.models, config.home, http, lambda message: tell("progress", message))
         store = Store(config.home / "engine.sqlite")
         try:
             upstreams = {

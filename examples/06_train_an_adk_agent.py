@@ -1,0 +1,51 @@
+"""Train a Google ADK agent that serves the tiny music shop for a few steps, on this machine's CPU.
+
+Run: .venv/bin/etude train examples/06_train_an_adk_agent.py
+"""
+
+from __future__ import annotations
+
+from google.adk.agents import LlmAgent
+from google.adk.runners import InMemoryRunner
+from google.genai import types
+
+import etude
+from etude_adk import instrument
+from etude_tiny_world import (
+    Scenario, get_delivery, get_price, get_stock, held_out_scenarios, judge_path, policy_path, train_scenarios, verify,
+)  # fmt: skip
+
+clerk = LlmAgent(
+    name="clerk",
+    model="gemini-2.5-flash",
+    instruction="You are the clerk of a music shop. Look it up, then answer.",
+    tools=[get_price, get_stock, get_delivery],
+    generate_content_config=types.GenerateContentConfig(max_output_tokens=48),
+)
+runner = InMemoryRunner(agent=instrument(clerk), app_name="music_shop")
+
+
+@etude.rollout
+async def serve_customer(scenario: Scenario) -> None:
+    session = await runner.session_service.create_session(app_name="music_shop", user_id="customer")
+    question = types.Content(role="user", parts=[types.Part(text=scenario.question)])
+    async for _ in runner.run_async(user_id="customer", session_id=session.id, new_message=question):
+        pass
+
+
+training = etude.Training(
+    rollout=serve_customer,
+    scenarios=train_scenarios(),
+    policy=etude.Policy(str(policy_path()), max_model_len=512),
+    reward=etude.Ruler("engine/judge"),
+    engine=etude.Engine.local(models={"judge": str(judge_path())}),
+    evaluation=etude.Evaluation(
+        scenarios=held_out_scenarios(), measure=lambda trajectory, scenario: verify(trajectory, scenario).success
+    ),
+    config=etude.TrainConfig(
+        steps=5, scenarios_per_step=6, optimizer=etude.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)
+    ),
+)
+
+if __name__ == "__main__":
+    training.run()

@@ -1,0 +1,159 @@
+"""The contract's engine: étude's own gateway, and behind it a model server that says what vLLM would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from etude.engine.provision import engine_python
+from etude.errors import EngineMissing
+from etude.testing import call_tool, call_tools, fail, in_order, say, scripted_rollout
+from etude.testing.conformance.engine import GatewayEngine, unscripted
+from etude.testing.conformance.truth import assert_faithful, text
+from etude.testing.conformance.upstream import ScriptedVllm, strip_thoughts
+from etude.types import Message, ToolRequest
+
+ASK: Any = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[GatewayEngine]:
+    try:
+        engine_python()
+    except EngineMissing as missing:
+        pytest.skip(str(missing))
+    engine = GatewayEngine(None).start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def engine(running: GatewayEngine) -> GatewayEngine:
+    running.vllm.play(unscripted)
+    return running
+
+
+@pytest.fixture
+def vllm() -> Iterator[ScriptedVllm]:
+    server = ScriptedVllm(lambda request: say("hello there")).start()
+    yield server
+    server.close()
+
+
+def client(base_url: str, key: str = "any") -> openai.OpenAI:
+    return openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
+
+
+def test_an_answer_carries_tokens_only_where_they_are_asked_for(vllm: ScriptedVllm) -> None:
+    chat = client(vllm.base_url).chat.completions
+    plain = chat.create(model="m", messages=ASK)
+    told = chat.create(model="m", messages=ASK, logprobs=True, extra_body={"return_token_ids": True})
+
+    extra, choice = told.model_extra or {}, told.choices[0]
+    assert (plain.choices[0].logprobs, (plain.model_extra or {})["prompt_token_ids"]) == (None, None)
+    assert text(extra["prompt_token_ids"]) == "<user>hi|<assistant>"
+    assert text((choice.model_extra or {})["token_ids"]) == "hello there|"
+    assert choice.logprobs is not None and len(choice.logprobs.content or []) == len("hello there|")
+
+
+def test_a_stream_carries_each_token_once(vllm: ScriptedVllm) -> None:
+    vllm.script = in_order(call_tools(ToolRequest(id="c", name="look", arguments='{"a": 1}'), content="Let me see."))
+    chunks = list(
+        client(vllm.base_url).chat.completions.create(
+            model="m", messages=ASK, stream=True, logprobs=True, extra_body={"return_token_ids": True}
+        )
+    )
+
+    ids = [t for c in chunks for choice in c.choices for t in (choice.model_extra or {}).get("token_ids") or ()]
+    logprobs = [t for c in chunks for o in c.choices if o.logprobs is not None for t in o.logprobs.content or ()]
+    assert text(ids) == 'Let me see.\nlook({"a": 1})|'
+    assert len(logprobs) == len(ids)
+    assert [
+        text((c.model_extra or {})["prompt_token_ids"]) for c in chunks if "prompt_token_ids" in (c.model_extra or {})
+    ]
+
+
+def test_other_weights_give_other_logprobs_and_name_their_version(vllm: ScriptedVllm) -> None:
+    for model in ("policy", "policy@3"):
+        client(vllm.base_url).chat.completions.create(model=model, messages=ASK)
+
+    before, after = (served.call.completions[0] for served in vllm.served)
+    assert (set(before.weight_versions), set(after.weight_versions)) == ({0}, {3})
+    assert before.token_ids == after.token_ids
+    assert before.logprobs != after.logprobs
+
+
+def test_a_template_that_strips_thinking_strips_it_of_earlier_turns() -> None:
+    said = [Message(role="assistant", content="<think>so</think>yes"), Message(role="user", content="<think>I</think>")]
+
+    assert [m.content for m in strip_thoughts(said)] == ["yes", "<think>I</think>"]
+
+
+def test_the_engine_records_what_the_model_server_sampled(engine: GatewayEngine) -> None:
+    engine.script = in_order(call_tool("look", id="c1", item="x"), say("done"))
+    with scripted_rollout(engine) as rollout:
+        chat = client(rollout.base_url, rollout.secret).chat.completions
+        first = chat.create(model="any", messages=ASK).choices[0].message
+        asked: Any = first.model_dump(exclude_none=True)
+        answer: Any = {"role": "tool", "tool_call_id": "c1", "content": "7"}
+        list(chat.create(model="any", messages=[*ASK, asked, answer], stream=True))
+
+    (row,) = assert_faithful(engine.trajectory(rollout), engine.requests)
+    assert text(row.token_ids) == '<user>hi|<assistant>\nlook({"item": "x"})|<tool>7|<assistant>done|'
+
+
+def test_a_trajectory_that_differs_from_what_was_sampled_is_noticed(engine: GatewayEngine) -> None:
+    engine.script = in_order(say("yes"))
+    with scripted_rollout(engine) as rollout:
+        client(rollout.base_url, rollout.secret).chat.completions.create(model="any", messages=ASK)
+    whole = engine.trajectory(rollout).model_dump_json()
+
+    for found, changed in (('"token_ids":[121,', '"token_ids":[122,'), ('"prompt_ids":[60,', '"prompt_ids":[61,')):
+        assert found in whole
+        with pytest.raises(AssertionError, match="never served"):
+            assert_faithful(
+                type(engine.trajectory(rollout)).model_validate_json(whole.replace(found, changed)), engine.requests
+            )
+
+
+def test_a_sealed_session_is_refused_by_the_gateway(engine: GatewayEngine) -> None:
+    with scripted_rollout(engine) as rollout:
+        pass
+    with pytest.raises(openai.ConflictError, match="sealed"):
+        client(rollout.base_url, rollout.secret).chat.completions.create(model="any", messages=ASK)
+
+    assert (engine.seal(rollout.rollout_id).late_calls, engine.vllm.asked) == (1, [])
+
+
+def test_an_upstream_that_fails_is_a_502_at_once_and_a_refusal_is_passed_on(engine: GatewayEngine) -> None:
+    engine.script = in_order(fail(500), fail(500), fail(400))
+    with scripted_rollout(engine) as rollout:
+        chat = client(rollout.base_url, rollout.secret).chat.completions
+        with pytest.raises(openai.InternalServerError) as failed:
+            chat.create(model="any", messages=ASK)
+        with pytest.raises(openai.BadRequestError, match="scripted status 400"):
+            chat.create(model="any", messages=ASK)
+
+    assert failed.value.status_code == 502
+    kinds = [call.tokens.error.kind for call in engine.trajectory(rollout).calls if call.tokens.error]
+    assert kinds == ["UpstreamError", "BadRequestError"]
+
+
+def test_an_engine_without_a_script_says_so(engine: GatewayEngine) -> None:
+    with scripted_rollout(engine) as rollout, pytest.raises(openai.BadRequestError, match="no script yet"):
+        client(rollout.base_url, rollout.secret).chat.completions.create(model="any", messages=ASK)
+
+
+def test_a_closed_engine_leaves_no_process_and_no_folder(running: GatewayEngine) -> None:
+    engine = GatewayEngine(None).start()
+    home, process = engine.home, engine._process
+    assert json.loads((home / "engine.json").read_text())["parent_pid"]
+    engine.close()
+
+    assert process is not None and process.returncode is not None
+    assert not Path(home).exists()

@@ -1,0 +1,65 @@
+"""Hooks on every model class there is and will be: other providers' classes appear when they are first used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import wrapt
+from crewai.llms.base_llm import BaseLLM
+
+Around = Callable[[Any, Any, Any, Any], Any]
+
+
+class ClassHooks:
+    """Wraps methods where a class itself defines them, and puts them back exactly."""
+
+    def __init__(self, is_meant: Callable[[type], bool], methods: Mapping[str, Around]) -> None:
+        """Take which classes are meant, and what happens around which of their methods."""
+        self._is_meant = is_meant
+        self._methods = dict(methods)
+        self._lock = threading.Lock()
+        self._patches: list[tuple[type, Any, Any, Any]] = []
+        self._on = False
+
+    def apply(self) -> None:
+        """Wrap every class that exists; a second call changes nothing."""
+        if not self._on:
+            self._on = True
+            for found in _subclasses(BaseLLM):
+                self.add(found)
+
+    def add(self, found: type) -> None:
+        """Wrap one class, if it is meant and the hooks are applied."""
+        if not self._on or not self._is_meant(found):
+            return
+        with self._lock:
+            for name, around in self._methods.items():
+                held = found.__dict__.get(name)
+                if held is None or any(owner is found and name == known for owner, known, _, _ in self._patches):
+                    continue
+                wrapper = wrapt.FunctionWrapper(held, self._gated(around))
+                setattr(found, name, wrapper)
+                self._patches.append((found, name, held, wrapper))
+
+    def revert(self) -> None:
+        """Put every method back; where somebody wrapped it after us, leave a pass-through."""
+        with self._lock:
+            self._on = False
+            while self._patches:
+                owner, name, held, wrapper = self._patches.pop()
+                if owner.__dict__.get(name) is wrapper:
+                    setattr(owner, name, held)
+
+    def _gated(self, around: Around) -> Around:
+        def gated(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+            return around(wrapped, instance, args, kwargs) if self._on else wrapped(*args, **kwargs)
+
+        return gated
+
+
+def _subclasses(parent: type[Any]) -> Iterator[type[Any]]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from _subclasses(child)

@@ -1,0 +1,25 @@
+"""The README's example runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from etude.capture import RolloutFunction
+from etude.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
+
+
+async def test_the_example_is_recorded(engine: ScriptedEngine) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    engine.script = in_order(call_tool("stock", item="lamps"), say("There are 7 lamps."))
+    assert isinstance(names["answer"], RolloutFunction)
+
+    with scripted_rollout(engine) as rollout:
+        await names["answer"]("How many lamps?")
+
+    trajectory = engine.trajectory(rollout)
+    assert [(call.note.agent, call.note.task) for call in trajectory.calls if call.note] == [("Clerk", "reply")] * 2
+    assert [tool.result for tool in trajectory.tool_calls] == ["7 of lamps"]
