@@ -11,7 +11,15 @@ from crewai.tools import tool
 import etude
 from etude_crewai import trainable
 from etude_tiny_world import (
-    Scenario, get_delivery, get_price, get_stock, held_out_scenarios, judge_path, policy_path, train_scenarios, verify,
+    Scenario,
+    get_delivery,
+    get_price,
+    get_stock,
+    held_out_scenarios,
+    judge_path,
+    policy_path,
+    train_scenarios,
+    verify,
 )  # fmt: skip
 
 

@@ -12,7 +12,15 @@ from google.genai import types
 import etude
 from etude_adk import instrument
 from etude_tiny_world import (
-    Scenario, get_delivery, get_price, get_stock, held_out_scenarios, judge_path, policy_path, train_scenarios, verify,
+    Scenario,
+    get_delivery,
+    get_price,
+    get_stock,
+    held_out_scenarios,
+    judge_path,
+    policy_path,
+    train_scenarios,
+    verify,
 )  # fmt: skip
 
 clerk = LlmAgent(
