@@ -9,18 +9,8 @@ from crewai import LLM, Agent, Crew, Task
 from crewai.tools import tool
 
 import etude
+import etude_tiny_world as shop
 from etude_crewai import trainable
-from etude_tiny_world import (
-    Scenario,
-    get_delivery,
-    get_price,
-    get_stock,
-    held_out_scenarios,
-    judge_path,
-    policy_path,
-    train_scenarios,
-    verify,
-)  # fmt: skip
 
 
 @trainable
@@ -30,7 +20,7 @@ def shop_crew() -> Crew:
         role="Clerk of a music shop",
         goal="Look it up, then answer.",
         backstory="You know every instrument.",
-        tools=[tool(get_price), tool(get_stock), tool(get_delivery)],
+        tools=[tool(shop.get_price), tool(shop.get_stock), tool(shop.get_delivery)],
         llm=LLM(model="gpt-4o-mini", max_tokens=48),
         max_iter=4,
     )
@@ -40,18 +30,19 @@ def shop_crew() -> Crew:
 
 
 @etude.rollout
-def serve_customer(scenario: Scenario) -> None:
+def serve_customer(scenario: shop.Scenario) -> None:
     shop_crew().kickoff(inputs={"question": scenario.question})
 
 
 training = etude.Training(
     rollout=serve_customer,
-    scenarios=train_scenarios(),
-    policy=etude.Policy(str(policy_path()), max_model_len=512),
+    scenarios=shop.train_scenarios(),
+    policy=etude.Policy(str(shop.policy_path()), max_model_len=512),
     reward=etude.Ruler("engine/judge"),
-    engine=etude.Engine.local(models={"judge": str(judge_path())}),
+    engine=etude.Engine.local(models={"judge": str(shop.judge_path())}),
     evaluation=etude.Evaluation(
-        scenarios=held_out_scenarios(), measure=lambda trajectory, scenario: verify(trajectory, scenario).success
+        scenarios=shop.held_out_scenarios(),
+        measure=lambda trajectory, scenario: shop.verify(trajectory, scenario).success,
     ),
     config=etude.TrainConfig(
         steps=5, scenarios_per_step=6, optimizer=etude.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)

@@ -10,31 +10,21 @@ from google.adk.runners import InMemoryRunner
 from google.genai import types
 
 import etude
+import etude_tiny_world as shop
 from etude_adk import instrument
-from etude_tiny_world import (
-    Scenario,
-    get_delivery,
-    get_price,
-    get_stock,
-    held_out_scenarios,
-    judge_path,
-    policy_path,
-    train_scenarios,
-    verify,
-)  # fmt: skip
 
 clerk = LlmAgent(
     name="clerk",
     model="gemini-2.5-flash",
     instruction="You are the clerk of a music shop. Look it up, then answer.",
-    tools=[get_price, get_stock, get_delivery],
+    tools=[shop.get_price, shop.get_stock, shop.get_delivery],
     generate_content_config=types.GenerateContentConfig(max_output_tokens=48),
 )
 runner = InMemoryRunner(agent=instrument(clerk), app_name="music_shop")
 
 
 @etude.rollout
-async def serve_customer(scenario: Scenario) -> None:
+async def serve_customer(scenario: shop.Scenario) -> None:
     session = await runner.session_service.create_session(app_name="music_shop", user_id="customer")
     question = types.Content(role="user", parts=[types.Part(text=scenario.question)])
     async for _ in runner.run_async(user_id="customer", session_id=session.id, new_message=question):
@@ -43,12 +33,13 @@ async def serve_customer(scenario: Scenario) -> None:
 
 training = etude.Training(
     rollout=serve_customer,
-    scenarios=train_scenarios(),
-    policy=etude.Policy(str(policy_path()), max_model_len=512),
+    scenarios=shop.train_scenarios(),
+    policy=etude.Policy(str(shop.policy_path()), max_model_len=512),
     reward=etude.Ruler("engine/judge"),
-    engine=etude.Engine.local(models={"judge": str(judge_path())}),
+    engine=etude.Engine.local(models={"judge": str(shop.judge_path())}),
     evaluation=etude.Evaluation(
-        scenarios=held_out_scenarios(), measure=lambda trajectory, scenario: verify(trajectory, scenario).success
+        scenarios=shop.held_out_scenarios(),
+        measure=lambda trajectory, scenario: shop.verify(trajectory, scenario).success,
     ),
     config=etude.TrainConfig(
         steps=5, scenarios_per_step=6, optimizer=etude.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)

@@ -1,8 +1,8 @@
 """Teach the tiny policy the format, and a confused idea of which tool answers what.
 
-Supervised, from scratch, on the prompts the agents of all three frameworks send. The teacher's calls are well formed and
-copy the right instrument; its choice of tool is mostly wrong. What is left to learn is what reinforcement learning is
-for.
+Supervised, from scratch, on the prompts the agents of all three frameworks send. The teacher's calls are well formed
+and copy the right instrument; its choice of tool is mostly wrong. What is left to learn is what reinforcement learning
+is for.
 """
 
 from __future__ import annotations
