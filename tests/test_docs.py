@@ -54,8 +54,10 @@ def test_a_small_example_runs(example: str, said: str) -> None:
     assert said in done.stdout
 
 
+@pytest.mark.filterwarnings("ignore")  # CrewAI's own, of its imports and of its deprecated fields
 @pytest.mark.parametrize(
-    "example", ["03_train_on_cpu.py", "04_plain_openai_client.py", "05_train_a_crew.py", "06_train_an_adk_agent.py"]
+    "example",
+    ["03_train_on_cpu.py", "04_plain_openai_client.py", "05_train_a_crew.py", "06_train_an_adk_agent.py"],
 )
 def test_a_training_example_can_be_loaded(example: str) -> None:
     assert isinstance(load_training(ROOT / "examples" / example), etude.Training)
