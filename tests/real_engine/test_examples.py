@@ -38,5 +38,5 @@ def test_an_example_trains(example: str, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr[-3000:]
     summary = Summary.model_validate_json((tmp_path / "run" / "summary.json").read_text())
-    assert (summary.steps, summary.failed_calls) == (1, 0)
+    assert (summary.steps, summary.failed_calls, summary.unjudged_groups) == (1, 0, 0)
     assert summary.success_before is not None and summary.success_before > 0.1

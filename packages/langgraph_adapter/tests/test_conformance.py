@@ -105,8 +105,7 @@ class TestConformance(Conformance):
         model = chat(base_url)
         graph = StateGraph(MessagesState)
         for name in ("front", "clerk"):
-            # Called, not added as a sub-graph: the oldest langgraph tells such a sub-graph's agent by its place.
-            graph.add_node(name, _agent(model, [], name, f"You are {name}.").invoke)
+            graph.add_node(name, _calling(_agent(model, [], name, f"You are {name}.")))
         graph.add_edge(START, "front")
         graph.add_edge("front", "clerk")
         return graph.compile()
@@ -159,6 +158,15 @@ def _agent(model: Any, tools: Sequence[Any], name: str, instruction: str) -> Any
     # By itself create_agent lets a tool's exception pass; this middleware is its own way to tell the model.
     told: Any = ToolRetryMiddleware(max_retries=0, on_failure="continue")
     return create_agent(model, list(tools), system_prompt=instruction, name=name, middleware=[told])
+
+
+def _calling(agent: Any) -> Any:
+    """Return a node that calls an agent; as a sub-graph, the oldest langgraph would tell it by its place."""
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": agent.invoke({"messages": state["messages"]})["messages"]}
+
+    return node
 
 
 def _choosing(model: Any, tools: Sequence[Any], name: str, instruction: str, tool_choice: str) -> Any:

@@ -84,6 +84,9 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         *("--generation-config", "vllm"),
         # Log-probabilities of the distribution that was sampled from: after temperature, not before.
         *("--logprobs-mode", "processed_logprobs"),
+        # vLLM's first choice, xgrammar, forbids tokens that the grammar allows in some vocabularies: the demo's judge
+        # could not begin its verdict with the one token it knows, and wrote blanks instead. This one is exact.
+        *("--structured-outputs-config.backend", "guidance"),
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         *("--disable-log-stats", "--no-enable-log-requests"),
     ]
