@@ -1,10 +1,12 @@
-"""What sharing prefixes saves in an optimizer step: packed against padded rows, on the same batch in one run.
+"""One optimizer step of étude's trainer beside TRL's GRPOTrainer: same model, tokens and LoRA, in one run.
 
-    python bench/trainer.py [--rounds 3] [--threads 1] [--json]
+    python bench/trainer.py [--rounds 3] [--threads 1] [--hidden 256 512] [--cases shared turns] [--scaling] [--json]
 
-A random 0.6 M parameter Qwen3; 16 groups of 8 rollouts of two calls: 300 shared prompt tokens, 46 own, and every
-completion different (the worst case for sharing). Rounds alternate; a variant's figure is its smallest CPU time.
-Needs the engine environment, and runs itself with the engine's python where torch is not at hand.
+Each trainer is a process of its own; they take steps in turn, and a figure is the smallest of the rounds in CPU seconds
+(the first round of each warms up). `shared`: rollouts that share 1,024 tokens and have 256 of their own. `turns`: six
+turns with tool results and two sub-agents. Memory is a process's peak, the libraries it imports included.
+
+`make bench-train` runs it in an environment that has TRL; without TRL only étude's side is measured, and it says so.
 """
 
 from __future__ import annotations
@@ -12,89 +14,103 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import random
 import subprocess
 import sys
-import tempfile
-import time
+from pathlib import Path
 
 if importlib.util.find_spec("torch") is None:
     from etude.engine.provision import engine_python
 
     sys.exit(subprocess.run([str(engine_python()), *sys.argv], check=False).returncode)
 
-import torch
-from transformers import AutoModelForCausalLM, Qwen3Config
-
-from etude.engine.trainer.batch import Batch, build_batch
-from etude.engine.trainer.policy import LoraPolicy
-from etude.engine.trainer.step import StepRunner
-from etude.types import Completion, Message, OpenPolicy, SealedSession, StepRequest, TokenCall, WeightedRollout
-
-VOCABULARY = 1536
-GROUPS, SIZE, SYSTEM, QUESTION, TURNS = 16, 8, 280, 20, (30, 15)
+WORKER = Path(__file__).parent / "train" / "worker.py"
+ROLLOUTS = 8
+SCALING = (2, 4, 8, 16)
+WANTED = {("shared", "speed"): 6.0, ("turns", "speed"): 8.0, ("shared", "memory"): 0.4}
 
 
-def model(folder: str) -> str:
-    """Write a random model and return its folder."""
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
+class Worker:
+    """One trainer's process."""
+
+    def __init__(self, trainer: str, case: str, hidden: int, rollouts: int, threads: int) -> None:
+        """Start it and wait until it has loaded."""
+        command = [sys.executable, str(WORKER), trainer, case, str(hidden), str(rollouts), str(threads)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self._answer()
+
+    def ask(self, what: str = "step") -> dict[str, float]:
+        """Return what it answers to one line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a worker ended: {self.process.args}")
+        found: dict[str, float] = json.loads(line)
+        return found
 
 
-def batch(draw: random.Random) -> Batch:
-    """Return a batch of random rollouts with random advantages."""
-    sessions: dict[str, SealedSession] = {}
-    system = words(draw, SYSTEM)
-    for group in range(GROUPS):
-        question = words(draw, QUESTION)
-        for number in range(SIZE):
-            name = f"{group}/{number}"
-            sessions[name] = SealedSession(rollout_id=name, calls=calls(draw, name, system + question))
-    rollouts = tuple(WeightedRollout(rollout_id=name, advantage=draw.choice([-0.5, 0.5])) for name in sessions)
-    return build_batch(StepRequest(step_id="s", rollouts=rollouts), sessions)
+def measured(trainers: list[str], case: str, hidden: int, asked: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return each trainer's best step and its peak, and what étude's step consists of."""
+    workers = {name: Worker(name, case, hidden, ROLLOUTS, asked.threads) for name in trainers}
+    try:
+        for worker in workers.values():
+            worker.ask()
+        rounds = [{name: worker.ask() for name, worker in workers.items()} for _ in range(asked.rounds)]
+        best = {name: min((r[name] for r in rounds), key=lambda s: s["cpu_s"]) for name in trainers}
+        best["ours"] |= {"peak_mb": max(r["ours"]["peak_mb"] for r in rounds), **workers["ours"].ask("operations")}
+        return best
+    finally:
+        for worker in workers.values():
+            worker.close()
 
 
-def calls(draw: random.Random, name: str, prompt: tuple[int, ...]) -> tuple[TokenCall, ...]:
-    """Return one call per turn, with a one-token tool result between them."""
+def scaling(case: str, hidden: int, asked: argparse.Namespace) -> list[dict[str, float]]:
+    """Return étude's best step over growing groups."""
     found = []
-    for turn, length in enumerate(TURNS):
-        sampled = words(draw, length)
-        answer = Completion(
-            index=0,
-            message=Message(role="assistant"),
-            token_ids=sampled,
-            logprobs=(-7.3,) * length,
-            weight_versions=(0,) * length,
-        )
-        found.append(
-            TokenCall(
-                call_id=f"{name}/{turn}",
-                started_s=float(turn),
-                latency_s=0.1,
-                messages=(),
-                prompt_ids=prompt,
-                completions=(answer,),
-            )
-        )
-        prompt = prompt + sampled + words(draw, 1)
-    return tuple(found)
+    for rollouts in SCALING:
+        worker = Worker("ours", case, hidden, rollouts, asked.threads)
+        try:
+            worker.ask()
+            best = min((worker.ask() for _ in range(asked.rounds)), key=lambda s: s["cpu_s"])
+        finally:
+            worker.close()
+        found.append({"rollouts": float(rollouts), **best})
+    return found
 
 
-def words(draw: random.Random, count: int) -> tuple[int, ...]:
-    """Return random token ids."""
-    return tuple(draw.randrange(VOCABULARY) for _ in range(count))
+def show(case: str, hidden: int, best: dict[str, dict[str, float]]) -> None:
+    """Print one table."""
+    ours = best["ours"]
+    tokens = f"{ours['row_tokens']:.0f} tokens, {ours['packed_tokens']:.0f} unique"
+    print(f"{case}, hidden {hidden}: {ROLLOUTS} rollouts, {tokens}")
+    for name, took in best.items():
+        print(f"  {name:5} {took['cpu_s']:7.2f} CPU s {took['wall_s']:7.2f} s  peak {took['peak_mb']:6.0f} MiB")
+    rate = ours["operations"] / ours["cpu_s"]
+    share = rate / ours["gemm_rate"]
+    plain = ours["gemm_rate"] / 1e9
+    print(f"  {rate / 1e9:.0f} of {plain:.0f} GFLOP a CPU second: {share:.0%} of a plain product (wanted 50 %)")
+    if "trl" in best:
+        speed, memory = best["trl"]["cpu_s"] / ours["cpu_s"], ours["peak_mb"] / best["trl"]["peak_mb"]
+        _verdict("times TRL's speed", speed, WANTED[case, "speed"], speed >= WANTED[case, "speed"])
+        limit = WANTED.get((case, "memory"))
+        _verdict("of TRL's memory", memory, limit, limit is None or memory <= limit)
+
+
+def _verdict(what: str, found: float, wanted: float | None, met: bool) -> None:
+    print(f"  {found:.2f} {what}" + (f" (wanted {wanted:g}): {'met' if met else 'SHORT'}" if wanted else ""))
 
 
 def main() -> None:
@@ -102,30 +118,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--cases", nargs="+", default=["shared", "turns"])
+    parser.add_argument("--scaling", action="store_true", help="also measure groups of 2, 4, 8 and 16")
+    parser.add_argument("--json", action="store_true", help="print one JSON line instead of the tables")
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        runner = StepRunner(LoraPolicy(model(folder), OpenPolicy(name="bench")))
-    asked_for = batch(random.Random(0))
-    best: dict[str, dict[str, float]] = {}
-    for _ in range(asked.rounds):
-        for name, share, budget in (("packed", True, 1024), ("padded", False, 4096)):
-            runner.share, runner.token_budget = share, budget
-            cpu, wall = time.process_time(), time.monotonic()
-            metrics = runner.take(asked_for, 0)
-            took = {"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall}
-            if name not in best or took["cpu_s"] < best[name]["cpu_s"]:
-                best[name] = {**took, "tokens": metrics["packed_tokens"]}
-    ratio = best["padded"]["cpu_s"] / best["packed"]["cpu_s"]
+    trainers = ["ours"] + ["trl"] * (importlib.util.find_spec("trl") is not None)
+    everything: dict[str, object] = {}
+    for case in asked.cases:
+        for hidden in asked.hidden:
+            best = measured(trainers, case, hidden, asked)
+            everything[f"{case}/{hidden}"] = best
+            if not asked.json:
+                show(case, hidden, best)
+    if asked.scaling:
+        everything["scaling"] = points = scaling("turns", asked.hidden[0], asked)
+        for at in () if asked.json else points:
+            each = at["cpu_s"] / at["packed_tokens"] * 1e3
+            of = f"{at['packed_tokens']:6.0f} unique tokens"
+            print(f"{at['rollouts']:3.0f} rollouts: {of}, {at['cpu_s']:.2f} CPU s, {each:.3f} ms each")
     if asked.json:
-        print(json.dumps({**best, "ratio": ratio}))
-        return
-    for name, took in best.items():
-        print(
-            f"{name}: {took['cpu_s']:.2f} CPU s, {took['wall_s']:.2f} s, {took['tokens']:.0f} tokens through the model"
-        )
-    print(f"one step over {GROUPS * SIZE} rollouts, {asked.threads} thread(s): padded / packed = {ratio:.2f}")
+        print(json.dumps(everything))
+    elif len(trainers) == 1:
+        print("TRL is not installed here, so nothing was compared; `make bench-train` brings it")
 
 
 if __name__ == "__main__":

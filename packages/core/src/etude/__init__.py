@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from etude.engine.local import Engine
     from etude.errors import (
         ConfigError,
+        DriftError,
         EngineError,
         EngineMissing,
         EngineUnreachable,
@@ -82,6 +83,7 @@ _HOME = {
     "Trajectory": "types",
     # Errors.
     "ConfigError": "errors",
+    "DriftError": "errors",
     "EngineError": "errors",
     "EngineMissing": "errors",
     "EngineUnreachable": "errors",
@@ -97,6 +99,7 @@ _HOME = {
 
 __all__ = [
     "ConfigError",
+    "DriftError",
     "Engine",
     "EngineError",
     "EngineMissing",

@@ -12,6 +12,7 @@ EtudeError
     ├── EngineMissing                   the engine environment is not installed
     ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
     └── TrainError                      an optimizer step could not be taken
+        └── DriftError                  … because the engine did not sample from the policy that is trained
 """
 
 from __future__ import annotations
@@ -63,3 +64,7 @@ class EngineUnreachable(EngineError, ConnectionError):
 
 class TrainError(EngineError):
     """An optimizer step could not be taken; the policy is as it was before it."""
+
+
+class DriftError(TrainError):
+    """Trainer and engine disagree about the log-probabilities of what was sampled; no step was taken."""

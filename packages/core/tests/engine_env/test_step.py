@@ -8,23 +8,26 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_trainer import VOCABULARY, group, request, session
+from tiny_trainer import LOSS, group, request, session
 from torch import Tensor
 
 from etude.engine.trainer.batch import Batch, build_batch
-from etude.engine.trainer.forward import micro_batches, new_logprobs, shares_prefixes
+from etude.engine.trainer.forward import Path, TrainingRow, micro_batches, told
 from etude.engine.trainer.policy import LoraPolicy, learning_rate
 from etude.engine.trainer.step import StepRunner
 from etude.errors import TrainError
+from etude.loss.presets import PRESETS
 from etude.types import LossSettings, OpenPolicy, OptimizerSettings, SealedSession
 
 CPU = torch.device("cpu")
+PATHS: tuple[Path, ...] = ("tree", "dense", "rows")
 GROUPS = {**group("a"), **group("b", turns=3, length=4), **group("c", prompt=7)}
 ADVANTAGES = {name: [1.0, -0.5, -0.75, 0.25][k % 4] for k, name in enumerate(GROUPS)}
 
 
 def runner(model_path: str, **settings: Any) -> StepRunner:
-    """Return a runner whose LoRA is not zero, so that every weight of it matters."""
+    """Return a runner whose LoRA is not zero, so that every weight of it matters; no engine is that policy."""
+    settings.setdefault("loss", LOSS)
     found = StepRunner(LoraPolicy(model_path, OpenPolicy(name="p", **settings)))
     generator = torch.Generator().manual_seed(1)
     for parameter in found.policy.parameters:
@@ -39,7 +42,7 @@ def batch(sessions: Mapping[str, SealedSession] = GROUPS, **changes: float) -> B
 
 def gradient(of: StepRunner, b: Batch) -> Tensor:
     of.policy.optimizer.zero_grad(set_to_none=True)
-    of._accumulate(b, of._micro_batches(b))
+    of.accumulate(b, of.micro_batches(b))
     return torch.cat([p.grad.flatten() for p in of.policy.parameters if p.grad is not None])
 
 
@@ -59,32 +62,35 @@ def plain_logprobs(of: StepRunner, b: Batch) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(("share", "budget"), [(True, 10_000), (True, 60), (False, 10_000), (False, 1)])
-def test_log_probabilities_equal_a_plain_forward_pass(model_path: str, share: bool, budget: int) -> None:
+@pytest.mark.parametrize("budget", [10_000, 60, 1])
+@pytest.mark.parametrize("path", PATHS)
+def test_log_probabilities_equal_a_plain_forward_pass(model_path: str, path: Path, budget: int) -> None:
     warm = session("w", [7, 8, 9], [[10, 11], [12, 13]], sampling={"temperature": 0.6})
     b = batch({**GROUPS, "w": warm}, w=1.0)
     of = runner(model_path)
-    of.share, of.token_budget = share, budget
+    of.path, of.token_budget = path, budget
     with torch.no_grad():
-        found = [new_logprobs(of.policy.model, part).tolist() for part in of._micro_batches(b)]
+        found = [told(of.policy.model, part, path).logprobs_M.tolist() for part in of.micro_batches(b)]
         plain = plain_logprobs(of, b)
 
     assert sorted(logprob for part in found for logprob in part) == pytest.approx(sorted(plain), abs=2e-5)
 
 
 def test_a_pack_is_shorter_than_its_rows(model_path: str) -> None:
-    parts = runner(model_path)._micro_batches(batch())
+    parts = runner(model_path).micro_batches(batch())
 
     assert sum(part.input_ids_BN.numel() for part in parts) < 0.7 * sum(
         len(row.token_ids) for r in batch().learning for row in r.rows
     )
 
 
-@pytest.mark.parametrize("preset", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_gradient_does_not_depend_on_how_the_batch_is_cut(model_path: str, preset: Any) -> None:
     of = runner(model_path, loss=LossSettings(preset=preset))
     cuts = []
-    for of.share, of.token_budget in ((False, 1), (True, 10_000), (True, 40), (False, 10_000)):
+    for of.path, of.token_budget in (
+        ("rows", 1), ("tree", 10_000), ("tree", 40), ("dense", 10_000), ("dense", 40), ("rows", 10_000),
+    ):  # fmt: skip
         cuts.append(gradient(of, batch()))
 
     for other in cuts[1:]:
@@ -95,10 +101,10 @@ def test_every_token_of_a_rollout_is_in_the_loss_however_the_batch_is_cut(model_
     of = runner(model_path)
     losses = []
     for of.token_budget in (10_000, 40):
-        loss, stats = of._accumulate(batch(), of._micro_batches(batch()))
-        losses.append(loss)
+        summed = of.accumulate(batch(), of.micro_batches(batch()))
+        losses.append(summed.loss)
 
-        assert stats.tokens == sum(len(c.completions[0].token_ids) for s in GROUPS.values() for c in s.calls)
+        assert summed.stats.tokens == sum(len(c.completions[0].token_ids) for s in GROUPS.values() for c in s.calls)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -164,19 +170,20 @@ def test_gradient_that_is_not_finite_takes_no_step(model_path: str) -> None:
 
 
 def test_steps_raise_what_was_good_and_lower_what_was_bad(model_path: str) -> None:
-    of = StepRunner(LoraPolicy(model_path, OpenPolicy(name="p", optimizer=OptimizerSettings(learning_rate=1e-2))))
+    optimizer = OptimizerSettings(learning_rate=1e-2)
+    of = StepRunner(LoraPolicy(model_path, OpenPolicy(name="p", optimizer=optimizer, loss=LOSS)))
     b = batch(group("a"), a0=1.0, a1=-1.0, a2=0.0, a3=0.0)
 
-    def told() -> list[float]:
+    def means() -> list[float]:
         with torch.no_grad():
-            (part,) = of._micro_batches(b)
-            logprobs = new_logprobs(of.policy.model, part)
+            (part,) = of.micro_batches(b)
+            logprobs = told(of.policy.model, part, of.path).logprobs_M
             return [logprobs[part.rollout_of_M == k].mean().item() for k in range(2)]
 
-    good, bad = told()
+    good, bad = means()
     for version in range(4):
         of.take(b, version)
-    better, worse = told()
+    better, worse = means()
 
     assert better > good + 0.1
     assert worse < bad - 0.1
@@ -198,23 +205,6 @@ def test_warm_up_rises_to_the_constant_rate() -> None:
     assert learning_rate(0, OptimizerSettings(learning_rate=1.0, warmup_steps=0)) == 1.0
 
 
-def test_model_with_a_sliding_window_is_not_packed(model_path: str) -> None:
-    model = LoraPolicy(model_path, OpenPolicy(name="p")).model
-
-    assert shares_prefixes(model, VOCABULARY, CPU)
-    model.config.layer_types = ["full_attention", "sliding_attention"]
-    assert not shares_prefixes(model, VOCABULARY, CPU)
-
-
-def test_model_whose_attention_ignores_the_mask_is_not_packed(model_path: str) -> None:
-    model = LoraPolicy(model_path, OpenPolicy(name="p")).model
-    for layer in model.get_base_model().model.layers:
-        attend = layer.self_attn.forward
-        layer.self_attn.forward = lambda *args, attend=attend, **kw: attend(*args, **{**kw, "attention_mask": None})
-
-    assert not shares_prefixes(model, VOCABULARY, CPU)
-
-
 def test_fresh_policy_is_the_base_model(model_path: str) -> None:
     model = LoraPolicy(model_path, OpenPolicy(name="p")).model
     ids = torch.tensor([[7, 8, 9]])
@@ -226,10 +216,12 @@ def test_fresh_policy_is_the_base_model(model_path: str) -> None:
     assert torch.equal(adapted, base)
 
 
-def test_micro_batches_hold_each_row_once() -> None:
+@pytest.mark.parametrize("path", PATHS)
+def test_micro_batches_hold_each_row_once(path: Path) -> None:
     rows = [row for r in batch().rollouts for row in r.rows]
-    for share in (True, False):
-        parts = micro_batches(rows, range(len(rows)), token_budget=50, share=share, device=CPU)
-        counts = torch.cat([part.rollout_of_M for part in parts]).bincount()
+    given = [TrainingRow(row=row, rollout=k, advantages=[0.0] * len(row.token_ids)) for k, row in enumerate(rows)]
+    parts = micro_batches(given, token_budget=50, path=path, device=CPU)
+    counts = torch.cat([part.rollout_of_M for part in parts]).bincount()
 
-        assert counts.tolist() == [sum(row.trained) for row in rows]
+    assert len(parts) > 1
+    assert counts.tolist() == [sum(row.trained) for row in rows]

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from etude.types import (
     Completion,
+    LossSettings,
     Message,
     OpenPolicy,
     OptimizerSettings,
@@ -100,7 +101,9 @@ def request(step_id: str, advantages: dict[str, float]) -> StepRequest:
 
 SESSIONS = {**group("a"), **group("b")}
 """Two groups of four rollouts of two calls: 80 sampled tokens."""
-POLICY = OpenPolicy(name="p", optimizer=OptimizerSettings(learning_rate=1e-2, warmup_steps=1))
+LOSS = LossSettings(drift_stop=1e9)
+"""The log-probabilities are made up, so no policy ever sampled these rollouts."""
+POLICY = OpenPolicy(name="p", optimizer=OptimizerSettings(learning_rate=1e-2, warmup_steps=1), loss=LOSS)
 
 
 def numbered(number: int) -> StepRequest:

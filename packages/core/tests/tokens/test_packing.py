@@ -46,6 +46,24 @@ def test_path_grows_and_its_new_part_is_one_run(rows: list[tuple[int, ...]], bud
             assert not fresh or list(fresh) == list(range(fresh[0], fresh[0] + len(fresh)))
 
 
+@given(ROWS, st.integers(1, 30))
+def test_segments_say_who_sees_whom(rows: list[tuple[int, ...]], budget: int) -> None:
+    for pack in pack_rows(rows, token_budget=budget):
+        segments = pack.segments()
+        ancestors = {at: set(path[: k + 1]) for path in pack.paths for k, at in enumerate(path)}
+
+        assert [at for s in segments for at in range(s.start, s.stop)] == list(range(len(pack.token_ids)))
+        for s in segments:
+            for at in range(s.start, s.stop):
+                assert {q for q, seen in ancestors.items() if at in seen} == set(range(at, s.below))
+
+
+def test_rows_that_fork_once_make_three_segments() -> None:
+    (pack,) = pack_rows([(1, 2, 3, 4), (1, 2, 5)], token_budget=100)
+
+    assert [(s.start, s.stop, s.below) for s in pack.segments()] == [(0, 2, 5), (2, 4, 4), (4, 5, 5)]
+
+
 @given(ROWS)
 def test_without_sharing_every_pack_is_one_row(rows: list[tuple[int, ...]]) -> None:
     packs = pack_rows(rows, token_budget=10_000, share=False)

@@ -79,3 +79,25 @@ def test_calls_that_are_context_only_are_counted() -> None:
 
     assert batch.untrained_calls == 1
     assert batch.tokens == 1
+
+
+def test_calls_of_a_role_have_an_advantage_of_their_own() -> None:
+    recorded = sessions(a=(call("1", (1,), (2,)), call("2", (1, 2, 3), (4,))), b=(call("3", (1,), (2,)),))
+    batch = build_batch(
+        asked(
+            WeightedRollout(rollout_id="a", advantage=0.0, call_advantages={"2": -0.5}),
+            WeightedRollout(rollout_id="b", advantage=0.0, call_advantages={"x": 1.0}),
+        ),
+        recorded,
+    )
+    (first,) = batch.learning
+
+    assert first.rollout_id == "a"
+    assert first.advantages(first.rows[0]) == [0.0, 0.0, 0.0, -0.5]
+
+
+def test_call_advantage_that_is_not_finite_is_quarantined() -> None:
+    weighted = WeightedRollout(rollout_id="a", advantage=1.0, call_advantages={"1": math.nan})
+    batch = build_batch(asked(weighted), sessions(a=(call("1", (1,), (2,)),)))
+
+    assert batch.quarantined == {"a": "advantage is nan"}

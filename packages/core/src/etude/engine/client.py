@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from etude.errors import EngineError, EngineUnreachable, TrainError
+from etude.errors import DriftError, EngineError, EngineUnreachable, TrainError
 from etude.types import (
     PROTOCOL,
     EngineHealth,
@@ -24,7 +24,7 @@ from etude.types import (
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
-_ERRORS: dict[str, type[EngineError]] = {"TrainError": TrainError}
+_ERRORS: dict[str, type[EngineError]] = {"TrainError": TrainError, "DriftError": DriftError}
 _QUICK_S = 60.0
 
 

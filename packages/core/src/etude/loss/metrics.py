@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,33 +13,31 @@ class TokenStats:
     ratio_sum: float = 0.0
     ratio_max: float = 0.0
     clipped: float = 0.0
-    """Tokens whose gradient the clip removed."""
+    """Tokens whose gradient the clip removed, or whose constant weight it changed."""
     truncated: float = 0.0
-    """Tokens whose importance ratio was cut to the cap."""
+    """Tokens whose importance weight the correction cut or masked."""
     kl_sum: float = 0.0
     """Sum of ratio - 1 - log ratio over tokens the engine sampled: estimates KL(engine || trainer)."""
+    drift_sum: float = 0.0
     drift_max: float = 0.0
     """Largest |trainer's log-probability - engine's|."""
     surprise_sum: float = 0.0
     """Sum of -log p under the engine: its mean estimates the sampling policy's entropy."""
+    base_kl_sum: float = 0.0
+    """Sum of the estimated KL to the base model; 0 where the loss has no such term."""
+    entropy_sum: float = 0.0
+    """Sum of the policy's own entropy; 0 where the loss has no such term."""
 
     def __add__(self, other: TokenStats) -> TokenStats:
         """Return the stats of both sets of tokens together."""
-        return TokenStats(
-            tokens=self.tokens + other.tokens,
-            ratio_sum=self.ratio_sum + other.ratio_sum,
-            ratio_max=max(self.ratio_max, other.ratio_max),
-            clipped=self.clipped + other.clipped,
-            truncated=self.truncated + other.truncated,
-            kl_sum=self.kl_sum + other.kl_sum,
-            drift_max=max(self.drift_max, other.drift_max),
-            surprise_sum=self.surprise_sum + other.surprise_sum,
-        )
+        both = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return TokenStats(**{name: max(pair) if name.endswith("_max") else sum(pair) for name, pair in both.items()})
 
     def metrics(self) -> dict[str, float]:
         """Return the figures of a report; only the token count where there are no tokens."""
         if not self.tokens:
             return {"trained_tokens": 0.0}
+        terms = {"base_kl": self.base_kl_sum, "policy_entropy": self.entropy_sum}
         return {
             "trained_tokens": self.tokens,
             "ratio_mean": self.ratio_sum / self.tokens,
@@ -47,6 +45,8 @@ class TokenStats:
             "clip_fraction": self.clipped / self.tokens,
             "truncated_fraction": self.truncated / self.tokens,
             "engine_kl": self.kl_sum / self.tokens,
+            "logprob_drift_mean": self.drift_sum / self.tokens,
             "logprob_drift_max": self.drift_max,
             "entropy": self.surprise_sum / self.tokens,
+            **{name: total / self.tokens for name, total in terms.items() if total},
         }

@@ -1,14 +1,17 @@
-"""Scores of one group → advantages, relative to the group's own mean."""
+"""Scores → advantages, relative to the mean of the rollouts of one scenario, and to that of each role in them."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from etude.errors import ConfigError
+
 AdvantageScale = Literal["none", "std"]
+BatchScale = Literal["none", "std", "batch"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +56,55 @@ def group_advantages(
     mean = statistics.fmean(usable.values())
     unit = statistics.stdev(usable.values()) if scale == "std" else 1.0
     return Advantages(values={i: (score - mean) / unit for i, score in usable.items()}, quarantined=quarantined)
+
+
+def batch_advantages(
+    groups: Mapping[str, Mapping[str, float | None]], *, tolerance: float = 1e-6, scale: BatchScale = "none"
+) -> dict[str, Advantages]:
+    """Return every group's advantages by the group's name.
+
+    With `batch`, each is the score less its own group's mean, divided by the standard deviation of all usable scores
+    of the batch: a group that agrees almost entirely then counts for little, and the size of a step does not depend on
+    the unit of the scores (https://arxiv.org/abs/2508.08221). A batch of equal scores has only skipped groups.
+    """
+    if scale != "batch":
+        return {name: group_advantages(scores, tolerance=tolerance, scale=scale) for name, scores in groups.items()}
+    found = {name: group_advantages(scores, tolerance=tolerance) for name, scores in groups.items()}
+    usable = [float(s) for scores in groups.values() for s in scores.values() if s is not None and math.isfinite(s)]
+    unit = statistics.stdev(usable) if any(a.values for a in found.values()) else 1.0
+    return {name: replace(a, values={i: v / unit for i, v in a.values.items()}) for name, a in found.items()}
+
+
+def role_advantages(
+    scores: Mapping[str, Mapping[str, float | None]], *, tolerance: float = 1e-6, scale: AdvantageScale = "none"
+) -> dict[str, dict[str, float]]:
+    """Return rollout id → role → advantage, each role compared with the same role in the group's other rollouts.
+
+    A role that is missing in a rollout, has no usable score, or scores equally everywhere has no advantage there: it is
+    left out. What is found is meant for `WeightedRollout.call_advantages`, by the role each call was made in.
+
+    Example:
+        `role_advantages({"x": {"cook": 1.0}, "y": {"cook": 0.0}})` is `{"x": {"cook": 0.5}, "y": {"cook": -0.5}}`.
+    """
+    found: dict[str, dict[str, float]] = {rollout_id: {} for rollout_id in scores}
+    for role in dict.fromkeys(role for by_role in scores.values() for role in by_role):
+        of_role = {rollout_id: by_role[role] for rollout_id, by_role in scores.items() if role in by_role}
+        for rollout_id, value in group_advantages(of_role, tolerance=tolerance, scale=scale).values.items():
+            found[rollout_id][role] = value
+    return found
+
+
+def overlong_penalty(tokens: int, *, longest: int, soft: int) -> float:
+    """Return what to add to the score of an answer of `tokens` tokens: DAPO's soft overlong punishment.
+
+    0 up to `longest - soft` tokens, falling evenly to -1 at `longest`, and -1 beyond (https://arxiv.org/abs/2503.14476).
+
+    Raises:
+        ConfigError: `soft` is not between 1 and `longest`.
+    """
+    if not 1 <= soft <= longest:
+        raise ConfigError(f"soft is {soft}; expected 1 to longest ({longest}) tokens over which the penalty grows")
+    return -min(1.0, max(0.0, (tokens - (longest - soft)) / soft))
 
 
 def _unusable(score: float | None) -> str | None:

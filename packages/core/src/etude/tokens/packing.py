@@ -1,14 +1,25 @@
 """Rows → packs: a pack is a trie over token ids, laid out as one sequence, in which each shared prefix is held once.
 
 The rollouts of a group share their system prompt, tools and task, and the rows of a rollout share their history, so a
-pack is several times shorter than its rows. Attention along a row's own path keeps it exact. Attention by tree
-segments instead of a dense mask, and balancing packs over devices, belong here too.
+pack is several times shorter than its rows. Attention along a row's own path keeps it exact. The layout is the trie in
+preorder: all that follows a token in any row lies in one run behind it, which `Segment` says in two numbers.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A run of the trie without a fork: positions `start` to `stop`, seen by themselves and all up to `below`."""
+
+    start: int
+    stop: int
+    below: int
+    """End of what descends from it: a position q sees a position k of the segment where k <= q < below."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +35,27 @@ class Pack:
     """For each row, the pack's index of each of its tokens."""
     shared: tuple[int, ...]
     """For each row, how many leading tokens an earlier row of the pack already holds; the rest follow in one run."""
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Return the trie's runs in order of their start; together they hold every position once."""
+        starts = self._starts()
+        stops = [*starts[1:], len(self.token_ids)]
+        below = list(stops)
+        for path in self.paths:
+            at = 0
+            while at < len(path):
+                number = bisect_right(starts, path[at]) - 1
+                below[number] = max(below[number], path[-1] + 1)
+                at += stops[number] - starts[number]
+        return tuple(Segment(start=a, stop=b, below=c) for a, b, c in zip(starts, stops, below, strict=True))
+
+    def _starts(self) -> list[int]:
+        """Where a row begins to differ from the one before it, and where the earlier one forked."""
+        starts = {0} if self.token_ids else set()
+        for path, shared in zip(self.paths, self.shared, strict=True):
+            if shared < len(path) and (shared == 0 or path[shared] != path[shared - 1] + 1):
+                starts |= {path[shared], *([path[shared - 1] + 1] if shared else [])}
+        return sorted(starts)
 
 
 def pack_rows(rows: Sequence[tuple[int, ...]], *, token_budget: int, share: bool = True) -> tuple[Pack, ...]:

@@ -1,6 +1,7 @@
 """The nouns that client and engine share: frozen values without behaviour."""
 
 from etude.types.call import CallNote, Completion, ModelCall, TokenCall, ToolCall
+from etude.types.loss import LossSettings
 from etude.types.message import Message, Role, ToolRequest, ToolSpec
 from etude.types.record import FORMAT, Failure, Record
 from etude.types.trajectory import Group, Judgement, Score, Status, Trajectory
@@ -8,7 +9,6 @@ from etude.types.wire import (
     PROTOCOL,
     EngineHealth,
     LoraSettings,
-    LossSettings,
     ModelHealth,
     OpenPolicy,
     OpenSession,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from etude.types.call import TokenCall
+from etude.types.loss import LossSettings
 from etude.types.record import Record
 
 PROTOCOL = 1
 """Version of the control plane; client and engine must agree."""
-
-Preset = Literal["grpo", "dr_grpo", "dapo"]
 
 
 class LoraSettings(Record):
@@ -33,21 +32,6 @@ class OptimizerSettings(Record):
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=5, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-
-
-class LossSettings(Record):
-    """Which GRPO preset is used, and its few free numbers.
-
-    `None` on `clip_low` / `clip_high` means the preset's own published value.
-    """
-
-    preset: Preset = "grpo"
-    clip_low: float | None = Field(default=None, gt=0)
-    clip_high: float | None = Field(default=None, gt=0)
-    importance_cap: float = Field(default=2.0, ge=1)
-    """C of truncated importance sampling: the token weight is min(ratio, C)."""
-    constant_length: int = Field(default=512, ge=1)
-    """Divisor L of `dr_grpo`: the loss is summed over tokens and divided by rollouts × L."""
 
 
 class OpenPolicy(Record):
@@ -106,6 +90,8 @@ class WeightedRollout(Record):
     advantage: float
     untrained_call_ids: tuple[str, ...] = ()
     """Calls whose answer the framework threw away."""
+    call_advantages: dict[str, float] = Field(default_factory=dict)
+    """Call id → advantage of its tokens in place of the rollout's, such as that of the call's role."""
 
 
 class StepRequest(Record):

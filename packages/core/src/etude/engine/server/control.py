@@ -231,7 +231,7 @@ class Control:
             except NotFound as error:
                 return _refusal(404, "EngineError", str(error))
             except TrainError as error:
-                return _refusal(409, "TrainError", str(error))
+                return _refusal(409, type(error).__name__, str(error))
             except BadRequest as error:
                 return _refusal(400, "EngineError", error.message)
             except EtudeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from etude.tokens import Row, fold_calls, why_untrained
 from etude.types import SealedSession, StepRequest, WeightedRollout
@@ -17,6 +17,17 @@ class TrainedRollout:
     rollout_id: str
     advantage: float
     rows: tuple[Row, ...]
+    call_advantages: Mapping[str, float] = field(default_factory=dict)
+    """Call id → advantage of its tokens in place of the rollout's."""
+
+    def advantages(self, row: Row) -> list[float]:
+        """Return the advantage of each position of one of its rows."""
+        return [self.call_advantages.get(call_id or "", self.advantage) for call_id in row.call_ids]
+
+    @property
+    def learns(self) -> bool:
+        """Whether any of its tokens has an advantage."""
+        return any(a != 0 for row in self.rows for a, t in zip(self.advantages(row), row.trained, strict=True) if t)
 
     @property
     def tokens(self) -> int:
@@ -29,7 +40,7 @@ class Batch:
     """Everything one optimizer step is made of."""
 
     rollouts: tuple[TrainedRollout, ...]
-    """Rollouts that count; those with advantage 0 give no gradient but stand in the normalizers."""
+    """Rollouts that count; those without an advantage give no gradient but stand in the normalizers."""
     quarantined: dict[str, str]
     """Rollout id → why it does not count."""
     untrained_calls: int
@@ -38,7 +49,7 @@ class Batch:
     @property
     def learning(self) -> tuple[TrainedRollout, ...]:
         """Rollouts that give a gradient."""
-        return tuple(r for r in self.rollouts if r.advantage != 0)
+        return tuple(r for r in self.rollouts if r.learns)
 
     @property
     def tokens(self) -> int:
@@ -56,17 +67,28 @@ def build_batch(request: StepRequest, sessions: Mapping[str, SealedSession]) -> 
         if session is None:
             quarantined[asked.rollout_id] = "no sealed session"
             continue
-        if not math.isfinite(asked.advantage):
-            quarantined[asked.rollout_id] = f"advantage is {asked.advantage}"
+        if (bad := _not_finite(asked)) is not None:
+            quarantined[asked.rollout_id] = f"advantage is {bad}"
             continue
         rows = fold_calls(session.calls, untrained_call_ids=asked.untrained_call_ids)
         if not rows:
             quarantined[asked.rollout_id] = f"no trained tokens: {_why_nothing(asked, session)}"
             continue
-        rollouts.append(TrainedRollout(rollout_id=asked.rollout_id, advantage=asked.advantage, rows=rows))
+        rollouts.append(
+            TrainedRollout(
+                rollout_id=asked.rollout_id,
+                advantage=asked.advantage,
+                rows=rows,
+                call_advantages=asked.call_advantages,
+            )
+        )
         trained_calls = {call_id for row in rows for call_id in row.call_ids if call_id is not None}
         untrained_calls += sum(call.call_id not in trained_calls for call in session.calls)
     return Batch(rollouts=tuple(rollouts), quarantined=quarantined, untrained_calls=untrained_calls)
+
+
+def _not_finite(asked: WeightedRollout) -> float | None:
+    return next((a for a in (asked.advantage, *asked.call_advantages.values()) if not math.isfinite(a)), None)
 
 
 def _why_nothing(asked: WeightedRollout, session: SealedSession) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 from typing import BinaryIO
 
 from etude.engine.trainer.wire import QUESTIONS, Answer, Ready, Refused, Start, Step, Stepped, frame, read_frame
-from etude.errors import TrainError
+from etude.errors import DriftError, TrainError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,8 +26,13 @@ def main() -> None:
     assert isinstance(start, Start)
     _die_with_parent(start.parent_pid)
     # torch and transformers take many seconds to import: only now, so that no orphan can live through them.
+    from etude.engine.trainer.memory import keep_freed_memory
     from etude.engine.trainer.run import PolicyRun
 
+    # What the trainer logs goes to stderr, which is its log.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("etude").setLevel(logging.INFO)
+    keep_freed_memory()
     try:
         run = PolicyRun(start)
     except TrainError as error:
@@ -39,7 +45,7 @@ def main() -> None:
         try:
             _tell(answers, Stepped(report=run.step(asked)))
         except TrainError as error:
-            _tell(answers, Refused(message=str(error)))
+            _tell(answers, Refused(message=str(error), drift=isinstance(error, DriftError)))
         # Anything else ends this process: the parent starts it again from the newest checkpoint.
 
 

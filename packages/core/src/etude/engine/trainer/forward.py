@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from etude.engine.trainer.decoder import head_weight, predicting_states
+from etude.engine.trainer.tree import TreePlan
+from etude.loss.head import token_logprobs
 from etude.tokens import Pack, Row, pack_rows
+
+Path = Literal["tree", "dense", "rows"]
+"""How rows go through the model: shared prefixes once with attention along the trie; once with a mask of every pair of
+positions; or row by row, padded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +28,8 @@ class MicroBatch:
 
     input_ids_BN: Tensor
     position_ids_BN: Tensor
-    mask_11NN: Tensor | None
-    """True where a token may look; None for plain causal rows, padded on the right."""
+    plan: TreePlan | None
+    """Who sees whom; None for plain causal rows, padded on the right."""
     columns: Tensor
     """Columns at which logits are needed, in any of the B sequences."""
     heads_H: Tensor
@@ -33,79 +40,84 @@ class MicroBatch:
     token_M: Tensor
     old_logprobs_M: Tensor
     rollout_of_M: Tensor
+    advantages_M: Tensor
+    version_M: Tensor
+    """Version of the weights that sampled each trained token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What the model says of a micro-batch's trained tokens, in fp32 and at the temperature each was sampled with."""
+
+    logprobs_M: Tensor
+    entropies_M: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRow:
+    """A row with what its trained tokens are worth."""
+
+    row: Row
+    rollout: int
+    """Index of its rollout."""
+    advantages: Sequence[float]
+    """Advantage of each position of the row; only those of trained tokens are read."""
 
 
 def micro_batches(
-    rows: Sequence[Row], rollout_of: Sequence[int], *, token_budget: int, share: bool, device: torch.device
+    rows: Sequence[TrainingRow], *, token_budget: int, path: Path, device: torch.device
 ) -> list[MicroBatch]:
     """Return micro-batches that together hold every row once, of about `token_budget` positions each.
 
     Args:
         rows: Rows of any rollouts.
-        rollout_of: For each row, the index of its rollout.
         token_budget: Positions of a micro-batch, padding included; a longer row goes alone.
-        share: Hold each shared prefix once (exact only where `shares_prefixes` says so); otherwise rows of
-            similar length are padded to one length.
+        path: What `choose_path` found for the model. For `rows`, those of similar length are padded to one length.
         device: Where the tensors go.
     """
-    ids = [row.token_ids for row in rows]
-    packs = pack_rows(ids, token_budget=token_budget, share=share)
-    parts = [(pack,) for pack in packs] if share else _by_length(packs, token_budget)
-    return [_micro_batch(part, rows, rollout_of, device) for part in parts]
+    ids = [row.row.token_ids for row in rows]
+    packs = pack_rows(ids, token_budget=token_budget, share=path != "rows")
+    parts = _by_length(packs, token_budget) if path == "rows" else [(pack,) for pack in packs]
+    return [_micro_batch(part, rows, path, device) for part in parts]
 
 
-def new_logprobs(model: Any, batch: MicroBatch) -> Tensor:
-    """Return the model's log-probability of each trained token, in fp32, at the temperature it was sampled with."""
+def told(model: Any, batch: MicroBatch, path: Path, *, entropy: bool = False, checkpointed: bool = False) -> Told:
+    """Return what the model says of the micro-batch's trained tokens, with gradient."""
+    if path == "tree":
+        return _told_along_the_tree(model, batch, entropy=entropy, checkpointed=checkpointed)
+    mask_11NN = None if batch.plan is None or len(batch.plan.segments) < 2 else batch.plan.mask_QN[None, None]
     logits = model(
         input_ids=batch.input_ids_BN,
         position_ids=batch.position_ids_BN,
-        attention_mask=batch.mask_11NN,
+        attention_mask=mask_11NN,
         logits_to_keep=batch.columns,
         use_cache=False,
     ).logits.flatten(0, 1)
-    if len(batch.heads_H) != len(logits) or not bool((batch.heads_H == _counted(batch.heads_H)).all()):
-        logits = logits[batch.heads_H]
-    logits_HV = logits.float() / batch.temperature_H[:, None]
-    return logits_HV[batch.head_of_M, batch.token_M] - logits_HV.logsumexp(-1)[batch.head_of_M]
+    logits_HV = _picked(logits, batch.heads_H).float() / batch.temperature_H[:, None]
+    log_sum_H = logits_HV.logsumexp(-1)
+    entropies_M = None
+    if entropy:
+        entropies_M = (log_sum_H - torch.linalg.vecdot(logits_HV.softmax(-1), logits_HV))[batch.head_of_M]
+    logprobs_M = logits_HV[batch.head_of_M, batch.token_M] - log_sum_H[batch.head_of_M]
+    return Told(logprobs_M=logprobs_M, entropies_M=entropies_M)
 
 
-def shares_prefixes(model: Any, vocabulary: int, device: torch.device) -> bool:
-    """Return whether packed rows give this model's own log-probabilities.
-
-    Tried, not assumed: sliding windows, recurrent layers and models with a mask of their own do not follow a path.
-    """
-    config = model.config
-    if getattr(config, "sliding_window", None) is not None:
-        return False
-    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    draw = torch.randint(0, vocabulary, (40,), generator=generator).tolist()
-    rows = [_probe(draw[:16] + draw[a:b]) for a, b in ((16, 24), (24, 30), (30, 40))]
-    told: list[list[float]] = []
-    with torch.no_grad():
-        for share in (False, True):
-            batches = micro_batches(rows, range(3), token_budget=10_000, share=share, device=device)
-            try:
-                found = [(b.rollout_of_M.tolist(), new_logprobs(model, b).tolist()) for b in batches]
-            except (TypeError, ValueError, RuntimeError):
-                return False
-            pairs = [pair for of, logprobs in found for pair in zip(of, logprobs, strict=True)]
-            told.append([logprob for _, logprob in sorted(pairs, key=lambda pair: pair[0])])
-    close = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.1
-    return all(abs(a - b) < close for a, b in zip(*told, strict=True))
-
-
-def _probe(ids: list[int]) -> Row:
-    count = len(ids)
-    return Row(
-        token_ids=tuple(ids),
-        trained=(False,) + (True,) * (count - 1),
-        logprobs=(None,) + (0.0,) * (count - 1),
-        weight_versions=(None,) + (0,) * (count - 1),
-        temperatures=(None,) + (1.0,) * (count - 1),
-        call_ids=(None,) + ("probe",) * (count - 1),
+def _told_along_the_tree(model: Any, batch: MicroBatch, *, entropy: bool, checkpointed: bool) -> Told:
+    assert batch.plan is not None, "a micro-batch of padded rows has no tree"
+    last = batch.plan.only(batch.columns.tolist())
+    states = predicting_states(
+        model, batch.input_ids_BN[0], batch.position_ids_BN[0], batch.plan, last, checkpointed=checkpointed
     )
+    logprobs_M, entropy_H = token_logprobs(
+        _picked(states, batch.heads_H), head_weight(model), batch.temperature_H, batch.head_of_M, batch.token_M,
+        entropy=entropy,
+    )  # fmt: skip
+    return Told(logprobs_M=logprobs_M, entropies_M=None if entropy_H is None else entropy_H[batch.head_of_M])
+
+
+def _picked(states: Tensor, heads_H: Tensor) -> Tensor:
+    same = len(heads_H) == len(states) and bool((heads_H == torch.arange(len(states), device=states.device)).all())
+    return states if same else states[heads_H]
 
 
 def _by_length(packs: Sequence[Pack], token_budget: int) -> list[tuple[Pack, ...]]:
@@ -119,21 +131,20 @@ def _by_length(packs: Sequence[Pack], token_budget: int) -> list[tuple[Pack, ...
     return [tuple(part) for part in parts]
 
 
-def _micro_batch(
-    packs: Sequence[Pack], rows: Sequence[Row], rollout_of: Sequence[int], device: torch.device
-) -> MicroBatch:
+def _micro_batch(packs: Sequence[Pack], rows: Sequence[TrainingRow], path: Path, device: torch.device) -> MicroBatch:
     width = max(len(pack.token_ids) for pack in packs)
     targets = [
-        (line, path[k - 1], row.temperatures[k], row.token_ids[k], row.logprobs[k], rollout_of[index])
+        (line, where[k - 1], given.row.temperatures[k], k, given)
         for line, pack in enumerate(packs)
-        for index, path in zip(pack.rows, pack.paths, strict=True)
-        for row in (rows[index],)
-        for k, is_trained in enumerate(row.trained)
+        for index, where in zip(pack.rows, pack.paths, strict=True)
+        for given in (rows[index],)
+        for k, is_trained in enumerate(given.row.trained)
         if is_trained
     ]
     columns = sorted({column for _, column, *_ in targets})
     place = {column: k for k, column in enumerate(columns)}
-    heads = sorted({(line * len(columns) + place[column], heat) for line, column, heat, *_ in targets})
+    pairs = [(line * len(columns) + place[column], heat) for line, column, heat, *_ in targets]
+    heads = sorted(set(pairs))
     head_of = {head: k for k, head in enumerate(heads)}
 
     def tensor(values: Sequence[Any], dtype: torch.dtype = torch.long) -> Tensor:
@@ -142,29 +153,14 @@ def _micro_batch(
     return MicroBatch(
         input_ids_BN=tensor([pack.token_ids + (0,) * (width - len(pack.token_ids)) for pack in packs]),
         position_ids_BN=tensor([pack.depths + (0,) * (width - len(pack.depths)) for pack in packs]),
-        mask_11NN=_mask(packs[0], device) if len(packs) == 1 and len(packs[0].rows) > 1 else None,
+        plan=None if path == "rows" else TreePlan(segments=packs[0].segments(), device=device),
         columns=tensor(columns),
         heads_H=tensor([at for at, _ in heads]),
         temperature_H=tensor([heat for _, heat in heads], torch.float32),
-        head_of_M=tensor([head_of[line * len(columns) + place[c], heat] for line, c, heat, *_ in targets]),
-        token_M=tensor([token for *_, token, _, _ in targets]),
-        old_logprobs_M=tensor([logprob for *_, logprob, _ in targets], torch.float32),
-        rollout_of_M=tensor([rollout for *_, rollout in targets]),
+        head_of_M=tensor([head_of[pair] for pair in pairs]),
+        token_M=tensor([given.row.token_ids[k] for *_, k, given in targets]),
+        old_logprobs_M=tensor([given.row.logprobs[k] for *_, k, given in targets], torch.float32),
+        rollout_of_M=tensor([given.rollout for *_, given in targets]),
+        advantages_M=tensor([given.advantages[k] for *_, k, given in targets], torch.float32),
+        version_M=tensor([given.row.weight_versions[k] for *_, k, given in targets]),
     )
-
-
-def _mask(pack: Pack, device: torch.device) -> Tensor:
-    """Return who sees whom: each token its own path from the root, itself included."""
-    size = len(pack.token_ids)
-    mask_NN = torch.zeros(size, size, dtype=torch.bool)
-    for path, shared in zip(pack.paths, pack.shared, strict=True):
-        if shared == len(path):
-            continue
-        start, end = path[shared], path[-1] + 1
-        mask_NN[start:end, torch.tensor(path[:shared], dtype=torch.long)] = True
-        mask_NN[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
-    return mask_NN.to(device)[None, None]
-
-
-def _counted(like: Tensor) -> Tensor:
-    return torch.arange(len(like), device=like.device)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from etude.engine.trainer.precision import faster_dtype
 from etude.errors import TrainError
 from etude.types import LoraSettings, OpenPolicy, OptimizerSettings
 
@@ -76,7 +77,7 @@ def learning_rate(version: int, settings: OptimizerSettings) -> float:
 
 
 def _base_model(model_path: str, device: torch.device) -> Any:
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = faster_dtype(device.type)
     try:
         model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError) as error:

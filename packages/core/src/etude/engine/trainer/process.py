@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etude.engine.trainer.checkpoint import Checkpoints
 from etude.engine.trainer.wire import ANSWERS, LENGTH, Answer, Question, Ready, Refused, Start, Step, Stepped, frame
-from etude.errors import TrainError
+from etude.errors import DriftError, TrainError
 from etude.types import OpenPolicy, PolicyState, SealedSession, StepReport, StepRequest
 
 _CLOSE_WITHIN_S = 5.0
@@ -111,7 +111,8 @@ class Trainer:
                 await self._launch()
             answer = await self._ask(asked)
         if isinstance(answer, Refused):
-            raise TrainError(f"step {request.step_id!r}: {answer.message}")
+            kind = DriftError if answer.drift else TrainError
+            raise kind(f"step {request.step_id!r}: {answer.message}")
         assert isinstance(answer, Stepped)
         return answer.report
 

@@ -32,6 +32,13 @@ class Step(Record):
     sessions: dict[str, SealedSession]
 
 
+class Replay(Record):
+    """A line for `replay`: one step from one start."""
+
+    start: Start
+    step: Step
+
+
 class Ready(Record):
     """Child → parent: the policy is loaded."""
 
@@ -51,6 +58,8 @@ class Refused(Record):
 
     type: Literal["refused"] = "refused"
     message: str
+    drift: bool = False
+    """Whether it is a `DriftError`."""
 
 
 Question = Start | Step

@@ -1,0 +1,108 @@
+"""One optimizer step of étude's trainer, as its own process runs it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+
+import torch
+from shapes import ALPHA, CASES, RANK, SHAPES, Attempt, advantages, logprob, make_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from etude.engine.trainer.batch import Batch, build_batch
+from etude.engine.trainer.memory import keep_freed_memory
+from etude.engine.trainer.policy import LoraPolicy
+from etude.engine.trainer.step import StepRunner
+from etude.types import (
+    Completion,
+    LoraSettings,
+    LossSettings,
+    Message,
+    OpenPolicy,
+    SealedSession,
+    StepRequest,
+    TokenCall,
+    WeightedRollout,
+)
+
+
+def prepare(case: str, hidden: int, rollouts: int) -> tuple[Callable[[], dict[str, float]], Callable[[], float]]:
+    """Return a function that takes a step, and one that counts a step's floating-point operations."""
+    keep_freed_memory()
+    shape = SHAPES[hidden]
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(shape).save_pretrained(folder)  # type: ignore[attr-defined]
+        # A random model is nobody's policy, so its drift from made-up log-probabilities means nothing.
+        settings = OpenPolicy(
+            name="bench", lora=LoraSettings(rank=RANK, alpha=ALPHA), loss=LossSettings(preset="dapo", drift_stop=1e9)
+        )
+        runner = StepRunner(LoraPolicy(folder, settings))
+    batch = _batch(CASES[case](rollouts, shape.vocabulary), rollouts)
+    return lambda: runner.take(batch, 0), lambda: _operations(runner, batch, shape.heads * 64)
+
+
+def _batch(attempts: list[Attempt], rollouts: int) -> Batch:
+    sessions = {
+        str(k): SealedSession(
+            rollout_id=str(k),
+            calls=tuple(c for n, a in enumerate(attempts) if a.rollout == k for c in _calls(f"{k}/{n}", a)),
+        )
+        for k in range(rollouts)
+    }
+    worth = advantages(rollouts)
+    weighted = tuple(WeightedRollout(rollout_id=str(k), advantage=worth[k]) for k in range(rollouts))
+    return build_batch(StepRequest(step_id="s", rollouts=weighted), sessions)
+
+
+def _calls(name: str, attempt: Attempt) -> list[TokenCall]:
+    found, history, seen = [], attempt.prompt, 0
+    for number, (sampled, piece) in enumerate(attempt.pieces):
+        if sampled:
+            answer = Completion(
+                index=0,
+                message=Message(role="assistant"),
+                token_ids=piece,
+                logprobs=tuple(logprob(seen + k) for k in range(len(piece))),
+                weight_versions=(0,) * len(piece),
+            )
+            found.append(
+                TokenCall(
+                    call_id=f"{name}/{number}", started_s=float(number), latency_s=0.1, messages=(),
+                    prompt_ids=history, completions=(answer,),
+                )
+            )  # fmt: skip
+            seen += len(piece)
+        history = history + piece
+    return found
+
+
+def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
+    """Count the matrix products of a step, and those inside flash attention, which the counter does not see."""
+    parts = runner.micro_batches(batch)
+    with FlopCounterMode(display=False) as counter:
+        runner.accumulate(batch, parts)
+    runner.policy.optimizer.zero_grad(set_to_none=True)
+    layers = runner.policy.model.config.num_hidden_layers
+    total = float(sum(n for name, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(name)))
+    for part in parts:
+        assert part.plan is not None
+        plans = [part.plan] * (layers - 1) + [part.plan.only(part.columns.tolist())]
+        for look in (look for plan in plans for look in plan.looks):
+            pairs = (look.queries.stop - look.queries.start) * (look.keys.stop - look.keys.start)
+            # Two products forward and five backward; the causal half is not computed.
+            total += (2 + 5) * 2 * width * pairs * (0.5 if look.causal else 1.0)
+    return total
+
+
+def gemm_rate() -> float:
+    """Return this machine's floating-point operations a CPU second in a large product, best of some."""
+    import time
+
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = float("inf")
+    for _ in range(8):
+        began = time.process_time()
+        for _ in range(4):
+            torch.mm(a, b)
+        best = min(best, time.process_time() - began)
+    return 4 * 2 * 1024**3 / best

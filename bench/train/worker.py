@@ -1,0 +1,57 @@
+"""A trainer in a process of its own: takes a step for each line of standard input and answers with its cost as JSON.
+
+python bench/train/worker.py ours|trl CASE HIDDEN ROLLOUTS THREADS
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+_OUT = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what libraries print is not an answer
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    trainer, case, hidden, rollouts, threads = sys.argv[1:]
+    os.environ["OMP_NUM_THREADS"] = threads
+    import torch
+
+    torch.set_num_threads(int(threads))
+    if trainer == "trl":
+        from with_trl import serve
+
+        tell({"ready": 1.0})
+        if sys.stdin.readline():
+            serve(case, int(hidden), int(rollouts), lambda took: bool(tell({**took, **peak()}) or sys.stdin.readline()))
+        return
+    from ours import gemm_rate, prepare
+
+    step, operations = prepare(case, int(hidden), int(rollouts))
+    tell({"ready": 1.0})
+    for line in sys.stdin:
+        if line.strip() == "operations":
+            tell({"operations": operations(), "gemm_rate": gemm_rate()})
+            continue
+        cpu, wall = time.process_time(), time.monotonic()
+        metrics = step()
+        took = {"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall}
+        tell({**took, **peak(), "packed_tokens": metrics["packed_tokens"], "row_tokens": metrics["row_tokens"]})
+
+
+def peak() -> dict[str, float]:
+    """Return the most memory this process ever held."""
+    with open("/proc/self/status") as status:
+        return {"peak_mb": next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))}
+
+
+def tell(found: dict[str, float]) -> None:
+    _OUT.write(json.dumps(found) + "\n")
+    _OUT.flush()
+
+
+if __name__ == "__main__":
+    main()

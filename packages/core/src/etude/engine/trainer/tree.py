@@ -1,0 +1,195 @@
+"""Attention along the paths of a trie whose positions lie in preorder, as one run of tokens.
+
+All that descends from a segment lies behind it in one run. So every segment is seen twice: by itself, causally, and
+by that whole run at once, with no mask at all. On a CPU these are two flash-attention calls on plain views, whose
+results are joined by their log-sums; no key is copied for a sibling and nothing is padded. On a GPU the same rule,
+k <= q < below(k), is a block mask of FlexAttention.
+
+Shapes: N positions, Q of them that ask, H heads, K key heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.tokens.packing import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One flash-attention call: some of those that ask look at a run of keys."""
+
+    queries: slice
+    keys: slice
+    causal: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreePlan:
+    """Which positions of a pack see which."""
+
+    segments: tuple[Segment, ...]
+    asking: tuple[int, ...] | None = None
+    """The positions that ask, ascending; None for all. The last layer needs only those that predict a token."""
+    device: torch.device
+
+    def only(self, asking: Sequence[int]) -> TreePlan:
+        """Return the plan in which only some positions ask."""
+        return TreePlan(segments=self.segments, asking=tuple(asking), device=self.device)
+
+    @cached_property
+    def looks(self) -> tuple[_Look, ...]:
+        """The flash-attention calls, in an order in which all that ask are first seen by a root."""
+        if self.asking is None:
+            return tuple(_looks(self.segments, lambda at: at))
+        asking = self.asking
+        return tuple(_looks(_cut(self.segments, asking), lambda at: bisect_left(asking, at)))
+
+    @cached_property
+    def below_N(self) -> Tensor:
+        """For each position, the end of what may see it."""
+        sizes = torch.tensor([s.stop - s.start for s in self.segments])
+        return torch.tensor([s.below for s in self.segments]).repeat_interleave(sizes).to(self.device)
+
+    @cached_property
+    def asking_Q(self) -> Tensor:
+        """The positions that ask, as a tensor."""
+        if self.asking is None:
+            return torch.arange(len(self.below_N), device=self.device)
+        return torch.tensor(self.asking, dtype=torch.long, device=self.device)
+
+    @cached_property
+    def mask_QN(self) -> Tensor:
+        """True where one that asks (row) may look (column)."""
+        at_N = torch.arange(len(self.below_N), device=self.device)
+        return (self.asking_Q[:, None] >= at_N[None]) & (self.asking_Q[:, None] < self.below_N[None])
+
+    @cached_property
+    def block_mask(self) -> Any:
+        """The same for FlexAttention."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        below_N, asking_Q = self.below_N, self.asking_Q
+
+        def may_look(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (key <= asking_Q[query]) & (asking_Q[query] < below_N[key])
+
+        return create_block_mask(may_look, None, None, len(asking_Q), len(below_N), device=str(self.device))
+
+
+def _looks(segments: Iterable[Segment], place: Callable[[int], int]) -> Iterator[_Look]:
+    for s in segments:
+        own = slice(s.start, s.stop)
+        inside, behind = slice(place(s.start), place(s.stop)), slice(place(s.stop), place(s.below))
+        if inside.start < inside.stop:
+            yield _Look(inside, own, True)
+        if behind.start < behind.stop:
+            yield _Look(behind, own, False)
+
+
+def _cut(segments: Sequence[Segment], asking: Sequence[int]) -> Iterator[Segment]:
+    """Cut segments where those that ask begin or end, so that all or none of a segment's positions ask."""
+    for s in segments:
+        mine = set(asking[bisect_left(asking, s.start) : bisect_left(asking, s.stop)])
+        edges = {at for place in mine for at in (place, place + 1) if (at in mine) != (at - 1 in mine)}
+        for start, stop in pairwise(sorted({s.start, s.stop, *edges})):
+            yield Segment(start=start, stop=stop, below=s.below)
+
+
+def tree_attention(query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, plan: TreePlan, scale: float) -> Tensor:
+    """Return the attention of each that asks over its own path, as Q x H x E, with gradients to all three."""
+    if query_QHE.device.type == "cpu" and query_QHE.dtype == torch.float32:
+        out: Tensor = _CpuTree.apply(query_QHE, key_NKE, value_NKE, plan.looks, scale)
+        return out
+    query, key, value = (x.transpose(0, 1)[None] for x in (query_QHE, key_NKE, value_NKE))
+    if query_QHE.device.type == "cuda":
+        return _flex(query, key, value, plan.block_mask, scale)[0].transpose(0, 1)
+    mask = plan.mask_QN[None, None]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(query, key, value, attn_mask=mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, scale: float) -> Tensor:
+    global _compiled_flex
+    if _compiled_flex is None:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        _compiled_flex = torch.compile(flex_attention, dynamic=True)
+    found: Tensor = _compiled_flex(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=True)
+    return found
+
+
+_compiled_flex: Any = None
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FLASH_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _CpuTree(torch.autograd.Function):
+    """Heads that share a key head are a batch of their own, so that grouped keys are views, never copies."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, looks: Sequence[_Look], scale: float
+    ) -> Tensor:
+        query, key, value = _grouped(query_QHE, key_NKE), _shared(query_QHE, key_NKE), _shared(query_QHE, value_NKE)
+        out_QHE = torch.empty_like(query_QHE, memory_format=torch.contiguous_format)
+        out = _grouped(out_QHE, key_NKE)
+        log_sum = query.new_full(query.shape[:3], -torch.inf)
+        for look in looks:
+            q, k, v = query[:, :, look.queries], key[:, :, look.keys], value[:, :, look.keys]
+            part, part_sum = _FLASH(q, k, v, 0.0, look.causal, scale=scale)
+            _join(out[:, :, look.queries], log_sum[:, :, look.queries], part, part_sum)
+        ctx.save_for_backward(query_QHE, key_NKE, value_NKE, out_QHE, log_sum)
+        ctx.looks, ctx.scale = looks, scale
+        return out_QHE
+
+    @staticmethod
+    def backward(ctx: Any, to_out_QHE: Tensor) -> tuple[Tensor | None, ...]:
+        query_QHE, key_NKE, value_NKE, out_QHE, log_sum = ctx.saved_tensors
+        query, key, value = _grouped(query_QHE, key_NKE), _shared(query_QHE, key_NKE), _shared(query_QHE, value_NKE)
+        out, to_out = _grouped(out_QHE, key_NKE), _grouped(to_out_QHE, key_NKE)
+        to_query_QHE = torch.zeros_like(query_QHE, memory_format=torch.contiguous_format)
+        to_key_NKE = torch.zeros_like(key_NKE, memory_format=torch.contiguous_format)
+        to_value_NKE = torch.zeros_like(to_key_NKE)
+        to_query = _grouped(to_query_QHE, key_NKE)
+        for look in ctx.looks:
+            # With the output and log-sum of the whole path, each part's gradients are those of the whole softmax.
+            dq, dk, dv = _FLASH_BACK(
+                to_out[:, :, look.queries], query[:, :, look.queries], key[:, :, look.keys], value[:, :, look.keys],
+                out[:, :, look.queries], log_sum[:, :, look.queries], 0.0, look.causal, scale=ctx.scale,
+            )  # fmt: skip
+            to_query[:, :, look.queries] += dq
+            to_key_NKE[look.keys] += dk.sum(1).transpose(0, 1)
+            to_value_NKE[look.keys] += dv.sum(1).transpose(0, 1)
+        return to_query_QHE, to_key_NKE, to_value_NKE, None, None
+
+
+def _grouped(x_QHE: Tensor, key_NKE: Tensor) -> Tensor:
+    """Return Q x H x E as a view K x H/K x Q x E."""
+    return x_QHE.unflatten(1, (key_NKE.shape[1], -1)).permute(1, 2, 0, 3)
+
+
+def _shared(query_QHE: Tensor, x_NKE: Tensor) -> Tensor:
+    """Return N x K x E as a view K x H/K x N x E whose second dimension has no stride."""
+    heads = query_QHE.shape[1] // x_NKE.shape[1]
+    return x_NKE.transpose(0, 1)[:, None].expand(-1, heads, -1, -1)
+
+
+def _join(out: Tensor, log_sum: Tensor, part: Tensor, part_sum: Tensor) -> None:
+    """Add a part of the keys to attention over others, in place."""
+    if log_sum.numel() and bool(torch.isneginf(log_sum[0, 0, 0])):
+        out.copy_(part)
+        log_sum.copy_(part_sum)
+        return
+    both = torch.logaddexp(log_sum, part_sum)
+    # One weight is enough: the other is one less it.
+    out.lerp_(part, (part_sum - both).exp_().unsqueeze(-1))
+    log_sum.copy_(both)

@@ -1,0 +1,198 @@
+"""Promises of packing in the model: random trees give the log-probabilities and gradients of one row at a time.
+
+Three architectures, the tree path and the dense one, with and without checkpointing.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from etude.engine.trainer.forward import Path, TrainingRow, micro_batches, told
+from etude.engine.trainer.paths import choose_path
+from etude.engine.trainer.tree import TreePlan, tree_attention
+from etude.tokens import Row, pack_rows
+
+CPU = torch.device("cpu")
+VOCABULARY = 61
+ARCHITECTURES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+Rows = list[TrainingRow]
+
+
+@cache
+def model(architecture: str) -> Any:
+    """Return a tiny random model whose attention and whole LoRA matter."""
+    config = ARCHITECTURES[architecture](
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, tie_word_embeddings=architecture != "llama",
+        initializer_range=0.15,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False)
+    return get_peft_model(AutoModelForCausalLM.from_config(config), lora).eval()
+
+
+def tree(seed: int) -> Rows:
+    """Return rows that grow from each other's prefixes, each trained at random tokens, at one of two temperatures."""
+    draw = random.Random(seed)
+    rows: Rows = []
+    for number in range(draw.randint(1, 7)):
+        known = draw.choice(rows).row.token_ids if rows and draw.random() < 0.8 else ()
+        ids = known[: draw.randint(0, len(known))] + tuple(draw.randrange(4) for _ in range(draw.randint(2, 12)))
+        trained = [False] + [draw.random() < 0.6 for _ in ids[1:]]
+        trained[-1] = True
+        at = [t or None for t in trained]
+        rows.append(
+            TrainingRow(
+                row=Row(
+                    token_ids=ids,
+                    trained=tuple(trained),
+                    logprobs=tuple(t and -1.0 for t in at),
+                    weight_versions=tuple(t and 0 for t in at),
+                    temperatures=tuple(t and draw.choice((1.0, 0.7)) for t in at),
+                    call_ids=tuple(t and "c" for t in at),
+                ),
+                rollout=number,
+                advantages=[0.0] * len(ids),
+            )
+        )
+    return rows
+
+
+def worth(rollout_of_M: Tensor, token_M: Tensor) -> Tensor:
+    """Return a weight for each trained token that depends on what it is, not on where it lies."""
+    return torch.sin(1.0 + 3.0 * rollout_of_M + token_M)
+
+
+def packed(of: Any, rows: Rows, path: Path, budget: int, checkpointed: bool = False) -> tuple[list[float], Tensor]:
+    """Return sorted log-probabilities with their rollouts, and the gradient."""
+    of.zero_grad()
+    found: list[tuple[int, float]] = []
+    for batch in micro_batches(rows, token_budget=budget, path=path, device=CPU):
+        logprobs_M = told(of, batch, path, checkpointed=checkpointed).logprobs_M
+        (logprobs_M * worth(batch.rollout_of_M, batch.token_M)).sum().backward()
+        found += zip(batch.rollout_of_M.tolist(), logprobs_M.tolist(), strict=True)
+    return [logprob for _, logprob in sorted(found)], gradient(of)
+
+
+def one_at_a_time(of: Any, rows: Rows) -> tuple[list[float], Tensor]:
+    """Return the same by a plain forward pass a row, with a full softmax."""
+    of.zero_grad()
+    found: list[tuple[int, float]] = []
+    for given_row in rows:
+        row = given_row.row
+        logits = of(input_ids=torch.tensor([row.token_ids])).logits[0]
+        at = [k for k, is_trained in enumerate(row.trained) if is_trained]
+        heat = torch.tensor([row.temperatures[k] for k in at])
+        tokens = torch.tensor([row.token_ids[k] for k in at])
+        every = (logits[[k - 1 for k in at]] / heat[:, None]).log_softmax(-1)
+        logprobs = every[torch.arange(len(at)), tokens]
+        (logprobs * worth(torch.full_like(tokens, given_row.rollout), tokens)).sum().backward()
+        found += [(given_row.rollout, logprob) for logprob in logprobs.tolist()]
+    return [logprob for _, logprob in sorted(found)], gradient(of)
+
+
+def gradient(of: Any) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in of.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), budget=st.sampled_from([10_000, 25]), checkpointed=st.booleans())
+def test_random_trees_train_as_one_row_at_a_time(architecture: str, seed: int, budget: int, checkpointed: bool) -> None:
+    of, rows = model(architecture), tree(seed)
+    expected, plain = one_at_a_time(of, rows)
+    found, along = packed(of, rows, "tree", budget, checkpointed)
+
+    assert found == pytest.approx(expected, abs=2e-5)
+    assert (along - plain).norm() <= 2e-5 * plain.norm()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("path", ["dense", "rows"])
+def test_other_paths_give_the_same(architecture: str, path: Path) -> None:
+    for seed in range(6):
+        expected, plain = one_at_a_time(model(architecture), tree(seed))
+        found, other = packed(model(architecture), tree(seed), path, 40)
+
+        assert found == pytest.approx(expected, abs=2e-5)
+        assert (other - plain).norm() <= 2e-5 * plain.norm()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_models_of_the_llama_family_take_the_tree(architecture: str) -> None:
+    assert choose_path(model(architecture), VOCABULARY, CPU) == "tree"
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6))
+def test_attention_along_the_tree_is_attention_under_its_mask(seed: int) -> None:
+    (pack,) = pack_rows([row.row.token_ids for row in tree(seed)], token_budget=10_000)
+    count = len(pack.token_ids)
+    draw = random.Random(seed)
+    asking = sorted(draw.sample(range(count), draw.randint(1, count)))
+    plan = TreePlan(segments=pack.segments(), device=CPU)
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = (torch.randn(count, h, 8, generator=generator, requires_grad=True) for h in (4, 2, 2))
+
+    for chosen, at in ((plan, list(range(count))), (plan.only(asking), asking)):
+        found = tree_attention(query[at], key, value, chosen, 0.3)
+        q, k, v = (x.double().transpose(0, 1)[None] for x in (query[at], key, value))
+        plain = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=chosen.mask_QN[None, None], scale=0.3, enable_gqa=True
+        )[0].transpose(0, 1)
+        weights = torch.randn(found.shape, generator=generator)
+        ours = torch.autograd.grad((found * weights).sum(), (query, key, value))
+        theirs = torch.autograd.grad((plain * weights).sum(), (query, key, value))
+
+        assert torch.allclose(found.double(), plain, atol=2e-5)
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_mask_lets_each_position_see_its_own_path() -> None:
+    for seed in range(30):
+        (pack,) = pack_rows([row.row.token_ids for row in tree(seed)], token_budget=10_000)
+        sees = TreePlan(segments=pack.segments(), device=CPU).mask_QN
+        expected = torch.zeros_like(sees)
+        for path in pack.paths:
+            for k, at in enumerate(path):
+                expected[at, list(path[: k + 1])] = True
+
+        assert torch.equal(sees, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_random_trees_on_a_gpu_train_as_one_row_at_a_time(architecture: str) -> None:
+    cuda = torch.device("cuda")
+    of = model(architecture).to(cuda)
+    try:
+        for seed in range(8):
+            rows = tree(seed)
+            told_by: list[list[float]] = []
+            grads: list[Tensor] = []
+            for path in ("tree", "rows"):
+                of.zero_grad()
+                found: list[tuple[int, float]] = []
+                for batch in micro_batches(rows, token_budget=10_000, path=path, device=cuda):
+                    logprobs_M = told(of, batch, path).logprobs_M
+                    (logprobs_M * worth(batch.rollout_of_M, batch.token_M)).sum().backward()
+                    found += zip(batch.rollout_of_M.tolist(), logprobs_M.tolist(), strict=True)
+                told_by.append([logprob for _, logprob in sorted(found)])
+                grads.append(gradient(of))
+
+            assert told_by[0] == pytest.approx(told_by[1], abs=2e-3)
+            assert (grads[0] - grads[1]).norm() <= 5e-3 * grads[1].norm()
+    finally:
+        of.to("cpu")
