@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import etude
 from etude_langgraph import wrap
-from etude_tiny_world import Scenario, held_out_scenarios, judge_path, policy_path, train_scenarios, verify
+from etude_tiny_world import Scenario, held_out_scenarios, judge_model, policy_path, train_scenarios, verify
 from etude_tiny_world.agent import build_agent
 
 agent = wrap(build_agent())
@@ -23,7 +23,7 @@ training = etude.Training(
     scenarios=train_scenarios(),
     policy=etude.Policy(str(policy_path()), max_model_len=512),
     reward=etude.Ruler("engine/judge"),
-    engine=etude.Engine.local(models={"judge": str(judge_path())}),
+    engine=etude.Engine.local(models={"judge": judge_model()}),
     evaluation=etude.Evaluation(
         scenarios=held_out_scenarios(), measure=lambda trajectory, scenario: verify(trajectory, scenario).success
     ),

@@ -39,7 +39,7 @@ training = etude.Training(
     scenarios=shop.train_scenarios(),
     policy=etude.Policy(str(shop.policy_path()), max_model_len=512),
     reward=etude.Ruler("engine/judge"),
-    engine=etude.Engine.local(models={"judge": str(shop.judge_path())}),
+    engine=etude.Engine.local(models={"judge": shop.judge_model()}),
     evaluation=etude.Evaluation(
         scenarios=shop.held_out_scenarios(),
         measure=lambda trajectory, scenario: shop.verify(trajectory, scenario).success,

@@ -58,9 +58,12 @@ async def test_health_says_what_runs(engine: RunningEngine) -> None:
 
 
 STARTER = """
-    import asyncio, sys
+    import asyncio, signal, sys
     from pathlib import Path
     from etude.engine import Engine, ServedModel
+
+    # A shell that runs the tests in the background has SIGINT ignored, also for everything they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def main():
         model = ServedModel(name="policy", path=sys.argv[1], trainable=True)
@@ -104,7 +107,7 @@ async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim
         else:
             kill(starter_pid if victim == "parent" else engine_pid)
         everyone = {engine_pid, *rest}
-        await eventually(lambda: not any(is_alive(pid) for pid in everyone), 45, f"{everyone} have ended")
+        await eventually(lambda: not any(is_alive(pid) for pid in everyone), 30, f"{everyone} have ended")
     finally:
         starter.kill()
         starter.communicate()

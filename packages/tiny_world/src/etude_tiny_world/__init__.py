@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from etude_tiny_world.scenarios import Scenario, all_scenarios, held_out_scenarios, train_scenarios
 from etude_tiny_world.verifier import Level, Verdict, verify, verify_messages
 from etude_tiny_world.world import Shop, get_delivery, get_price, get_stock, open_shop
+
+if TYPE_CHECKING:
+    from etude.engine import ServedModel
 
 __all__ = [
     "Level",
@@ -19,6 +23,7 @@ __all__ = [
     "get_price",
     "get_stock",
     "held_out_scenarios",
+    "judge_model",
     "judge_path",
     "open_shop",
     "policy_path",
@@ -36,6 +41,13 @@ def policy_path() -> Path:
 def judge_path() -> Path:
     """Return the folder of the tiny judge: config, tokenizer and weights."""
     return _weights("judge")
+
+
+def judge_model() -> ServedModel:
+    """Return the tiny judge as an engine serves it: it writes verdicts, and calls no tools."""
+    from etude.engine import ServedModel
+
+    return ServedModel(name="judge", path=str(judge_path()), tool_call_parser=None)
 
 
 def _weights(name: str) -> Path:

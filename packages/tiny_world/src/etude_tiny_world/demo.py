@@ -16,7 +16,7 @@ from etude.rewards.cache import VerdictCache
 from etude.rewards.function import Reward
 from etude.training.report import write_summary
 from etude.training.store import RunStore
-from etude_tiny_world import held_out_scenarios, judge_path, policy_path, train_scenarios, verify
+from etude_tiny_world import held_out_scenarios, judge_model, policy_path, train_scenarios, verify
 from etude_tiny_world.clerks import rollout_of
 from etude_tiny_world.scenarios import Scenario
 from etude_tiny_world.verifier import Level
@@ -67,7 +67,7 @@ def training(
         scenarios=train_scenarios(),
         policy=etude.Policy(str(policy_path()), max_model_len=512, lora=etude.LoraSettings(rank=16, alpha=32)),
         reward=ShuffledReward(judge, seed) if control else judge,
-        engine=etude.Engine.local(models={"judge": str(judge_path())}),
+        engine=etude.Engine.local(models={"judge": judge_model()}),
         evaluation=etude.Evaluation(
             scenarios=held_out_scenarios(),
             measure=lambda trajectory, scenario: verify(trajectory, scenario).success,

@@ -84,9 +84,6 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         *("--generation-config", "vllm"),
         # Log-probabilities of the distribution that was sampled from: after temperature, not before.
         *("--logprobs-mode", "processed_logprobs"),
-        # vLLM's first choice, xgrammar, forbids tokens that the grammar allows in some vocabularies: the demo's judge
-        # could not begin its verdict with the one token it knows, and wrote blanks instead. This one is exact.
-        *("--structured-outputs-config.backend", "guidance"),
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         *("--disable-log-stats", "--no-enable-log-requests"),
     ]
@@ -94,6 +91,10 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         arguments += ["--max-model-len", str(model.max_model_len)]
     if model.tool_call_parser is not None:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", model.tool_call_parser]
+    else:
+        # vLLM's first choice, xgrammar, forbids tokens that the grammar allows in some vocabularies: the demo's judge
+        # could not begin its verdict with the one token it knows. This one is exact, but knows no tool calls.
+        arguments += ["--structured-outputs-config.backend", "guidance"]
     if model.reasoning_parser is not None:
         arguments += ["--reasoning-parser", model.reasoning_parser]
     if model.chat_template is not None:
