@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeVar, overload
 
 from google.adk.workflow._base_node import BaseNode
 
-from etude.capture import SDK_HOOKS, Hook, HookSet
+from etude.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
 from etude.errors import ConfigError
 from etude_adk._attempts import around_attempt_retry, around_model_retry, around_node, around_reset_children
 from etude_adk._tree import check
@@ -60,29 +60,11 @@ HOOKS = (
 )
 
 
-class AdkInstrumentor:
+class AdkInstrumentor(Instrumentor):
     """Hooks Google ADK process-wide, once; outside a rollout the hooks do nothing."""
 
     supported: ClassVar[tuple[str, ...]] = ("google-adk>=2.10,<2.14",)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
-
-    @property
-    def instrumented(self) -> bool:
-        """Whether the hooks are in place."""
-        return self._hooks.applied
-
-    def instrument(self) -> None:
-        """Apply the hooks; a second call changes nothing.
-
-        Raises:
-            UnsupportedVersionError: the installed google-adk is outside the tested range.
-            HookError: a function to hook is missing; nothing was changed.
-        """
-        self._hooks.apply()
-
-    def uninstrument(self) -> None:
-        """Put every hooked function back as it was."""
-        self._hooks.revert()
 
 
 @overload

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from etude.capture import policy_params, provider_tool
 from etude.errors import ConfigError
 
-_log = logging.getLogger("etude.crewai")
-
-CHAT_KEYS = frozenset(
-    (
-        "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format",
-        "temperature", "top_p", "n", "stop", "seed", "max_tokens", "max_completion_tokens",
-        "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs",
-        "stream", "stream_options", "extra_body", "extra_headers",
-        # Sent on so that the engine refuses them by name instead of us hiding that the author asked.
-        "audio", "modalities", "prediction", "web_search_options", "functions", "function_call",
-    )
-)  # fmt: skip
-"""Parameters of a chat completion that reach the engine. The others (`store`, `user`, `service_tier`,
-`reasoning_effort`, …) talk to a provider's service, not to a model."""
-
 _NAME_LENGTH = 80
-_dropped: set[str] = set()
 
 
 def to_params(params: Mapping[str, Any], headers: dict[str, str], stop: Iterable[str] = ()) -> dict[str, Any]:
@@ -40,10 +24,7 @@ def to_params(params: Mapping[str, Any], headers: dict[str, str], stop: Iterable
     Raises:
         ConfigError: the request holds what only a provider can serve.
     """
-    for name in params.keys() - CHAT_KEYS - _dropped:
-        _dropped.add(name)
-        _log.warning("%r is a setting of the author's provider; inside rollouts it is not sent to the policy", name)
-    kept = {name: value for name, value in params.items() if name in CHAT_KEYS}
+    kept = policy_params(params)
     check_messages(kept.get("messages") or ())
     if kept.get("tools"):
         kept["tools"] = [_to_tool(tool) for tool in kept["tools"]]
@@ -78,14 +59,6 @@ def _to_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(provider_tool(tool.get("type")))
     function = {name: value for name, value in tool["function"].items() if name != "strict"}
     return {**tool, "function": function}
-
-
-def provider_tool(kind: Any) -> str:
-    """Return why a tool that the model's provider runs is refused."""
-    return (
-        f"the agent's model has the tool type {kind!r}, which the model's provider runs itself; the policy can only "
-        "call function tools. Give the agent a tool that does the same"
-    )
 
 
 def model_name(llm: Any) -> str:

@@ -19,6 +19,7 @@ from etude.capture import (
     current_place,
     current_rollout,
     model_span,
+    provider_tool,
     require_rollout,
 )
 from etude.capture.clients import async_client, sync_client
@@ -27,7 +28,6 @@ from etude_crewai._attempts import one_call, work_at
 from etude_crewai._convert import (
     agent_name,
     model_name,
-    provider_tool,
     requested_tools,
     to_params,
     tool_arguments,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from crewai import Crew
 from crewai.flow.flow import Flow
 
-from etude.capture import SDK_HOOKS, Hook, HookSet
+from etude.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
 from etude.errors import ConfigError
 from etude_crewai import _attempts as attempts
 from etude_crewai import _substitute as substitute
@@ -117,31 +117,26 @@ HOOKS = (
 )
 
 
-class CrewAIInstrumentor:
+class CrewAIInstrumentor(Instrumentor):
     """Hooks CrewAI process-wide, once; outside a rollout the hooks do nothing."""
 
     supported: ClassVar[tuple[str, ...]] = ("crewai>=1.15.2,<1.16",)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 
-    @property
-    def instrumented(self) -> bool:
-        """Whether the hooks are in place."""
-        return self._hooks.applied
-
     def instrument(self) -> None:
-        """Apply the hooks; a second call changes nothing.
+        """Apply the hooks, also to model classes that are defined later; a second call changes nothing.
 
         Raises:
             UnsupportedVersionError: the installed CrewAI is outside the tested range.
             HookError: a function to hook is missing; nothing was changed.
         """
-        self._hooks.apply()
+        super().instrument()
         FOREIGN.apply()
 
     def uninstrument(self) -> None:
         """Put every hooked function back as it was."""
         FOREIGN.revert()
-        self._hooks.revert()
+        super().uninstrument()
 
 
 def instrument() -> None:

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_core.messages import ToolMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from etude.capture import policy_params, provider_tool
 from etude.errors import ConfigError
-
-_log = logging.getLogger("etude.langgraph")
-
-CHAT_KEYS = frozenset(
-    (
-        "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format",
-        "temperature", "top_p", "n", "stop", "seed", "max_tokens", "max_completion_tokens",
-        "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs",
-        "stream", "stream_options", "extra_body", "extra_headers",
-        # Sent on so that the engine refuses them by name instead of us hiding that the author asked.
-        "audio", "modalities", "prediction", "web_search_options", "functions", "function_call",
-    )
-)  # fmt: skip
-"""Parameters of a chat completion that reach the engine. The others (`store`, `user`, `service_tier`, `reasoning`, …)
-talk to a provider's service, not to a model."""
-
-_dropped: set[str] = set()
 
 
 def to_payload(payload: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
@@ -35,13 +18,10 @@ def to_payload(payload: Mapping[str, Any], headers: Mapping[str, str]) -> dict[s
     Raises:
         ConfigError: a tool that only a provider can run is among the tools.
     """
-    for name in payload.keys() - CHAT_KEYS - _dropped:
-        _dropped.add(name)
-        _log.warning("%r is a setting of the author's provider; inside rollouts it is not sent to the policy", name)
-    kept = {name: value for name, value in payload.items() if name in CHAT_KEYS}
+    kept = policy_params(payload)
     for tool in kept.get("tools") or ():
         if tool.get("type") != "function":
-            raise ConfigError(_provider_tool(tool.get("type")))
+            raise ConfigError(provider_tool(tool.get("type")))
     kept["extra_headers"] = {**(kept.get("extra_headers") or {}), **headers}
     return kept
 
@@ -82,7 +62,7 @@ def _to_openai_tools(tool: Any) -> Iterable[dict[str, Any]]:
         known = {name: tool[name] for name in ("name", "description", "input_schema") if name in tool}
         return (convert_to_openai_tool(known),)
     if tool.get("type") not in (None, "function", "object"):
-        raise ConfigError(_provider_tool(tool.get("type")))
+        raise ConfigError(provider_tool(tool.get("type")))
     return (convert_to_openai_tool(dict(tool)),)
 
 
@@ -91,13 +71,6 @@ def _to_openai_choice(choice: Mapping[str, Any]) -> Any:
     if kind == "tool":
         return {"type": "function", "function": {"name": choice["name"]}}
     return {"any": "required", "auto": "auto", "none": "none"}.get(str(kind), choice)
-
-
-def _provider_tool(kind: Any) -> str:
-    return (
-        f"the agent binds the tool type {kind!r}, which the model's provider runs itself; the policy can only call "
-        "function tools. Give the agent a function that does the same"
-    )
 
 
 def model_name(author: Any) -> str:

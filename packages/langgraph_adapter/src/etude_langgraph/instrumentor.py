@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
-from etude.capture import SDK_HOOKS, Hook, HookSet
+from etude.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
 from etude.errors import ConfigError
 from etude_langgraph._attempts import (
     around_async_node,
@@ -69,7 +69,7 @@ HOOKS = (
 )
 
 
-class LangGraphInstrumentor:
+class LangGraphInstrumentor(Instrumentor):
     """Hooks LangGraph process-wide, once; outside a rollout the hooks do nothing."""
 
     supported: ClassVar[tuple[str, ...]] = (
@@ -78,24 +78,6 @@ class LangGraphInstrumentor:
         "langchain-openai>=1.0,<1.8",
     )
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
-
-    @property
-    def instrumented(self) -> bool:
-        """Whether the hooks are in place."""
-        return self._hooks.applied
-
-    def instrument(self) -> None:
-        """Apply the hooks; a second call changes nothing.
-
-        Raises:
-            UnsupportedVersionError: an installed framework is outside the tested range.
-            HookError: a function to hook is missing; nothing was changed.
-        """
-        self._hooks.apply()
-
-    def uninstrument(self) -> None:
-        """Put every hooked function back as it was."""
-        self._hooks.revert()
 
 
 def instrument() -> None:

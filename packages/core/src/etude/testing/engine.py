@@ -6,16 +6,15 @@ secrets per rollout, 409 once sealed, call ids, retries of one call as one recor
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from etude.capture import CALL_ID_HEADER, Rollout, assemble, new_id
 from etude.errors import ConfigError
+from etude.testing.loopback import LoopbackHandler, LoopbackServer
 from etude.testing.replies import Reply, Script
 from etude.testing.sessions import Seen, Session, Sessions, recorded
 from etude.testing.wire import chunks, completion
@@ -97,25 +96,15 @@ class ScriptedEngine:
         return assemble(rollout, self.seal(rollout.rollout_id), status=status, error=error)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
+class _Server(LoopbackServer):
     engine: ScriptedEngine
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent: a client that hangs up is an ordinary event in a test."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(LoopbackHandler):
     server: _Server
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the tests' output clean."""
-
     def do_POST(self) -> None:
-        body = self._body()
+        body = self.read_json()
         engine, started_s = self.server.engine, time.time()
         if not self.path.endswith("/chat/completions"):
             return self._send_error(404, f"no route {self.path!r}; this engine serves /v1/chat/completions")
@@ -150,36 +139,12 @@ class _Handler(BaseHTTPRequestHandler):
             extra = {} if first.retry_after_s is None else {"Retry-After": f"{first.retry_after_s:g}"}
             self._send_error(first.status, f"scripted status {first.status}", extra)
         elif body.get("stream"):
-            self._stream([json.dumps(chunk) for chunk in chunks(body, replies, call)])
+            self.send_events(list(chunks(body, replies, call)))
         else:
-            self._send(200, completion(body, replies, call))
-
-    def _stream(self, events: Sequence[str]) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for event in (*events, "[DONE]"):
-            data = f"data: {event}\n\n".encode()
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-        self.wfile.write(b"0\r\n\r\n")
-
-    def _body(self) -> dict[str, Any]:
-        parsed = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-        return parsed if isinstance(parsed, dict) else {}
-
-    def _send(self, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
+            self.send_json(200, completion(body, replies, call))
 
     def _send_error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        self._send(status, {"error": {"message": message, "type": "scripted", "code": status}}, headers)
+        self.send_json(status, {"error": {"message": message, "type": "scripted", "code": status}}, headers)
 
 
 def _replies(answer: Reply | Sequence[Reply]) -> tuple[Reply, ...]:

@@ -17,7 +17,6 @@ pytest.register_assert_rewrite(
 from etude.testing.conformance.adapter import (  # noqa: E402
     Adapter,
     AnswerMode,
-    Instrumentor,
     Outcome,
     Streamed,
     Tool,
@@ -33,4 +32,4 @@ class Conformance(TokenRows, StructureRows, JudgeRows, LifeRows, TrainingRows):
     """All rows; an adapter's test file subclasses it as `class TestConformance(Conformance)`."""
 
 
-__all__ = ["Adapter", "AnswerMode", "Conformance", "Instrumentor", "Outcome", "Streamed", "Tool"]
+__all__ = ["Adapter", "AnswerMode", "Conformance", "Outcome", "Streamed", "Tool"]

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, Protocol
+from typing import Any, ClassVar, Literal, NoReturn
 
 import pytest
 from pydantic import BaseModel
 
-from etude.capture import Hook
+from etude.capture import Hook, Instrumentor
 from etude.testing.replies import Reply
 
 Tool = Callable[..., Any]
@@ -45,20 +45,6 @@ class Streamed:
     """The text of the final answer as it came, piece by piece."""
     outcome: Outcome = field(default_factory=Outcome)
     """`record` holds the stream's events; `text` may be empty where the framework only gives pieces."""
-
-
-class Instrumentor(Protocol):
-    """The adapter's switch."""
-
-    @property
-    def instrumented(self) -> bool:
-        """Whether the hooks are in place."""
-
-    def instrument(self) -> None:
-        """Apply the hooks; a second call changes nothing."""
-
-    def uninstrument(self) -> None:
-        """Put every hooked function back as it was."""
 
 
 class Adapter(ABC):

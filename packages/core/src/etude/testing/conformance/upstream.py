@@ -5,18 +5,17 @@ It takes the place of vLLM behind étude's real gateway, and, called directly, t
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from etude.capture import new_id
 from etude.errors import ConfigError
 from etude.testing.conformance.vllm_wire import chunks, completion
+from etude.testing.loopback import LoopbackHandler, LoopbackServer
 from etude.testing.replies import Reply, Script
 from etude.testing.tokens import prompt_ids, to_message, to_tool, turn_ids
 from etude.types import Completion, Message, TokenCall
@@ -58,7 +57,6 @@ class ScriptedVllm:
         An author's client may outlive the event loop that opened its connections: give it a server that keeps none.
         """
         self.script = script
-        self.keeps_connections = keeps_connections
         self.template: Callable[[Sequence[Message]], Sequence[Message]] = lambda messages: messages
         """What the chat template makes of a conversation before it becomes tokens."""
         self.tokens_of: Callable[[Message], tuple[int, ...]] | None = None
@@ -70,6 +68,7 @@ class ScriptedVllm:
         """Set to let requests go that hang."""
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.vllm = self
+        self._server.keeps_connections = keeps_connections
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="scripted-vllm")
         self._thread.daemon = True
 
@@ -134,27 +133,17 @@ def _completion(
     )
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
+class _Server(LoopbackServer):
     vllm: ScriptedVllm
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent: a client that hangs up is an ordinary event in a test."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(LoopbackHandler):
     server: _Server
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the tests' output clean."""
-
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        body = self.read_json()
         if self.path.endswith(("/load_lora_adapter", "/unload_lora_adapter")):
-            self._send(200, {"ok": True})
+            self.send_json(200, {"ok": True})
         elif self.path.endswith("/chat/completions"):
             self._chat(self.server.vllm, body)
         else:
@@ -177,36 +166,13 @@ class _Handler(BaseHTTPRequestHandler):
         call = vllm.answer(body, replies)
         served.append(Served(body=body, call=call))
         if body.get("stream"):
-            self._stream([json.dumps(chunk) for chunk in chunks(body, replies, call)])
+            self.send_events(list(chunks(body, replies, call)))
         else:
-            self._send(200, completion(body, replies, call))
-
-    def _stream(self, events: Sequence[str]) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.send_header("Transfer-Encoding", "chunked")
-        self._end_headers()
-        for event in (*events, "[DONE]"):
-            data = f"data: {event}\n\n".encode()
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-        self.wfile.write(b"0\r\n\r\n")
-
-    def _send(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self._end_headers()
-        self.wfile.write(data)
-
-    def _end_headers(self) -> None:
-        if not self.server.vllm.keeps_connections:
-            self.send_header("Connection", "close")
-        self.end_headers()
+            self.send_json(200, completion(body, replies, call))
 
     def _refuse(self, status: int, message: str) -> None:
         kind = "InternalServerError" if status >= 500 else "BadRequestError"
-        self._send(status, {"error": {"message": message, "type": kind, "param": None, "code": status}})
+        self.send_json(status, {"error": {"message": message, "type": kind, "param": None, "code": status}})
 
 
 def _replies(answer: Reply | Sequence[Reply]) -> tuple[Reply, ...]:
