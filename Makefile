@@ -9,7 +9,7 @@ export ETUDE_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo test check format lint imports types bench bench-train oracle tiny-models lock clean test-matrix contract
+.PHONY: help install engine demo demo-mcp test check format lint imports types bench bench-train bench-judge oracle tiny-models lock clean test-matrix contract
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and v
 
 demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai or adk, CONTROL=1 for shuffled scores).
 	@$(BIN)/etude demo --framework $(FRAMEWORK) --seed $(SEED) $(if $(CONTROL),--control)
+
+demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n): tasks, rollouts, judge, steps, report.
+	@$(BIN)/python -m etude_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)
 
 test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM.
 	@$(BIN)/python -m pytest packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
@@ -91,6 +94,9 @@ oracle: .oracle/.stamp ## Compare every loss with those of TRL, Liger and verl o
 
 bench-train: .oracle/.stamp ## Measure an optimizer step beside TRL's GRPOTrainer (about 25 minutes): speed, memory, GEMM rate.
 	@.oracle/bin/python bench/trainer.py --scaling
+
+bench-judge: engine ## Measure RULER against naive scoring: judges with known faults, hostile texts, the tiny real judge.
+	@$(BIN)/python bench/judge.py
 
 tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 20 CPU minutes).
 	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done

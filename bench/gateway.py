@@ -1,12 +1,16 @@
 """What the gateway costs and how fast new weights answer, measured on one engine in one run.
 
-    python bench/gateway.py [--rounds 5] [--json FILE]
+    python bench/gateway.py [--rounds 9] [--steps 5] [--json FILE]
 
-1. Calls per second at 16 concurrent calls: through the gateway (tracked: tokens asked for, recorded, stripped) against
-   vLLM itself, asked for plain text and asked for tokens and log-probabilities too. Rounds alternate; medians are
-   compared.
-2. Optimizer steps under the same load: from a step's checkpoint on disk to the first answer by the new weights, and how
+1. Single calls, 16 at a time: through the gateway (tracked: tokens asked for, recorded, stripped) against vLLM itself,
+   asked for plain text and asked for tokens and log-probabilities too.
+2. Conversations of six calls, 16 at a time: through the gateway, which goes on from the sampled tokens, against vLLM,
+   which renders each prompt anew.
+3. Optimizer steps under the same load: from a step's checkpoint on disk to the first answer by the new weights, and how
    many calls failed.
+
+In 1 and 2 the rivals take turns, in an order that changes; the median of the rounds' ratios is printed, of calls per
+second and of processor time (vLLM's processes and the engine's own; it says the same on a busy machine).
 
 Needs the engine environment. The load comes from raw sockets, so that the client does not become the bottleneck.
 """
@@ -16,21 +20,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from etude.engine import Engine, EngineClient, ServedModel
+from etude.tokens import MergeStats, merge_stats
 from etude.types import OpenPolicy, OpenSession, SealedSession, SessionGrant, StepRequest, WeightedRollout
 
 CONCURRENT = 16
-CALLS = 320
+CALLS = 160
+TURNS, TALKS = 6, 32
+ITEMS = ("Harp", "Lute", "Drum", "Flute", "Cello", "Banjo", "Viola")
 SHORTEST, LONGEST = 16, 48
 WEIGHTS = Path(__file__).parents[1] / "packages/tiny_world/src/etude_tiny_world/weights/policy"
 TOOL = {
@@ -97,6 +106,19 @@ def body(number: int, **extra: Any) -> bytes:
     return json.dumps(call | {"temperature": 1.0} | extra).encode()
 
 
+TOOLS = [
+    TOOL,
+    {
+        "type": "function",
+        "function": {
+            "name": "get_stock",
+            "description": "How many are left.",
+            "parameters": {"properties": {"item": {"type": "string"}}, "required": ["item"], "type": "object"},
+        },
+    },
+]
+
+
 async def load(url: str, key: str, *, until: asyncio.Event | None = None, **extra: Any) -> Load:
     """Keep `CONCURRENT` calls in flight: `CALLS` of them, or until told to stop."""
     seen, numbers = Load(), _numbers(until)
@@ -123,22 +145,129 @@ def _numbers(until: asyncio.Event | None) -> Iterator[int]:
         number += 1
 
 
-async def throughput(client: EngineClient, vllm: str, rounds: int) -> dict[str, float]:
-    """Compare the gateway with vLLM itself."""
+async def talk(url: str, keys: Sequence[str]) -> Load:
+    """Hold a conversation of `TURNS` calls for each key, `CONCURRENT` at a time."""
+    seen, waiting = Load(), iter(enumerate(keys))
+    began = time.perf_counter()
+
+    async def caller() -> None:
+        for number, key in waiting:
+            connection, messages = Connection(url, key), opening(number)
+            for turn in range(TURNS):
+                call = {"model": "policy", "messages": messages, "tools": TOOLS, "max_tokens": LONGEST, "seed": number}
+                status, _, raw = await connection.post("/v1/chat/completions", json.dumps(call).encode())
+                seen.calls += 1
+                seen.failed += status != 200
+                messages = [*messages, *_next(json.loads(raw)["choices"][0]["message"], turn)]
+            connection.close()
+
+    await asyncio.gather(*(caller() for _ in range(CONCURRENT)))
+    seen.seconds = time.perf_counter() - began
+    return seen
+
+
+def opening(number: int) -> list[dict[str, Any]]:
+    return [
+        {"role": "system", "content": "You are the clerk of a music shop. Look it up, then answer."},
+        {"role": "user", "content": f"Is the {ITEMS[number % len(ITEMS)]} still in stock?"},
+    ]
+
+
+def _next(answer: dict[str, Any], turn: int) -> Iterator[dict[str, Any]]:
+    """Yield the answer as a client sends it back, and what comes next."""
+    calls = answer.get("tool_calls") or []
+    yield {"role": "assistant", "content": answer["content"] or ""} | ({"tool_calls": calls} if calls else {})
+    for call in calls:
+        yield {"role": "tool", "tool_call_id": call["id"], "content": json.dumps({"left": turn})}
+    if not calls:
+        yield {"role": "user", "content": f"And the {ITEMS[turn % len(ITEMS)]}?"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One stretch of load."""
+
+    rate: float
+    cpu_s: float
+    """Processor time of vLLM and the engine for one call."""
+
+
+async def compare(
+    rivals: dict[str, Callable[[int], Awaitable[Load]]], home: Path, rounds: int
+) -> dict[str, list[Sample]]:
+    """Let rivals take turns; the first round only warms up."""
+    vllm = json.loads((home / "servers.json").read_text())["policy"]["pid"]
+    engine = _parent(_parent(vllm))
+    found: dict[str, list[Sample]] = {name: [] for name in rivals}
+    orders = itertools.cycle(itertools.permutations(rivals))
+    for turn, order in zip(range(rounds + 1), orders, strict=False):
+        for name in order:
+            before = _cpu_s(engine)
+            seen = await rivals[name](turn)
+            assert not seen.failed, "a call failed without a reason to"
+            if turn:
+                found[name].append(Sample(seen.rate, (_cpu_s(engine) - before) / seen.calls))
+    return found
+
+
+def ratios(found: dict[str, list[Sample]], name: str, rival: str, prefix: str = "") -> dict[str, float]:
+    """Return the medians, over the rounds, of one rival's rate and thrift over another's."""
+    pairs = list(zip(found[name], found[rival], strict=True))
+    return {
+        f"{prefix}{name}_over_{rival}": statistics.median(a.rate / b.rate for a, b in pairs),
+        f"{prefix}{name}_over_{rival}_by_cpu": statistics.median(b.cpu_s / a.cpu_s for a, b in pairs),
+    }
+
+
+async def throughput(client: EngineClient, vllm: str, home: Path, rounds: int) -> dict[str, float]:
+    """Compare the gateway with vLLM itself, call by call."""
+    keys = await _keys(client, [f"throughput-{turn}" for turn in range(rounds + 1)])
     tokens = {"logprobs": True, "return_token_ids": True}
-    rates: dict[str, list[float]] = {"gateway": [], "vllm": [], "vllm_with_tokens": []}
-    for turn in range(rounds + 1):
-        grant = await client.open_session(OpenSession(rollout_id=f"throughput-{turn}", policy="policy"))
-        seen = {
-            "vllm": await load(vllm, "none"),
-            "gateway": await load(client.url, grant.secret),
-            "vllm_with_tokens": await load(vllm, "none", **tokens),
-        }
-        assert not any(stretch.failed for stretch in seen.values()), "a call failed without a reason to"
-        if turn:  # the first round warms everything up
-            for name, stretch in seen.items():
-                rates[name].append(stretch.rate)
-    return {f"{name}_calls_per_s": statistics.median(found) for name, found in rates.items()}
+    rivals: dict[str, Callable[[int], Awaitable[Load]]] = {
+        "vllm": lambda _: load(vllm, "none"),
+        "gateway": lambda turn: load(client.url, keys[turn]),
+        "vllm_with_tokens": lambda _: load(vllm, "none", **tokens),
+    }
+    found = await compare(rivals, home, rounds)
+    rates = {f"{name}_calls_per_s": statistics.median(one.rate for one in seen) for name, seen in found.items()}
+    return rates | ratios(found, "gateway", "vllm") | ratios(found, "gateway", "vllm_with_tokens")
+
+
+async def conversations(client: EngineClient, vllm: str, home: Path, rounds: int) -> dict[str, float]:
+    """Compare the gateway, which goes on from tokens, with vLLM, which renders each prompt anew."""
+    names = [[f"talk-{turn}-{number}" for number in range(TALKS)] for turn in range(rounds + 1)]
+    keys = [await _keys(client, of_turn) for of_turn in names]
+    rivals: dict[str, Callable[[int], Awaitable[Load]]] = {
+        "vllm": lambda _: talk(vllm, ["none"] * TALKS),
+        "gateway": lambda turn: talk(client.url, keys[turn]),
+    }
+    found = await compare(rivals, home, rounds)
+    rates = {f"talk_{name}_calls_per_s": statistics.median(one.rate for one in seen) for name, seen in found.items()}
+    rollouts = [(await client.seal(name)).calls for name in itertools.chain(*names)]
+    sampled = statistics.mean(len(call.completions[0].token_ids) for calls in rollouts for call in calls)
+    merged = sum((merge_stats(calls) for calls in rollouts), MergeStats())
+    merges = {"talk_merge_ratio": merged.ratio, "talk_forks": float(sum(merged.forks.values()))}
+    return rates | ratios(found, "gateway", "vllm", "talk_") | merges | {"talk_sampled_tokens_per_call": sampled}
+
+
+async def _keys(client: EngineClient, rollout_ids: Sequence[str]) -> list[str]:
+    return [(await client.open_session(OpenSession(rollout_id=one, policy="policy"))).secret for one in rollout_ids]
+
+
+def _parent(pid: int) -> int:
+    return int(_stat(pid)[1])
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the processor time of a process and all that it has started."""
+    user, system = _stat(pid)[11:13]
+    listed = [Path(f"/proc/{pid}/task/{task}/children").read_text() for task in os.listdir(f"/proc/{pid}/task")]
+    started = sum(_cpu_s(int(child)) for child in " ".join(listed).split())
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") + started
 
 
 async def swaps(client: EngineClient, home: Path, steps: int) -> dict[str, float]:
@@ -200,17 +329,14 @@ async def measure(rounds: int, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         async with engine(home) as (client, vllm):
-            found = await throughput(client, vllm, rounds)
-            found["gateway_over_vllm"] = found["gateway_calls_per_s"] / found["vllm_calls_per_s"]
-            found["gateway_over_vllm_with_tokens"] = (
-                found["gateway_calls_per_s"] / found["vllm_with_tokens_calls_per_s"]
-            )
-            return found | await swaps(client, home, steps)
+            found = await throughput(client, vllm, home, rounds)
+            found |= await conversations(client, vllm, home, rounds)
+            return found | (await swaps(client, home, steps) if steps else {})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     asked = parser.parse_args()

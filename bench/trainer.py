@@ -23,6 +23,9 @@ if importlib.util.find_spec("torch") is None:
 
     sys.exit(subprocess.run([str(engine_python()), *sys.argv], check=False).returncode)
 
+sys.path.insert(0, str(Path(__file__).parent / "train"))
+from scaling import plot
+
 WORKER = Path(__file__).parent / "train" / "worker.py"
 ROLLOUTS = 8
 SCALING = (2, 4, 8, 16)
@@ -133,10 +136,8 @@ def main() -> None:
                 show(case, hidden, best)
     if asked.scaling:
         everything["scaling"] = points = scaling("turns", asked.hidden[0], asked)
-        for at in () if asked.json else points:
-            each = at["cpu_s"] / at["packed_tokens"] * 1e3
-            of = f"{at['packed_tokens']:6.0f} unique tokens"
-            print(f"{at['rollouts']:3.0f} rollouts: {of}, {at['cpu_s']:.2f} CPU s, {each:.3f} ms each")
+        for line in () if asked.json else plot(points):
+            print(line)
     if asked.json:
         print(json.dumps(everything))
     elif len(trainers) == 1:

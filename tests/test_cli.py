@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ def etude(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 def test_help_shows_every_verb() -> None:
     shown = etude("--help").stdout
 
-    assert all(verb in shown for verb in ("train", "demo", "engine"))
+    assert all(verb in shown for verb in ("train", "sft", "doctor", "demo", "engine"))
 
 
 def test_a_missing_training_file_is_one_line_and_a_failure(tmp_path: Path) -> None:
@@ -81,3 +82,40 @@ def test_an_open_door_without_a_key_is_refused(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "no api_key is set" in done.stderr
+
+
+def test_a_warm_ups_help_teaches_with_lines_to_type() -> None:
+    shown = etude("sft", "--help", COLUMNS="120").stdout
+
+    assert all(
+        line in shown for line in ("etude sft runs/support --min-score 0.8 --top 4", '{"messages": [...]', "adapter=")
+    )
+
+
+def test_what_cannot_be_learnt_is_one_line_and_a_failure(tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    file.write_text('{"messages": [{"role": "robot", "content": "Hi."}]}\n')
+
+    done = etude("sft", str(file), "--model", "m/m", "--run-dir", str(tmp_path / "sft"))
+
+    assert done.returncode == 1
+    assert "ConfigError: talks.jsonl, line 1: messages[0].role is 'robot'; expected one of" in done.stderr
+    assert not (tmp_path / "sft").exists()  # refused before any work
+
+
+def test_a_missing_engine_environment_is_a_check_that_fails(tmp_path: Path) -> None:
+    done = etude("doctor", ETUDE_ENGINE_HOME=str(tmp_path / "nowhere"))
+
+    assert done.returncode == 1
+    assert "fail  machine: EngineMissing" in done.stdout and "→ run `etude engine install`" in done.stdout
+
+
+def test_the_doctors_findings_are_json_where_asked_for(tmp_path: Path) -> None:
+    keyless = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "ETUDE_ENGINE_HOME": str(tmp_path)}
+
+    done = etude("doctor", "--judge", "gpt-5-mini", "--json", **keyless)
+
+    printed = json.loads(done.stdout)
+    assert done.returncode == 1 and printed["failed"] == 2
+    assert [(f["check"], f["status"]) for f in printed["findings"]] == [("machine", "fail"), ("judge", "fail")]
+    assert "OPENAI_API_KEY is not set" in printed["findings"][1]["found"]

@@ -27,7 +27,7 @@ def test_importing_etude_brings_nothing_heavy_along() -> None:
 
 
 def test_every_public_name_can_be_imported_and_is_listed() -> None:
-    assert sorted(etude.__all__) == sorted({*etude._HOME, "__version__"})
+    assert sorted(etude.__all__) == sorted({*etude._HOME, *etude._ROOMS, "__version__"})
     assert [name for name in etude.__all__ if getattr(etude, name, None) is None] == []
 
 

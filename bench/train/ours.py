@@ -77,7 +77,7 @@ def _calls(name: str, attempt: Attempt) -> list[TokenCall]:
 
 
 def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
-    """Count the matrix products of a step, and those inside flash attention, which the counter does not see."""
+    """Count a step's matrix products and those of attention, of which only the pairs that count."""
     parts = runner.micro_batches(batch)
     with FlopCounterMode(display=False) as counter:
         runner.accumulate(batch, parts)
@@ -85,12 +85,10 @@ def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
     layers = runner.policy.model.config.num_hidden_layers
     total = float(sum(n for name, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(name)))
     for part in parts:
-        assert part.plan is not None
-        plans = [part.plan] * (layers - 1) + [part.plan.only(part.columns.tolist())]
-        for look in (look for plan in plans for look in plan.looks):
-            pairs = (look.queries.stop - look.queries.start) * (look.keys.stop - look.keys.start)
-            # Two products forward and five backward; the causal half is not computed.
-            total += (2 + 5) * 2 * width * pairs * (0.5 if look.causal else 1.0)
+        # A position that asks looks at its own path; two products forward and five backward.
+        paths_N = part.position_ids_BN[0] + 1
+        pairs = (layers - 1) * paths_N.sum() + paths_N[part.columns].sum()
+        total += (2 + 5) * 2 * width * float(pairs)
     return total
 
 

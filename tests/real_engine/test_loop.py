@@ -10,10 +10,10 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import openai
 import pytest
@@ -64,8 +64,13 @@ def training(engine: EngineClient, run_dir: Path, **changes: Any) -> etude.Train
         "engine": etude.Engine.connect(engine.url),
         "config": etude.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
         "run_dir": run_dir,
+        "checks": False,
     }
     return etude.Training(**settings | changes)
+
+
+def on_policy(**settings: Any) -> etude.TrainConfig:
+    return etude.TrainConfig(**{"steps": 1, "group_size": 4, "scenarios_per_step": 2, "max_staleness": 0, **settings})
 
 
 def versions(store: RunStore, step: int) -> set[int]:
@@ -73,25 +78,124 @@ def versions(store: RunStore, step: int) -> set[int]:
     return {v for t in found if t for c in t.calls for m in c.tokens.completions for v in m.weight_versions}
 
 
-async def test_each_step_is_sampled_from_the_weights_the_step_before_made(engine: EngineClient, tmp_path: Path) -> None:
-    run = await etude.train_async(training(engine, tmp_path / "r"))
+async def test_each_step_is_sampled_from_the_weights_the_step_before_made_and_the_next_run_from_the_base_model(
+    engine: EngineClient, tmp_path: Path
+) -> None:
+    run = await etude.train_async(training(engine, tmp_path / "r", config=on_policy(steps=2)))
+    second = await etude.train_async(training(engine, tmp_path / "second", config=on_policy()))
 
     store = RunStore(run.folder)
     trained = [row["version"] for row in run.history]
     assert versions(store, 0) == {0}
     assert versions(store, 1) == {trained[0]}
+    assert versions(RunStore(second.folder), 0) == {0}
+    assert second.history[0]["version"] <= 1
     assert run.summary.failed_calls == 0
-    assert json.loads((run.folder / "summary.json").read_text())["steps"] == 2
+    figures = json.loads((run.folder / "summary.json").read_text())
+    assert figures["steps"] == 2
+    assert figures["train_tokens_per_s"] > 0
+    assert 0 < figures["max_logprob_drift"] < 1e-3
+    assert (figures["merge_ratio"], figures["forks"]) == (1.0, 0)
     assert (run.folder / "plot.png").stat().st_size > 1000
 
 
-async def test_a_second_run_on_the_same_engine_starts_from_the_base_model(engine: EngineClient, tmp_path: Path) -> None:
-    await etude.train_async(training(engine, tmp_path / "first"))
+@etude.rollout
+async def ask_twice(question: str) -> None:
+    await ask(question)
+    await asyncio.sleep(0.5)
+    await ask(question)
 
-    second = await etude.train_async(training(engine, tmp_path / "second"))
 
-    assert versions(RunStore(second.folder), 0) == {0}
-    assert second.history[0]["version"] <= 1
+async def test_rollouts_of_a_step_run_while_the_step_before_it_is_trained(engine: EngineClient, tmp_path: Path) -> None:
+    config = etude.TrainConfig(steps=3, group_size=4, scenarios_per_step=2)
+
+    run = await etude.train_async(training(engine, tmp_path / "r", rollout=ask_twice, config=config))
+
+    store, (first, second, third) = RunStore(run.folder), run.history
+    v1, v2 = first["version"], second["version"]
+    assert (first["trained"], second["trained"], third["trained"]) == (True, True, True)
+    assert versions(store, 0) == {0}
+    assert {0} <= versions(store, 1) <= {0, v1}
+    assert {v1} <= versions(store, 2) <= {v1, v2}
+    assert [row["train/staleness_max"] for row in run.history] == [0, 1, 1]
+    assert second["wait_s"] < second["rollout_s"]
+    assert run.summary.stale_groups == 0
+
+
+class Stuck(etude.FunctionReward):
+    """Scores a step; the verdicts of the one after it never come."""
+
+    asked: ClassVar[list[int]] = []
+
+    def __repr__(self) -> str:
+        return "reward"
+
+    async def judge_group(self, trajectories: Sequence[etude.Trajectory]) -> etude.Judgement:
+        self.asked.append(1)
+        if len(self.asked) > 2:
+            await asyncio.Event().wait()
+        return await super().judge_group(trajectories)
+
+
+class Plain(etude.FunctionReward):
+    def __repr__(self) -> str:
+        return "reward"
+
+
+async def test_a_stopped_run_goes_on_and_what_has_grown_too_old_is_dropped_and_said(
+    engine: EngineClient, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def go(reward: etude.FunctionReward, max_staleness: int) -> Coroutine[Any, Any, etude.Run]:
+        config = on_policy(steps=2, max_staleness=max_staleness)
+        return etude.train_async(training(engine, tmp_path / "r", reward=reward, config=config))
+
+    running = asyncio.create_task(go(Stuck(length), 1))
+    while not await asyncio.to_thread(_is_ahead, tmp_path / "r" / "run.sqlite"):
+        assert not running.done(), running.exception()
+        await asyncio.sleep(0.1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "stopped; nothing finished is lost" in capsys.readouterr().out
+
+    run = await go(Plain(length), 0)
+
+    assert [row["stale_groups"] for row in run.history] == [0, 2]
+    assert [row["trained"] for row in run.history] == [True, False]
+    assert run.summary.stale_groups == 2
+    assert "step 1: 2 of 2 groups dropped: they hold tokens of weights more than max_staleness=0 steps" in caplog.text
+
+
+def _is_ahead(path: Path) -> bool:
+    """Whether the first step is taken and all rollouts of the second are in."""
+    if not path.exists():
+        return False
+    with closing(sqlite3.connect(path)) as db:
+        steps = db.execute("SELECT count(*) FROM steps").fetchone()[0]
+        return steps == 1 and db.execute("SELECT count(*) FROM trajectories").fetchone()[0] == 16
+
+
+async def test_a_step_refused_for_drift_ends_the_run_and_is_sampled_anew_by_the_next(
+    engine: EngineClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = on_policy(steps=2, max_staleness=1, loss=etude.LossSettings(drift_warn=1e-12, drift_stop=1e-12))
+
+    def slots() -> set[str]:
+        with closing(sqlite3.connect(tmp_path / "r" / "run.sqlite")) as db:
+            return {slot for (slot,) in db.execute("SELECT slot FROM trajectories")}
+
+    with pytest.raises(etude.DriftError, match=r"differ by.*0 of 2 steps taken.*same command again.*drift_stop above"):
+        await etude.train_async(training(engine, tmp_path / "r", config=config))
+    refused = slots()
+    with pytest.raises(etude.DriftError):
+        await etude.train_async(training(engine, tmp_path / "r", config=config))
+
+    assert "step 1 was refused" in capsys.readouterr().out
+    again = slots()
+    aside = {slot.split("/", 1)[1] for slot in again if slot.startswith("aside-")}
+    assert aside == refused
+    assert len([slot for slot in again if slot.startswith("0/")]) == 8
+    assert RunStore(tmp_path / "r").history() == []
 
 
 async def test_a_rollout_that_hangs_is_masked_and_the_others_are_trained(engine: EngineClient, tmp_path: Path) -> None:
@@ -105,7 +209,7 @@ async def test_a_rollout_that_hangs_is_masked_and_the_others_are_trained(engine:
         if is_first:
             await asyncio.sleep(600)
 
-    config = etude.TrainConfig(steps=1, group_size=4, scenarios_per_step=2, rollout_timeout_s=8)
+    config = on_policy(rollout_timeout_s=8)
 
     run = await etude.train_async(training(engine, tmp_path / "r", rollout=sometimes, config=config))
 
@@ -118,25 +222,6 @@ async def test_a_rollout_that_hangs_is_masked_and_the_others_are_trained(engine:
     assert len(late) == 2 and run.summary.masked_rollouts == 2
     assert not judged & {t.rollout_id for t in late}
     assert "2 of 8 rollouts failed and are masked (2 × RolloutTimeout)" in run.summary.warnings
-
-
-async def test_an_agent_that_never_calls_a_tool_is_a_loud_warning(engine: EngineClient, tmp_path: Path) -> None:
-    @etude.rollout
-    async def toolless(question: str) -> None:
-        here = etude.current_rollout()
-        assert here is not None
-        tool: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-        async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
-            await client.chat.completions.create(
-                model="any", messages=[{"role": "user", "content": question}], tools=[tool], tool_choice="none",
-                max_completion_tokens=4,
-            )  # fmt: skip
-
-    config = etude.TrainConfig(steps=1, group_size=2, scenarios_per_step=2)
-
-    run = await etude.train_async(training(engine, tmp_path / "r", rollout=toolless, config=config))
-
-    assert any("not one tool was called in 4 answers" in w for w in run.summary.warnings)
 
 
 async def test_a_step_in_which_every_rollout_fails_stops_with_the_reason(engine: EngineClient, tmp_path: Path) -> None:

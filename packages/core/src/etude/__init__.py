@@ -9,11 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from etude import mcp
     from etude.capture import Rollout, RolloutFunction, bind, current_rollout, rollout, untracked
     from etude.engine.config import ServedModel
     from etude.engine.local import Engine
     from etude.errors import (
+        CheckError,
         ConfigError,
+        CostCeilingError,
         DriftError,
         EngineError,
         EngineMissing,
@@ -22,16 +25,22 @@ if TYPE_CHECKING:
         HookError,
         JudgeError,
         LeakError,
+        McpServerError,
+        McpServerUnreachable,
+        RequestRefused,
         RolloutError,
         RolloutTimeout,
         TrainError,
         UnsupportedVersionError,
     )
+    from etude.rewards.blend import Blend
     from etude.rewards.function import FunctionReward
     from etude.rewards.judge import Judge
     from etude.rewards.ruler import Ruler
-    from etude.training.config import Evaluation, Policy, TrainConfig
+    from etude.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
     from etude.training.loop import Run, Training, train, train_async
+    from etude.training.sft import SftRun, sft, sft_async
+    from etude.training.teaching import SftConfig
     from etude.types import (
         Group,
         Judgement,
@@ -56,17 +65,23 @@ _HOME = {
     "rollout": "capture",
     "untracked": "capture",
     # Train.
+    "AdvantageSettings": "training.config",
     "Evaluation": "training.config",
     "Policy": "training.config",
     "Run": "training.loop",
+    "SftConfig": "training.teaching",
+    "SftRun": "training.sft",
     "TrainConfig": "training.config",
     "Training": "training.loop",
+    "sft": "training.sft",
+    "sft_async": "training.sft",
     "train": "training.loop",
     "train_async": "training.loop",
     # Where the policy runs.
     "Engine": "engine.local",
     "ServedModel": "engine.config",
     # Rewards.
+    "Blend": "rewards.blend",
     "FunctionReward": "rewards.function",
     "Judge": "rewards.judge",
     "Ruler": "rewards.ruler",
@@ -82,7 +97,9 @@ _HOME = {
     "ToolCall": "types",
     "Trajectory": "types",
     # Errors.
+    "CheckError": "errors",
     "ConfigError": "errors",
+    "CostCeilingError": "errors",
     "DriftError": "errors",
     "EngineError": "errors",
     "EngineMissing": "errors",
@@ -91,14 +108,24 @@ _HOME = {
     "HookError": "errors",
     "JudgeError": "errors",
     "LeakError": "errors",
+    "RequestRefused": "errors",
+    "McpServerError": "errors",
+    "McpServerUnreachable": "errors",
     "RolloutError": "errors",
     "RolloutTimeout": "errors",
     "TrainError": "errors",
     "UnsupportedVersionError": "errors",
 }
 
+_ROOMS = ("mcp",)
+"""Rooms with a public face of their own: `etude.mcp.agent(...)`."""
+
 __all__ = [
+    "AdvantageSettings",
+    "Blend",
+    "CheckError",
     "ConfigError",
+    "CostCeilingError",
     "DriftError",
     "Engine",
     "EngineError",
@@ -115,10 +142,13 @@ __all__ = [
     "LeakError",
     "LoraSettings",
     "LossSettings",
+    "McpServerError",
+    "McpServerUnreachable",
     "Message",
     "ModelCall",
     "OptimizerSettings",
     "Policy",
+    "RequestRefused",
     "Rollout",
     "RolloutError",
     "RolloutFunction",
@@ -127,6 +157,8 @@ __all__ = [
     "Run",
     "Score",
     "ServedModel",
+    "SftConfig",
+    "SftRun",
     "ToolCall",
     "TrainConfig",
     "TrainError",
@@ -136,7 +168,10 @@ __all__ = [
     "__version__",
     "bind",
     "current_rollout",
+    "mcp",
     "rollout",
+    "sft",
+    "sft_async",
     "train",
     "train_async",
     "untracked",
@@ -145,6 +180,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its room on first use."""
+    if name in _ROOMS:
+        return importlib.import_module(f"etude.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'etude' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"etude.{_HOME[name]}"), name)

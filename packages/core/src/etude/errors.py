@@ -7,10 +7,15 @@ EtudeError
 ├── LeakError (RuntimeError)            a model call outside any rollout while rollouts are active
 ├── RolloutError (RuntimeError)         one rollout failed; stored on its trajectory, never cancels its siblings
 │   └── RolloutTimeout (TimeoutError)   … because it took longer than its time limit
+├── McpServerError (RuntimeError)       an MCP server cannot be used
+│   └── McpServerUnreachable (ConnectionError)  … because nothing answers there, or it broke off
 ├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
+├── CostCeilingError (RuntimeError)     the next judge request would pass the run's ceiling; ends the run, which resumes
+├── CheckError (RuntimeError)           a check before a run's first step failed; says what to do
 └── EngineError (RuntimeError)          the engine cannot do what was asked
     ├── EngineMissing                   the engine environment is not installed
     ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
+    ├── RequestRefused (ValueError)     what was sent to the engine cannot be used as it is
     └── TrainError                      an optimizer step could not be taken
         └── DriftError                  … because the engine did not sample from the policy that is trained
 """
@@ -46,8 +51,24 @@ class RolloutTimeout(RolloutError, TimeoutError):
     """One rollout took longer than its time limit; its session is sealed and its group goes on without it."""
 
 
+class McpServerError(EtudeError, RuntimeError):
+    """An MCP server cannot be used: it wants a key, has no tools, or breaks the protocol; raised by `mcp`."""
+
+
+class McpServerUnreachable(McpServerError, ConnectionError):
+    """Nothing answers where the MCP server should be, its command does not run, or its session broke off."""
+
+
 class JudgeError(EtudeError, RuntimeError):
     """A judge gave no usable verdict, also after a repair request; raised by `rewards.ruler`."""
+
+
+class CostCeilingError(EtudeError, RuntimeError):
+    """The next request to a judge would cost more than the run may; what was judged is kept, and a run resumes."""
+
+
+class CheckError(EtudeError, RuntimeError):
+    """A check before a run's first step failed, so its rollouts would be wasted; raised by `training.doctor`."""
 
 
 class EngineError(EtudeError, RuntimeError):
@@ -60,6 +81,10 @@ class EngineMissing(EngineError):
 
 class EngineUnreachable(EngineError, ConnectionError):
     """Nothing answers at the engine's address."""
+
+
+class RequestRefused(EngineError, ValueError):
+    """What was sent to the engine cannot be used as it is, such as a conversation its model has no template for."""
 
 
 class TrainError(EngineError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.engine.config import EngineConfig, ServedModel, check_config, check_model, to_models
+from etude.engine.config import EngineConfig, ServedModel, check_config, check_model, check_trainer, to_models
 from etude.errors import ConfigError
 
 
@@ -66,3 +66,34 @@ def test_models_are_named_by_their_key() -> None:
         ("judge", "./j", False),
         ("policy", "./p", True),
     ]
+
+
+def test_unsloth_without_a_gpu_is_refused_before_an_engine_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etude.engine.config.has_gpu", lambda: False)
+    with pytest.raises(ConfigError, match=r"trainer='unsloth' needs an NVIDIA GPU.*use trainer='auto'"):
+        check_trainer("unsloth", False)
+    with pytest.raises(ConfigError, match="load_in_4bit=True needs an NVIDIA GPU"):
+        check_trainer("auto", True)
+
+    check_trainer("auto", False)
+
+
+def test_models_that_leave_the_trainer_no_room_on_the_gpu_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etude.engine.config.has_gpu", lambda: True)
+    path = str(model_folder(tmp_path))
+
+    def models(*shares: float, trainable: bool = True) -> tuple[ServedModel, ...]:
+        return tuple(
+            ServedModel(name=f"m{k}", path=path, gpu_memory_fraction=share, trainable=trainable and k == 0)
+            for k, share in enumerate(shares)
+        )
+
+    with pytest.raises(ConfigError, match=r"add up to 0\.95 \(m0 0\.5, m1 0\.45\); at most 0\.9 .*the trainer's"):
+        check_config(config(tmp_path, models=models(0.5, 0.45)))
+    with pytest.raises(ConfigError, match=r"add up to 1\.2"):
+        check_config(config(tmp_path, models=models(0.4, 0.4, 0.4, trainable=False)))
+
+    check_config(config(tmp_path, models=models(0.5, 0.4)))
+    check_config(config(tmp_path, models=models(0.5, 0.5, trainable=False)))

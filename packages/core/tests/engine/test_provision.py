@@ -96,3 +96,25 @@ def test_the_engine_gets_this_very_etude() -> None:
     source = provision._own_source()
 
     assert source == ("-e", str(Path(__file__).parents[2]))
+
+
+def test_unsloth_is_an_extra_that_stays_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provision, "has_gpu", lambda: True)
+    monkeypatch.setenv("ETUDE_UV", "/bin/false")
+    monkeypatch.setenv("ETUDE_ENGINE_HOME", str(tmp_path / "engine"))
+    plan = provision._plan("cuda", unsloth=True)
+    python = environment(tmp_path / "engine", [])
+    (tmp_path / "engine" / "etude-engine.json").write_text(json.dumps(plan.stamp()))
+
+    assert provision.UNSLOTH in plan.requirements
+    assert provision.UNSLOTH not in provision._plan("cuda").requirements
+    assert provision.engine_python() == python
+    assert provision.install() == python
+
+
+def test_unsloth_without_a_gpu_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provision, "has_gpu", lambda: False)
+    with pytest.raises(EngineError, match="Unsloth needs an NVIDIA GPU"):
+        provision.install(tmp_path / "engine", unsloth=True)
+
+    assert not (tmp_path / "engine").exists()

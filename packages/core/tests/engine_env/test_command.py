@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from etude.engine.config import ServedModel
+from etude.engine.config import ServedModel, check_model
 from etude.engine.server.command import command_line, dtype_for
+from etude.errors import ConfigError
 
 
 def folder(tmp_path: Path, dtype: str) -> str:
@@ -43,3 +44,22 @@ def test_the_format_is_on_vllms_command_line(tmp_path: Path) -> None:
     line = command_line(model, 8000, gpu=True)
 
     assert line[line.index("--dtype") + 1] == "bfloat16"
+
+
+def test_a_fixed_adapter_answers_under_the_models_name(tmp_path: Path) -> None:
+    model = ServedModel(name="judge", path=folder(tmp_path, "float32"), adapter="my/lora", max_lora_rank=32)
+
+    line = command_line(model, 8000, gpu=False)
+
+    assert line[line.index("--lora-modules") + 1] == "judge=my/lora"
+    assert line[line.index("--served-model-name") + 1] == "judge.base"
+    assert line[line.index("--max-lora-rank") + 1] == "32"
+
+
+def test_an_adapter_that_cannot_be_served_is_said_before_anything_starts(tmp_path: Path) -> None:
+    model = ServedModel(name="judge", path=folder(tmp_path, "float32"), adapter=str(tmp_path))
+
+    with pytest.raises(ConfigError, match=r"has no adapter_config\.json"):
+        check_model(model)
+    with pytest.raises(ConfigError, match=r"start its training from an adapter with Policy\(adapter=\.\.\.\)"):
+        check_model(model.model_copy(update={"trainable": True}))

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from etude.engine.server.conversations import History
 from etude.engine.server.sessions import Session, Sessions
 from etude.engine.server.store import Store
 from etude.errors import EngineError
 from etude.types import Completion, Message, OpenSession, TokenCall
+
+NEW = History(messages=[])
 
 
 def call(call_id: str, started_s: float = 1.0, token: int = 7) -> TokenCall:
@@ -32,8 +35,8 @@ async def test_sessions_and_calls_survive_a_restart(tmp_path: Path) -> None:
     secret = await sessions.open(OpenSession(rollout_id="r", policy="policy", sampling={"temperature": 0.5}))
     session = sessions.find(secret)
     assert session is not None
-    sessions.record(session, call("late", 2.0))
-    sessions.record(session, call("early", 1.0))
+    sessions.record(session, call("late", 2.0), NEW)
+    sessions.record(session, call("early", 1.0), NEW)
     # No close: the process was killed.
     found = Sessions(Store(tmp_path / "engine.sqlite"))
     again = found.find(secret)
@@ -47,8 +50,8 @@ async def test_a_repeated_call_replaces_the_one_before(tmp_path: Path) -> None:
     sessions = Sessions(Store(tmp_path / "engine.sqlite"))
     session = sessions.find(await sessions.open(OpenSession(rollout_id="r", policy="policy")))
     assert session is not None
-    sessions.record(session, call("a", token=1))
-    sessions.record(session, call("a", token=2))
+    sessions.record(session, call("a", token=1), NEW)
+    sessions.record(session, call("a", token=2), NEW)
 
     assert (await sessions.seal("r")).calls == (call("a", token=2),)
 

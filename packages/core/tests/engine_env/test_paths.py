@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from etude.engine.trainer import precision
-from etude.engine.trainer.paths import choose_path
+from etude.engine.trainer.paths import _probed, choose_path
 from etude.engine.trainer.policy import LoraPolicy
 from etude.types import OpenPolicy
 
@@ -89,15 +89,50 @@ def test_model_whose_attention_ignores_the_mask_is_not_packed(other_decoder: Any
     assert choose_path(other_decoder, VOCABULARY, CPU) == "rows"
 
 
+def test_forward_pass_that_makes_all_logits_is_cut_to_those_needed(llama_like: Any) -> None:
+    causal = llama_like.get_base_model()
+    plain = _probed(llama_like, VOCABULARY, "rows", CPU)
+    forward = causal.forward
+    causal.forward = lambda *args, logits_to_keep=0, **kw: forward(*args, **kw)
+
+    assert _probed(llama_like, VOCABULARY, "rows", CPU) == pytest.approx(plain)
+
+
+class TableRotation(torch.nn.Module):
+    """A rotation as Unsloth's is: no call, but a table for all positions up to a length, for each GPU."""
+
+    def __init__(self, plain: torch.nn.Module) -> None:
+        super().__init__()
+        self.plain, self.length = plain, 0
+
+    def extend_rope_embedding(self, x: torch.Tensor, seq_len: int) -> None:
+        self.length = max(seq_len, self.length)
+
+    def get_cached(self, seq_len: int, device_index: int) -> tuple[torch.Tensor, ...]:
+        assert (self.length, device_index) >= (seq_len, 0)
+        found = self.plain(torch.zeros(1), torch.arange(self.length)[None])
+        return tuple(x[0] for x in found)
+
+
+def test_rotation_that_is_a_table_follows_the_tree(llama_like: Any) -> None:
+    plain = _probed(llama_like, VOCABULARY, "tree", CPU)
+    body = llama_like.get_base_model().model
+    body.rotary_emb = TableRotation(body.rotary_emb)
+
+    assert _probed(llama_like, VOCABULARY, "tree", CPU) == pytest.approx(plain)
+
+
 def test_precision_is_the_one_that_trains_faster(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for half_s, expected in ((0.1, torch.bfloat16), (0.9, torch.float32)):
+    # bfloat16 that is a little faster is not worth its 16 bits, and the log says what would be.
+    for half_s, expected in ((0.1, torch.bfloat16), (0.86, torch.float32), (0.34, torch.float32)):
         precision.faster_dtype.cache_clear()
         monkeypatch.setattr(
             precision, "_seconds", lambda _, tensors, s=half_s: s if tensors[0].dtype == torch.bfloat16 else 1.0
         )
         with caplog.at_level(logging.INFO, "etude.trainer"):
             assert precision.faster_dtype("cpu") == expected
-        assert f"training in {expected}: on cpu a layer takes 1000.0 ms in fp32" in caplog.text
+        said = f"training in {expected}: on cpu a layer takes 1000.0 ms in fp32, {1e3 * half_s:.1f} in bf16"
+        assert f"{said}, and bf16 is taken where it is at least 3.0 times as fast" in caplog.text
     precision.faster_dtype.cache_clear()

@@ -44,6 +44,8 @@ def test_steps_make_versions_that_vllm_can_load(model_path: str, tmp_path: Path)
     assert (begun.name, begun.version, begun.steps) == ("p", 0, ())
     assert (first.version, first.trained, second.version) == (1, True, 2)
     assert first.metrics["trained_tokens"] == 80
+    assert first.metrics["train_tokens_per_s"] == pytest.approx(80 / first.metrics["step_seconds"])
+    assert first.metrics["logprob_drift_max"] >= first.metrics["logprob_drift_mean"] > 0
     assert all(math.isfinite(figure) for figure in first.metrics.values())
     config = json.loads((tmp_path / "checkpoints" / "00001" / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == (model_path, 16, 32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +164,34 @@ def test_step_that_does_not_fit_runs_its_layers_twice_with_the_same_gradient(
     assert torch.allclose(again, plain, rtol=1e-4, atol=1e-6 * plain.abs().max().item())
 
 
-def test_peak_memory_is_foreseen(tmp_path: Path) -> None:
-    of = runner(save_model(tmp_path, hidden=128, layers=4, vocabulary=512))
-    big = group("a", size=8, prompt=600, turns=1, length=300, vocabulary=512)
-    metrics = of.take(build_batch(request("s", {name: 0.5 for name in big}), big), 0)
+def test_step_whose_rows_do_not_fit_together_takes_more_micro_batches(
+    model_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = runner(model_path)
+    whole = gradient(of, batch())
+    monkeypatch.setattr(of, "memory", replace(of.memory, per_token=1.0, per_token_checkpointed=1.0, per_head=0.0))
+    monkeypatch.setattr(step_module, "_WORTH_CUTTING", 1)
+    monkeypatch.setattr(step_module, "room", lambda device: 50.0)
 
-    assert metrics["micro_batches"] == 1
-    assert 0.6 < metrics["peak_step_mb"] / metrics["peak_step_predicted_mb"] < 1.4
+    assert len(of.micro_batches(batch())) > 1
+    assert not of.checkpointed
+    assert torch.allclose(gradient(of, batch()), whole, rtol=1e-4, atol=1e-6 * whole.abs().max().item())
+
+
+@pytest.mark.parametrize("is_checkpointed", [True, False])
+def test_peak_memory_is_foreseen_with_and_without_running_layers_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_checkpointed: bool
+) -> None:
+    of = runner(save_model(tmp_path, hidden=128, layers=8, vocabulary=512))
+    big = group("a", size=8, prompt=600, turns=1, length=300, vocabulary=512)
+    asked = build_batch(request("s", {name: 0.5 for name in big}), big)
+    (part,) = of.micro_batches(asked)
+    plain = of.memory.predicted(part, checkpointed=False)
+    monkeypatch.setattr(step_module, "room", lambda device: 0.9 * plain if is_checkpointed else 10 * plain)
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier tests freed would hide what this step takes
+    metrics = of.take(asked, 0)
+
+    assert (metrics["micro_batches"], metrics["checkpointed"]) == (1, is_checkpointed)
+    assert 0.5 < metrics["peak_step_mb"] / metrics["peak_step_predicted_mb"] < 1.4
+    assert (metrics["peak_step_mb"] < 0.4 * plain / 2**20) == is_checkpointed
     assert metrics["peak_mb"] > metrics["peak_step_mb"]

@@ -6,6 +6,8 @@ Three architectures, the tree path and the dense one, with and without checkpoin
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -17,6 +19,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+from etude.engine.trainer import looks
+from etude.engine.trainer import tree as tree_module
 from etude.engine.trainer.forward import Path, TrainingRow, micro_batches, told
 from etude.engine.trainer.paths import choose_path
 from etude.engine.trainer.tree import TreePlan, tree_attention
@@ -106,13 +110,30 @@ def gradient(of: Any) -> Tensor:
     return torch.cat([p.grad.flatten() for p in of.parameters() if p.grad is not None])
 
 
+CALLS = st.sampled_from([0, 8, 40, looks._CALL])
+"""Prices of an attention call: from one for each run of a tree, in halves, to one for all of it under a mask."""
+
+
+@contextmanager
+def priced(call: int) -> Iterator[None]:
+    """Plan as if an attention call cost as much as so many pairs."""
+    usual, looks._CALL = looks._CALL, call
+    try:
+        yield
+    finally:
+        looks._CALL = usual
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10**6), budget=st.sampled_from([10_000, 25]), checkpointed=st.booleans())
-def test_random_trees_train_as_one_row_at_a_time(architecture: str, seed: int, budget: int, checkpointed: bool) -> None:
+@given(seed=st.integers(0, 10**6), budget=st.sampled_from([10_000, 25]), checkpointed=st.booleans(), call=CALLS)
+def test_random_trees_train_as_one_row_at_a_time(
+    architecture: str, seed: int, budget: int, checkpointed: bool, call: int
+) -> None:
     of, rows = model(architecture), tree(seed)
     expected, plain = one_at_a_time(of, rows)
-    found, along = packed(of, rows, "tree", budget, checkpointed)
+    with priced(call):
+        found, along = packed(of, rows, "tree", budget, checkpointed)
 
     assert found == pytest.approx(expected, abs=2e-5)
     assert (along - plain).norm() <= 2e-5 * plain.norm()
@@ -134,9 +155,9 @@ def test_models_of_the_llama_family_take_the_tree(architecture: str) -> None:
     assert choose_path(model(architecture), VOCABULARY, CPU) == "tree"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10**6))
-def test_attention_along_the_tree_is_attention_under_its_mask(seed: int) -> None:
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), call=CALLS)
+def test_attention_along_the_tree_is_attention_under_its_mask(seed: int, call: int) -> None:
     (pack,) = pack_rows([row.row.token_ids for row in tree(seed)], token_budget=10_000)
     count = len(pack.token_ids)
     draw = random.Random(seed)
@@ -146,7 +167,8 @@ def test_attention_along_the_tree_is_attention_under_its_mask(seed: int) -> None
     query, key, value = (torch.randn(count, h, 8, generator=generator, requires_grad=True) for h in (4, 2, 2))
 
     for chosen, at in ((plan, list(range(count))), (plan.only(asking), asking)):
-        found = tree_attention(query[at], key, value, chosen, 0.3)
+        with priced(call):
+            found = tree_attention(query[at], key, value, chosen, 0.3)
         q, k, v = (x.double().transpose(0, 1)[None] for x in (query[at], key, value))
         plain = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=chosen.mask_QN[None, None], scale=0.3, enable_gqa=True
@@ -169,6 +191,57 @@ def test_mask_lets_each_position_see_its_own_path() -> None:
                 expected[at, list(path[: k + 1])] = True
 
         assert torch.equal(sees, expected)
+
+
+def attended(rows: list[tuple[int, ...]]) -> tuple[TreePlan, tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Return a plan, random heads, and attention of each position over its own path by a plain softmax."""
+    (pack,) = pack_rows(rows, token_budget=10_000)
+    plan = TreePlan(segments=pack.segments(), device=CPU)
+    generator = torch.Generator().manual_seed(0)
+    heads = tuple(torch.randn(len(pack.token_ids), h, 8, generator=generator) for h in (4, 2, 2))
+    query, key, value = heads
+    scores = torch.einsum("qhe,khe->hqk", query.double(), key.double().repeat_interleave(2, 1)) * 0.3
+    weights = scores.masked_fill(~plan.mask_QN, -torch.inf).softmax(-1)
+    return plan, (query, key, value), torch.einsum("hqk,khe->qhe", weights, value.double().repeat_interleave(2, 1))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_gpu_attention_is_that_of_the_cpu() -> None:
+    # FlexAttention runs on a CPU without being compiled, and has no backward pass there.
+    for seed in range(10):
+        plan, heads, expected = attended([row.row.token_ids for row in tree(seed)])
+        query, key, value = (x.transpose(0, 1)[None] for x in heads)
+        found = tree_module._flex(query, key, value, plan.block_mask, 0.3)[0].transpose(0, 1)
+
+        assert torch.allclose(found.double(), expected, atol=2e-5)
+        assert torch.allclose(tree_attention(*heads, plan, 0.3), found, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(k,) for k in range(1100)],
+        [(1,) * 700, (1,) * 300 + (2,) * 9, (1,) * 300 + (3,)],
+        [tuple([1] * k + [2]) for k in range(300)],
+    ],
+    ids=["many roots", "long run", "a fork at every token"],
+)
+def test_any_shape_of_tree_is_planned_right_and_not_wastefully(rows: list[tuple[int, ...]]) -> None:
+    plan, heads, expected = attended(rows)
+    pairs = sum((q.queries.stop - q.queries.start) * (q.keys.stop - q.keys.start) for q in plan.looks)
+
+    assert torch.allclose(tree_attention(*heads, plan, 0.3).double(), expected, atol=2e-5)
+    # Never dearer than one call under a mask.
+    assert pairs + looks._CALL * len(plan.looks) <= plan.mask_QN.numel() + looks._CALL
+
+
+def test_a_tiny_tree_is_a_few_calls_and_a_long_run_is_cut_in_halves() -> None:
+    few = attended([(*range(60), k, k % 7, 5) for k in range(61, 90)])[0].looks
+    long = attended([(1,) * 1024])[0].looks
+
+    assert len(few) <= 3
+    assert {look.mask for look in long} == {"causal", "none"}
+    assert sum((q.queries.stop - q.queries.start) * (q.keys.stop - q.keys.start) for q in long) < 0.6 * 1024**2
 
 
 @pytest.mark.gpu

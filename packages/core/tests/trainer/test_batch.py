@@ -101,3 +101,18 @@ def test_call_advantage_that_is_not_finite_is_quarantined() -> None:
     batch = build_batch(asked(weighted), sessions(a=(call("1", (1,), (2,)),)))
 
     assert batch.quarantined == {"a": "advantage is nan"}
+
+
+def test_rollout_learns_by_its_own_advantage_or_that_of_a_call_that_was_trained() -> None:
+    recorded = sessions(a=(call("1", (1,), (2, 3)),))
+
+    def learns(advantage: float, **of_calls: float) -> bool:
+        weighted = WeightedRollout(rollout_id="a", advantage=advantage, call_advantages=of_calls)
+        return bool(build_batch(asked(weighted), recorded).learning)
+
+    assert [learns(0.5), learns(0.0), learns(0.5, **{"1": 0.0}), learns(0.0, **{"1": -1.0})] == [
+        True,
+        False,
+        False,
+        True,
+    ]

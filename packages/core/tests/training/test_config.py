@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import etude
-from etude.training.config import Evaluation, Policy, TrainConfig, scenario_ids
-from etude.training.loop import batch_ids
+from etude.training.batches import batch_ids
+from etude.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig, scenario_ids
 
 
 def test_a_group_of_one_is_refused_with_the_reason() -> None:
@@ -41,6 +43,64 @@ def test_scenarios_with_the_same_id_are_refused() -> None:
 
 def test_scenarios_without_an_id_are_named_by_their_place() -> None:
     assert scenario_ids(["x", {"id": 7}, "y"]) == ["scenario-0", "7", "scenario-2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"scale": "batch", "per": "agent"}, r"scale is 'batch' and per is 'agent'.*Use scale='std'"),
+        ({"overlong_longest": 100}, r"overlong_longest is 100 and overlong_soft is None; the penalty needs both"),
+        ({"overlong_longest": 100, "overlong_soft": 200}, r"soft is 200; expected 1 to longest \(100\)"),
+        ({"scale": "variance"}, r"AdvantageSettings\.scale: .*found 'variance'"),
+    ],
+)
+def test_advantage_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(etude.ConfigError, match=said):
+        AdvantageSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("policy", "config", "said"),
+    [
+        (
+            {"max_tokens": 50},
+            {"advantage": AdvantageSettings(overlong_longest=100, overlong_soft=50)},
+            r"overlong_longest=100 with overlong_soft=50 never applies: Policy.max_tokens=50",
+        ),
+        (
+            {},
+            {"extra_scenarios": 2, "scenarios_per_step": 3},
+            r"extra_scenarios is 2, but each step already takes all 3 scenarios",
+        ),
+    ],
+)
+def test_settings_that_can_never_apply_are_refused(policy: Any, config: Any, said: str) -> None:
+    with pytest.raises(etude.ConfigError, match=said):
+        etude.Training(
+            rollout=lambda _: None, scenarios=["a", "b", "c"], policy=Policy("m", **policy),
+            config=TrainConfig(**config), reward=etude.FunctionReward(lambda _: 1.0),
+        )  # fmt: skip
+
+
+def test_a_training_with_other_numbers_keeps_its_nested_settings() -> None:
+    config = TrainConfig(advantage=AdvantageSettings(scale="std"), loss=etude.LossSettings(preset="dapo"))
+    training = etude.Training(
+        rollout=lambda _: None, scenarios=["a"], policy=Policy("m"), config=config,
+        reward=etude.FunctionReward(lambda _: 1.0),
+    )  # fmt: skip
+
+    changed = training.with_overrides(run_dir=None, fresh=False, steps=3, seed=None).config
+
+    assert changed == config.model_copy(update={"steps": 3})
+
+
+def test_what_defines_a_run_and_what_only_bounds_it_are_apart() -> None:
+    bounds = {"max_concurrency": 4, "rollout_timeout_s": 7, "max_staleness": 0}
+    config = TrainConfig(**bounds, loss=etude.LossSettings(drift_warn=0.1, drift_stop=0.2))
+
+    assert config.identity() == TrainConfig().identity()
+    assert config.limits() == {**bounds, "loss": {"drift_warn": 0.1, "drift_stop": 0.2}}
+    assert TrainConfig(loss=etude.LossSettings(kl_coef=0.1)).identity() != TrainConfig().identity()
 
 
 def test_a_policy_is_named_by_its_first_argument() -> None:

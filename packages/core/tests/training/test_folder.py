@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from builders import call, said, trajectory
 
 import etude
 from etude.training.folder import open_folder
+from etude.training.step import give_up_refused, note_refused
 from etude.training.store import RunStore
-from etude.types import StepReport
+from etude.types import Judgement, StepReport
 
 
 def _run(folder: Path, *, finished: bool) -> None:
@@ -59,6 +61,46 @@ def test_other_settings_in_an_unfinished_folder_are_refused_by_name(tmp_path: Pa
 
     with pytest.raises(etude.ConfigError, match=r"other settings \(steps differ\).*--fresh"):
         RunStore(tmp_path).claim({"steps": 4})
+
+
+def test_a_run_that_is_gone_on_with_may_have_other_limits(tmp_path: Path) -> None:
+    RunStore(tmp_path).claim({"steps": 3}, {"max_staleness": 1})
+
+    RunStore(tmp_path).claim({"steps": 3}, {"max_staleness": 0})
+
+    assert json.loads((tmp_path / "config.json").read_text()) == {"steps": 3, "limits": {"max_staleness": 0}}
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(0.3, False), (0.5, True)])
+def test_what_was_refused_for_drift_is_put_away_unless_the_limit_is_raised(
+    tmp_path: Path, limit: float, kept: bool
+) -> None:
+    store = RunStore(tmp_path)
+    slots = ("before/s/0", "1/s/0", "2/s/0", "10/s/0")
+    for slot in slots:
+        store.save_trajectory(slot, trajectory(slot, call(said("4"))))
+        store.save_judgement(slot.removesuffix("/0"), Judgement())
+    note_refused(store, 2, 0.3)
+
+    said_so = give_up_refused(store, limit)
+
+    assert [store.trajectory(s) is not None for s in slots] == [True, True, kept, kept]
+    assert [store.judgement(s.removesuffix("/0")) is not None for s in slots] == [True, True, kept, kept]
+    assert (said_so is None) == kept
+    if said_so is not None:
+        assert "step 3 was refused" in said_so and "(2)" in said_so
+    store.save_trajectory("2/s/0", trajectory("anew", call(said("4"))))
+    assert give_up_refused(store, limit) is None
+    assert store.trajectory("2/s/0") is not None
+
+
+def test_an_evaluation_is_kept_where_the_very_first_step_was_refused(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for slot in ("before/s/0", "0/s/0"):
+        store.save_trajectory(slot, trajectory(slot, call(said("4"))))
+
+    assert store.set_aside(0) == 1
+    assert store.trajectory("before/s/0") is not None
 
 
 def test_what_was_saved_is_there_for_the_next_process(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from builders import TOOLS, asked, call, group, said, trajectory
 
 import etude
-from etude.training.warnings import check_rollouts, step_warnings
-from etude.types import Failure, Message, ToolRequest
+from etude.training.warnings import DRIFT_EVERY, check_rollouts, drift_unmeasured, step_warnings
+from etude.types import Failure, ForkReason, Message, ToolRequest
 
 
 def _warned(*groups: etude.Group) -> str:
@@ -64,3 +66,45 @@ def test_a_step_whose_rollouts_all_failed_stops_the_run_with_the_reason() -> Non
 
 def test_a_step_with_one_good_rollout_goes_on() -> None:
     check_rollouts([trajectory("a"), trajectory("b", failed=Failure(kind="KeyError", message="x"))])
+
+
+def _two_turns(rollout_id: str, *, prompt_ids: tuple[int, ...], fork: ForkReason | None = None) -> etude.Trajectory:
+    """Two calls, of which the second sends the first one's answer (tokens 7 and 8 behind 1, 2, 3) back."""
+    first = call(said("4"), call_id="first")
+    turns = (*first.tokens.messages, said("4"), Message(role="user", content="Sure?"))
+    second = call(said("Yes"), call_id="second", messages=turns, prompt_ids=prompt_ids)
+    tokens = second.tokens.model_copy(update={"started_s": 1.0, "fork": fork})
+    return trajectory(rollout_id, first, second.model_copy(update={"tokens": tokens}))
+
+
+def test_histories_that_go_on_token_by_token_are_no_warning() -> None:
+    good = _two_turns("a", prompt_ids=(1, 2, 3, 7, 8, 9))
+
+    assert step_warnings([group((good, 1.0), (trajectory("b", call(said("5"))), 0.0))], 1e-3) == []
+
+
+def test_histories_that_do_not_go_on_are_a_warning_with_the_likely_reason_and_what_to_do() -> None:
+    forked = _two_turns("a", prompt_ids=(1, 2, 3, 70, 80, 9), fork="template_rewrites")
+
+    text = _warned(group((forked, 1.0), (trajectory("b", call(said("5"))), 0.0)))
+
+    assert "only 0.00 of the sampled tokens that came back stood where they were (tokens/merge_ratio" in text
+    assert "Most often, in 1 calls, template_rewrites: the chat template writes earlier turns otherwise" in text
+    assert "turn thinking off" in text
+
+
+def test_every_reason_of_a_fork_has_its_advice() -> None:
+    forked = {why: _two_turns("a", prompt_ids=(1, 2, 3, 70, 80, 9), fork=why) for why in get_args(ForkReason)}
+
+    assert [why for why, t in forked.items() if f"{why}: " not in _warned(group((t, 1.0)))] == []
+    assert [why for why, t in forked.items() if "gave no reason" in _warned(group((t, 1.0)))] == []
+
+
+def test_drift_that_cannot_be_measured_for_some_steps_is_said_once() -> None:
+    measured, blind = {"trained": True, "train/logprob_drift_fresh": 0.0}, {"trained": True}
+    untrained = {"trained": False}
+
+    said_at = [n for n in range(1, 3 * DRIFT_EVERY) if drift_unmeasured([measured, *[blind, untrained] * n])]
+
+    assert said_at == [DRIFT_EVERY]
+    assert drift_unmeasured([*[blind] * DRIFT_EVERY, measured]) is None

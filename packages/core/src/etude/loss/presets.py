@@ -66,7 +66,7 @@ PRESETS: dict[str, LossPreset] = {
     "dapo": LossPreset(
         paper="https://arxiv.org/abs/2503.14476",
         sets="clip 0.2 below and 0.28 above, one mean over all trained tokens of the batch; the paper's overlong "
-        "shaping and dynamic sampling act on scores: `rewards.advantage.overlong_penalty` and a group skipped",
+        "shaping and dynamic sampling are `AdvantageSettings.overlong_longest` and `TrainConfig.extra_scenarios`",
         clip_low=0.2,
         clip_high=0.28,
         normalizer="batch_tokens",

@@ -90,6 +90,7 @@ class ChatJudge:
         return Answer(
             text=str(choice.message.content or choice.message.refusal or ""),
             is_cut=choice.finish_reason == "length",
+            is_refusal=choice.message.refusal is not None or choice.finish_reason == "content_filter",
             prompt_tokens=prompt,
             completion_tokens=made,
             cost_usd=self.judge.cost_usd(prompt, made) if used else None,

@@ -14,6 +14,10 @@ from etude.types import Failure, Judgement, Score, Trajectory
 class Reward(Protocol):
     """Anything that can score the trajectories of one group."""
 
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
         """Return a copy that can reach the models the engine serves and keeps its verdicts in `cache`."""
 
@@ -27,13 +31,17 @@ class FunctionReward:
 
     function: Callable[[Trajectory], float | None]
 
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return str(getattr(self.function, "__qualname__", "function"))
+
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
         """Return itself: a function needs no engine."""
         return self
 
     async def judge_group(self, trajectories: Sequence[Trajectory]) -> Judgement:
         """Return one score a completed trajectory; the function's exception masks the whole group."""
-        name = getattr(self.function, "__qualname__", "function")
         scores = []
         try:
             for trajectory in trajectories:
@@ -42,5 +50,5 @@ class FunctionReward:
                     scores.append(Score(rollout_id=trajectory.rollout_id, value=float(value)))
         except Exception as error:
             # The user's code at our boundary: its failure is the group's, and never a reward of 0.
-            return Judgement(judge=name, error=Failure(kind=type(error).__name__, message=str(error)))
-        return Judgement(judge=name, scores=tuple(scores))
+            return Judgement(judge=self.name, error=Failure(kind=type(error).__name__, message=str(error)))
+        return Judgement(judge=self.name, scores=tuple(scores), cost_usd=0.0)

@@ -139,6 +139,8 @@ class Answer:
     text: str
     is_cut: bool = False
     """True where the reply ended at a token limit."""
+    is_refusal: bool = False
+    """True where the model said that it will not answer."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from etude.types import Message, ToolRequest, ToolSpec, Trajectory
+from etude.types import Message, ToolSpec, Trajectory, same_message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +16,23 @@ class History:
     agent: str | None
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
+    calls: tuple[tuple[int, str], ...] = ()
+    """Place of a message that was sampled → id of the call that sampled it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One message as the judge reads it."""
+
+    role: str
+    text: str
+    is_error: bool = False
+    """Whether it tells of a tool that failed."""
+
+
+_ERROR = re.compile(r"\b(error|exception|traceback|failed|failure|denied|not found|timed? ?out)\b", re.IGNORECASE)
+_ERROR_WITHIN = 200
+"""Characters at the head of a tool's result in which an error is looked for."""
 
 
 def histories(trajectory: Trajectory) -> tuple[History, ...]:
@@ -33,10 +49,11 @@ def histories(trajectory: Trajectory) -> tuple[History, ...]:
             agent=call.note.agent if call.note else None,
             messages=(*seen, call.tokens.completions[0].message),
             tools=call.tokens.tools,
+            calls=((len(seen), call.tokens.call_id),),
         )
         for place, older in enumerate(found):
             if _extends(seen, older.messages):
-                found[place] = full
+                found[place] = replace(full, calls=older.calls + full.calls)
                 break
         else:
             found.append(full)
@@ -44,25 +61,7 @@ def histories(trajectory: Trajectory) -> tuple[History, ...]:
 
 
 def _extends(longer: Sequence[Message], shorter: Sequence[Message]) -> bool:
-    return len(longer) >= len(shorter) and all(_same(a, b) for a, b in zip(shorter, longer, strict=False))
-
-
-def _same(sent: Message, kept: Message) -> bool:
-    """Whether two messages say the same; frameworks re-send `""` for None and re-space arguments."""
-    return (
-        sent.role == kept.role
-        and (sent.content or "").strip() == (kept.content or "").strip()
-        and [_identity(t) for t in sent.tool_requests] == [_identity(t) for t in kept.tool_requests]
-        and sent.tool_call_id == kept.tool_call_id
-    )
-
-
-def _identity(request: ToolRequest) -> tuple[str, str, Any]:
-    """Return what makes a tool request itself; its arguments are compared as JSON, or as text where they are none."""
-    try:
-        return request.id, request.name, json.dumps(json.loads(request.arguments), sort_keys=True)
-    except (ValueError, RecursionError):
-        return request.id, request.name, request.arguments.strip()
+    return len(longer) >= len(shorter) and all(same_message(a, b) for a, b in zip(shorter, longer, strict=False))
 
 
 def render_messages(messages: Sequence[Message], *, known: Sequence[Message] = ()) -> str:
@@ -71,13 +70,45 @@ def render_messages(messages: Sequence[Message], *, known: Sequence[Message] = (
     Further lines of one part are indented, so that no text can pass itself off as another message: an assistant that
     writes a line `tool search: found` has not called a tool.
     """
+    return "\n".join(block.text for block in message_blocks(messages, known=known))
+
+
+def message_blocks(
+    messages: Sequence[Message],
+    *,
+    known: Sequence[Message] = (),
+    failed: Collection[str] = (),
+    steps: Mapping[int, int] | None = None,
+) -> list[Block]:
+    """Return one block a message; see `render_messages`.
+
+    Args:
+        messages: what is rendered.
+        known: earlier messages that name the tool calls.
+        failed: ids of tool calls whose tool raised; other failures are known by their words.
+        steps: place of a message → number of its step, written above it.
+    """
     names = {t.id: t.name for m in (*known, *messages) for t in m.tool_requests}
-    return "\n".join(_indented(line) for message in messages for line in _lines(message, names))
+    numbered = steps or {}
+    blocks = []
+    for place, message in enumerate(messages):
+        lines = [_indented(line) for line in _lines(message, names)]
+        if place in numbered:
+            lines.insert(0, f"step {numbered[place]}:")
+        is_error = message.role == "tool" and (
+            message.tool_call_id in failed or _ERROR.search((message.content or "")[:_ERROR_WITHIN]) is not None
+        )
+        blocks.append(Block(role=message.role, text="\n".join(lines), is_error=is_error))
+    return blocks
 
 
 def _indented(part: str) -> str:
-    # A lone surrogate, which JSON can carry, would be refused by every hash and wire later on.
-    return "\n  ".join(part.encode("utf-8", "replace").decode().splitlines())
+    return "\n  ".join(sendable(part).splitlines())
+
+
+def sendable(text: str) -> str:
+    """Return text that every hash and wire takes: a lone surrogate, which JSON can carry, is replaced."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _lines(message: Message, names: dict[str, str]) -> list[str]:
@@ -100,7 +131,7 @@ def common_prefix(conversations: Sequence[Sequence[Message]]) -> int:
     """Return how many leading messages all conversations share."""
     shared = 0
     for column in zip(*conversations, strict=False):
-        if any(not _same(column[0], other) for other in column[1:]):
+        if any(not same_message(column[0], other) for other in column[1:]):
             break
         shared += 1
     return shared

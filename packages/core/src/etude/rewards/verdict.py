@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from etude.rewards.details import Parts, read_parts
 
 _MAX_CHARACTERS = 1_000_000
 _MAX_LISTED = 20
@@ -19,6 +21,10 @@ class Mark:
 
     score: float
     explanation: str
+    agents: Mapping[str, float] = field(default_factory=dict)
+    """Agent → its own score, where the judge was asked for it."""
+    steps: tuple[float, ...] = ()
+    """A score a step, where the judge was asked for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +35,10 @@ class Reading:
     problems: tuple[str, ...]
 
 
-def read_verdict(reply: str, ids: Sequence[str]) -> Reading:
+def read_verdict(reply: str, ids: Sequence[str], parts: Mapping[str, Parts] | None = None) -> Reading:
     """Return a mark for each of `ids`, or all problems of the reply; never one by its place.
+
+    `parts` says what of each attempt must have a score of its own.
 
     The JSON may stand in prose or in a Markdown fence. A reply that holds two different verdicts has none: one of them
     may have been quoted from an attempt.
@@ -38,18 +46,18 @@ def read_verdict(reply: str, ids: Sequence[str]) -> Reading:
     if len(reply) > _MAX_CHARACTERS:
         return _refused(f"the reply has {len(reply)} characters, more than {_MAX_CHARACTERS}")
     try:
-        return _find(reply.rpartition("</think>")[2].strip(), ids)
+        return _find(reply.rpartition("</think>")[2].strip(), ids, parts or {})
     except RecursionError:
         return _refused("the JSON is nested too deeply to be read")
 
 
-def _find(text: str, ids: Sequence[str]) -> Reading:
+def _find(text: str, ids: Sequence[str], parts: Mapping[str, Parts]) -> Reading:
     found = list(_verdicts(text))
     if not found:
         return _refused(_no_verdict(text))
     if any(repr(other) != repr(found[0]) for other in found[1:]):
         return _refused(f"the reply holds {len(found)} different JSON objects with 'scores'; expected one")
-    return _read(found[0], ids)
+    return _read(found[0], ids, parts)
 
 
 class _Object(dict[str, Any]):
@@ -101,7 +109,7 @@ def _no_verdict(text: str) -> str:
     return f"the JSON has no key 'scores'; it is {_short(value)}"
 
 
-def _read(verdict: _Object, ids: Sequence[str]) -> Reading:
+def _read(verdict: _Object, ids: Sequence[str], parts: Mapping[str, Parts]) -> Reading:
     problems = _repeated(verdict, "the object")
     entries = verdict["scores"]
     if not isinstance(entries, list):
@@ -119,10 +127,16 @@ def _read(verdict: _Object, ids: Sequence[str]) -> Reading:
         if attempt not in ids:
             problems.append(f"entry {number} scores attempt {_short(attempt)}, which does not exist")
             continue
-        wrong = _repeated(entry, f"the entry of {attempt!r}") + _wrong_values(entry, attempt)
+        finer, wrong_parts = read_parts(entry, attempt, parts.get(attempt, Parts()))
+        wrong = _repeated(entry, f"the entry of {attempt!r}") + _wrong_values(entry, attempt) + wrong_parts
         problems += wrong
         if not wrong:
-            marks[attempt] = Mark(score=float(entry["score"]), explanation=entry["explanation"].strip())
+            marks[attempt] = Mark(
+                score=float(entry["score"]),
+                explanation=entry["explanation"].strip(),
+                agents=finer.agents,
+                steps=finer.steps,
+            )
     problems += [f"attempt {i!r} is scored {named[i]} times; expected once" for i in ids if named[i] > 1]
     missing = [i for i in ids if not named[i]]
     if missing:

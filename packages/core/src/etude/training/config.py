@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from etude.engine.config import LoraRank, ServedModel
 from etude.errors import ConfigError
-from etude.types import LoraSettings, LossSettings, OptimizerSettings, Record, Trajectory
+from etude.rewards.advantage import BatchScale, overlong_penalty
+from etude.types import (
+    LoraSettings,
+    LossSettings,
+    OptimizerSettings,
+    Record,
+    TrainerKind,
+    Trajectory,
+    check_four_bits,
+)
 
 Measure = Callable[[Trajectory, Any], float]
 """Truth about one finished trajectory of one scenario; used to report, never to train."""
@@ -36,10 +45,17 @@ class Policy(_Settings):
     model: str
     """Hub name or folder of the base model."""
     lora: LoraSettings = LoraSettings()
+    trainer: TrainerKind = "auto"
+    """What loads the model that is trained, on the engine's machine: `auto` is Unsloth on a GPU where it is installed,
+    and PEFT elsewhere; `unsloth` refuses to train without it."""
+    load_in_4bit: bool = False
+    """Whether the trainer holds the base model in 4 bits, by Unsloth; `model` should then name a 4-bit checkpoint."""
+    adapter: str | None = None
+    """Folder of a LoRA to start from: of a finished `etude sft`, or one that PEFT wrote; None is the base model."""
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest context in tokens; None takes the model's own."""
-    tool_call_parser: str = "hermes"
-    """Name of the vLLM tool parser that fits the model's chat template."""
+    tool_call_parser: str | None = "hermes"
+    """Name of the vLLM tool parser that fits the model's chat template; None for an agent without tools."""
     temperature: float = Field(default=1.0, gt=0, le=2)
     """Sampling temperature of rollouts; the trainer divides its logits by the same."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -48,6 +64,11 @@ class Policy(_Settings):
     def __init__(self, model: str | None = None, /, **settings: Any) -> None:
         """`Policy("Qwen/Qwen2.5-3B-Instruct")` and `Policy(model="…")` are the same."""
         super().__init__(**({"model": model} if model is not None else {}), **settings)
+
+    @model_validator(mode="after")
+    def _four_bits_by_unsloth(self) -> Self:
+        check_four_bits(self.trainer, self.load_in_4bit)
+        return self
 
     def served(self) -> ServedModel:
         """Return the policy as the engine serves it."""
@@ -66,6 +87,45 @@ class Policy(_Settings):
         return fixed if self.max_tokens is None else {**fixed, "max_tokens": self.max_tokens}
 
 
+class AdvantageSettings(_Settings):
+    """How the scores of a group become advantages."""
+
+    scale: BatchScale = "none"
+    """What a score less its group's mean is divided by: nothing, or the standard deviation of the group or batch."""
+    per: Literal["rollout", "agent"] = "rollout"
+    """Whether all calls of a rollout share its advantage, or each agent is compared with itself in the group's other
+    rollouts: by `Score.agents` where the reward names it there, else by the rollout's score where it took part."""
+    overlong_longest: int | None = Field(default=None, ge=1)
+    """Tokens of a rollout's longest answer at which its score loses 1 (DAPO's soft overlong punishment)."""
+    overlong_soft: int | None = Field(default=None, ge=1)
+    """Tokens before `overlong_longest` over which that penalty grows from 0."""
+
+    def __init__(self, **values: Any) -> None:
+        """Refuse values that contradict each other."""
+        super().__init__(**values)
+        if self.scale == "batch" and self.per == "agent":
+            raise ConfigError(
+                "AdvantageSettings.scale is 'batch' and per is 'agent'; an agent is compared within its "
+                "group only. Use scale='std' or 'none', or per='rollout'"
+            )
+        if (self.overlong_longest is None) != (self.overlong_soft is None):
+            raise ConfigError(
+                f"AdvantageSettings.overlong_longest is {self.overlong_longest} and overlong_soft is "
+                f"{self.overlong_soft}; the penalty needs both: such as 1024 and 256"
+            )
+        self.penalty(0)
+
+    def penalty(self, tokens: int) -> float:
+        """Return what to add to the score of a rollout whose longest answer has `tokens` tokens."""
+        if self.overlong_longest is None or self.overlong_soft is None:
+            return 0.0
+        return overlong_penalty(tokens, longest=self.overlong_longest, soft=self.overlong_soft)
+
+
+_LIMITS = {"max_concurrency", "rollout_timeout_s", "max_staleness"}
+_LOSS_LIMITS = {"drift_warn", "drift_stop"}
+
+
 class TrainConfig(_Settings):
     """The numbers of a run."""
 
@@ -76,8 +136,14 @@ class TrainConfig(_Settings):
     max_concurrency: int = Field(default=32, ge=1)
     """Rollouts in flight at once."""
     rollout_timeout_s: float = Field(default=300.0, gt=0)
+    max_staleness: int = Field(default=1, ge=0)
+    """Steps that weights may be old when what they sampled is trained: with 1, the rollouts of a step run while the
+    step before it is judged and trained. 0 is strictly on-policy, one after the other."""
+    extra_scenarios: int = Field(default=0, ge=0)
+    """Further scenarios a step may roll out for groups whose scores are all equal (DAPO's dynamic sampling)."""
     score_tolerance: float = Field(default=1e-3, ge=0)
     """Scores that differ by less are equal; a group of equal scores trains nothing."""
+    advantage: AdvantageSettings = AdvantageSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
     seed: int = 0
@@ -90,6 +156,14 @@ class TrainConfig(_Settings):
                 f"TrainConfig.group_size is {self.group_size}; expected 2 or more: GRPO compares the rollouts of one "
                 "scenario with each other, and a single one has nothing to be compared with. 8 is a good start"
             )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the numbers that a run must have again to be gone on with, as plain JSON."""
+        return self.model_dump(mode="json", exclude={**dict.fromkeys(_LIMITS, True), "loss": _LOSS_LIMITS})
+
+    def limits(self) -> dict[str, Any]:
+        """Return the others, which may change then: they bound how a run goes and not what it learns from."""
+        return self.model_dump(mode="json", include={**dict.fromkeys(_LIMITS, True), "loss": _LOSS_LIMITS})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

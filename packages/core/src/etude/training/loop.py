@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,22 +12,24 @@ from typing import Any
 
 from etude.capture import RolloutFunction, new_id, rollout
 from etude.engine.client import EngineClient
+from etude.engine.config import check_trainer
 from etude.engine.local import ConnectedEngine, Engine, LocalEngine
-from etude.errors import ConfigError
-from etude.rewards.advantage import group_advantages
+from etude.errors import ConfigError, EngineError
 from etude.rewards.cache import SqliteCache
 from etude.rewards.function import Reward
+from etude.training.adapters import starting_adapter
+from etude.training.ahead import Slots
 from etude.training.config import Evaluation, Policy, TrainConfig, scenario_ids
+from etude.training.doctor import first_step
+from etude.training.evaluation import evaluate
 from etude.training.folder import open_folder
+from etude.training.groups import Stage
 from etude.training.memory import MemoryPeak
 from etude.training.progress import Progress
 from etude.training.report import Summary, write_report
-from etude.training.step import Stage, measure, run_groups
+from etude.training.step import take_steps
 from etude.training.store import RunStore
-from etude.training.warnings import check_rollouts, step_warnings
-from etude.types import Group, OpenPolicy, StepReport, StepRequest, Trajectory, WeightedRollout
-
-_log = logging.getLogger("etude.training")
+from etude.types import OpenPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +57,24 @@ class Training:
     """Folder of the run; None is `runs/NAME` with the rollout function's name."""
     fresh: bool = False
     """Set aside what the folder holds and start anew, instead of going on with an unfinished run."""
+    checks: bool = True
+    """Make the doctor's quick checks before the first step; one that fails ends the run before any rollout."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other across their classes."""
+        advantage, most = self.config.advantage, self.policy.max_tokens
+        if most is not None and advantage.penalty(most) == 0 and advantage.overlong_longest is not None:
+            raise ConfigError(
+                f"AdvantageSettings.overlong_longest={advantage.overlong_longest} with overlong_soft="
+                f"{advantage.overlong_soft} never applies: Policy.max_tokens={most} ends every answer before "
+                f"the penalty begins. Use overlong_longest={most}"
+            )
+        if self.config.extra_scenarios and 0 < len(self.scenarios) <= self.config.scenarios_per_step:
+            raise ConfigError(
+                f"TrainConfig.extra_scenarios is {self.config.extra_scenarios}, but each step already takes all "
+                f"{len(self.scenarios)} scenarios (scenarios_per_step={self.config.scenarios_per_step}); give more "
+                "scenarios, fewer per step, or extra_scenarios=0"
+            )
 
     def run(self) -> Run:
         """Train, and return when the run is finished."""
@@ -79,13 +97,14 @@ def train(
     evaluation: Evaluation | None = None,
     run_dir: Path | str | None = None,
     fresh: bool = False,
+    checks: bool = True,
     config: TrainConfig | None = None,
     **settings: Any,
 ) -> Run:
     """Let an agent practise on `scenarios` and return the finished run.
 
-    Called again after a crash or Ctrl-C with
-    the same arguments it goes on where it was: every finished rollout is trained exactly once.
+    Called again after a crash or Ctrl-C with the same arguments it goes on where it was: every finished rollout is
+    trained exactly once. Settings that bound a run and do not define it may then be others: `TrainConfig.limits`.
 
     Args:
         rollout: function of one scenario that runs the agent (see `etude.rollout`).
@@ -96,13 +115,16 @@ def train(
         evaluation: held-out scenarios and their truth, measured before and after; never trained.
         run_dir: folder of the run.
         fresh: set an unfinished run in that folder aside.
+        checks: make the doctor's quick checks before the first step.
         config: all numbers at once, in place of `settings`.
         **settings: fields of `TrainConfig`.
 
     Raises:
         ConfigError: something cannot work, said before any work starts.
-        EngineError: the engine could not be started or reached, or a step could not be taken.
+        EngineError: the engine could not be started or reached, or a step could not be taken; a `DriftError` where
+            what it sampled is not what the trainer's policy would say.
         RolloutError: every rollout of a step failed.
+        CheckError: a check before the first step failed, so its rollouts would be wasted.
     """
     if config is not None and settings:
         raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
@@ -116,6 +138,7 @@ def train(
         evaluation=evaluation,
         run_dir=run_dir,
         fresh=fresh,
+        checks=checks,
     ).run()
 
 
@@ -123,9 +146,12 @@ async def train_async(training: Training) -> Run:
     """Run a training inside an event loop that is already there; see `train`."""
     function = rollout(training.rollout)
     ids = scenario_ids(training.scenarios)
+    starting_adapter(training.policy, training.engine)  # refused before any work
+    if isinstance(training.engine, LocalEngine):
+        check_trainer(training.policy.trainer, training.policy.load_in_4bit)
     folder = open_folder(training.run_dir, name=function.name, fresh=training.fresh)
     store = RunStore(folder)
-    store.claim(_settings(training, ids))
+    store.claim(_settings(training, ids), training.config.limits())
     started = time.perf_counter()
     with Progress(folder=folder, steps=training.config.steps) as progress:
         async with training.engine.running(
@@ -134,7 +160,7 @@ async def train_async(training: Training) -> Run:
             memory = MemoryPeak(client)
             watch = asyncio.create_task(memory.watch())
             try:
-                await _loop(training, function, ids, client, store, progress)
+                await _practise(training, function, client, store, progress)
                 await memory.sample()
                 health = await client.health()
             finally:
@@ -161,23 +187,36 @@ def _run_id(store: RunStore) -> str:
 def _settings(training: Training, ids: Sequence[str]) -> dict[str, Any]:
     return {
         "policy": training.policy.model_dump(mode="json"),
-        "config": training.config.model_dump(mode="json"),
+        "config": training.config.identity(),
         "reward": repr(training.reward),
         "scenarios": list(ids),
     }
 
 
-async def _loop(
-    training: Training,
-    function: RolloutFunction,
-    ids: Sequence[str],
-    client: EngineClient,
-    store: RunStore,
-    progress: Progress,
+async def _practise(
+    training: Training, function: RolloutFunction, client: EngineClient, store: RunStore, progress: Progress
 ) -> None:
-    config = training.config
-    name = training.policy.served().name
-    await client.open_policy(
+    """Open the policy, measure, take all steps, measure again."""
+    stage = await _open(training, function, client, store)
+    reward = training.reward.bound(
+        base_url=client.openai_base_url, api_key=client.api_key, cache=SqliteCache(store.folder / "judge.sqlite")
+    )
+    if training.checks and store.fact("checks") is None:
+        found = await first_step(client, stage.policy_name, stage.policy.sampling(), stage.config.loss, reward)
+        progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in found])
+        store.save_fact("checks", [f.model_dump() for f in found])
+    await evaluate(stage, training.evaluation, "before", progress)
+    await take_steps(stage, _by_id(training.scenarios), reward, progress)
+    await evaluate(stage, training.evaluation, "after", progress)
+
+
+def _by_id(scenarios: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(scenario_ids(scenarios), scenarios, strict=True))
+
+
+async def _open(training: Training, function: RolloutFunction, client: EngineClient, store: RunStore) -> Stage:
+    config, name = training.config, training.policy.served().name
+    state = await client.open_policy(
         OpenPolicy(
             name=name,
             run_id=_run_id(store),
@@ -185,126 +224,36 @@ async def _loop(
             optimizer=config.optimizer,
             loss=config.loss,
             seed=config.seed,
+            trainer=training.policy.trainer,
+            load_in_4bit=training.policy.load_in_4bit,
+            adapter=starting_adapter(training.policy, training.engine),
         )
     )
-    stage = Stage(
-        function=function, client=client, store=store, policy=training.policy, policy_name=name, config=config,
-        slots=asyncio.Semaphore(config.max_concurrency),
-    )  # fmt: skip
-    reward = training.reward.bound(
-        base_url=client.openai_base_url, api_key=client.api_key, cache=SqliteCache(store.folder / "judge.sqlite")
+    return Stage(
+        function=function,
+        client=client,
+        store=store,
+        policy=training.policy,
+        policy_name=name,
+        config=config,
+        start_version=_start_version(store, state.version),
+        slots=Slots(config.max_concurrency),
     )
-    await _evaluate(stage, training.evaluation, "before", progress)
-    scenario_of = dict(zip(ids, training.scenarios, strict=True))
-    for step in range(config.steps):
-        if store.step(_step_id(step)) is None:
-            batch = [(i, scenario_of[i]) for i in batch_ids(ids, step, config)]
-            await _one_step(stage, step, batch, reward, progress)
-        progress.step(store.history()[-1])
-    await _evaluate(stage, training.evaluation, "after", progress)
 
 
-async def _one_step(
-    stage: Stage, step: int, batch: Sequence[tuple[str, Any]], reward: Reward, progress: Progress
-) -> None:
-    clock = time.perf_counter()
-    progress.rollouts(step, len(batch) * stage.config.group_size)
-    groups = await run_groups(stage, step, batch, reward, on_rollout=progress.rollout, on_group=progress.group)
-    rolled = time.perf_counter()
-    members = [t for g in groups for t in g.trajectories]
-    check_rollouts(members)
-    found = step_warnings(groups, stage.config.score_tolerance)
-    if step == 0:
-        progress.warn(found)
-        stage.store.save_fact("warnings", found)
-    elif found:
-        _log.warning("step %d: %s", step, "; ".join(found))
-    request = step_request(_step_id(step), groups, stage.config.score_tolerance)
-    report = await stage.client.step(stage.policy_name, request)
-    row = _row(step, groups, report, rollout_s=rolled - clock, train_s=time.perf_counter() - rolled)
-    stage.store.save_step(step, report, row)
+def _start_version(store: RunStore, version: int) -> int:
+    """Return the version before the first step, after a check that the engine has all steps the run has taken.
 
-
-def step_request(step_id: str, groups: Sequence[Group], tolerance: float) -> StepRequest:
-    """Return the step's rollouts with their group-relative advantages; masked ones are left out, never rewarded 0."""
-    weighted = []
-    for group in groups:
-        if group.judgement is None or group.judgement.error is not None:
-            continue
-        scores = {s.rollout_id: s.value for s in group.judgement.scores}
-        advantages = group_advantages(scores, tolerance=tolerance)
-        for trajectory in group.trajectories:
-            value = advantages.values.get(trajectory.rollout_id)
-            if value is None or trajectory.status != "completed":
-                continue
-            thrown_away = tuple(c.tokens.call_id for c in trajectory.calls if c.note is not None and c.note.superseded)
-            weighted.append(
-                WeightedRollout(rollout_id=trajectory.rollout_id, advantage=value, untrained_call_ids=thrown_away)
-            )
-    return StepRequest(step_id=step_id, rollouts=tuple(weighted))
-
-
-def batch_ids(ids: Sequence[str], step: int, config: TrainConfig) -> list[str]:
-    """Return the scenarios of a step: epochs over all of them, each epoch shuffled by the run's seed."""
-    count = min(config.scenarios_per_step, len(ids))
-    first = step * count
-    chosen: list[str] = []
-    for place in range(first, first + count):
-        epoch, offset = divmod(place, len(ids))
-        order = random.Random(f"{config.seed}/{epoch}").sample(list(ids), len(ids))
-        chosen.append(order[offset])
-    return chosen if len(set(chosen)) == count else _distinct(chosen, ids, config.seed, step)
-
-
-def _distinct(chosen: Sequence[str], ids: Sequence[str], seed: int, step: int) -> list[str]:
-    """Where a batch straddles two epochs and repeats a scenario, replace the repeats."""
-    unique = list(dict.fromkeys(chosen))
-    rest = [i for i in ids if i not in unique]
-    return unique + random.Random(f"{seed}/{step}/fill").sample(rest, len(chosen) - len(unique))
-
-
-def _step_id(step: int) -> str:
-    return f"step-{step:05d}"
-
-
-def _row(step: int, groups: Sequence[Group], report: StepReport, *, rollout_s: float, train_s: float) -> dict[str, Any]:
-    members = [t for g in groups for t in g.trajectories]
-    verdicts = [g.judgement for g in groups if g.judgement is not None]
-    scores = [s.value for v in verdicts for s in v.scores]
-    sampled = sum(len(m.token_ids) for t in members for c in t.calls for m in c.tokens.completions)
-    return {
-        "step": step,
-        "reward": sum(scores) / len(scores) if scores else None,
-        "rollouts": len(members),
-        "masked": sum(t.status != "completed" for t in members),
-        "unjudged_groups": sum(v.error is not None for v in verdicts),
-        "judge_requests": sum(v.requests for v in verdicts),
-        "judge_tokens": sum(v.prompt_tokens + v.completion_tokens for v in verdicts),
-        "judge_cost_usd": sum(v.cost_usd or 0.0 for v in verdicts),
-        "calls": sum(len(t.calls) for t in members),
-        "sampled_tokens": sampled,
-        "tokens_per_s": sampled / rollout_s if rollout_s else 0.0,
-        "rollout_s": rollout_s,
-        "train_s": train_s,
-        "version": report.version,
-        "trained": report.trained,
-        "quarantined": len(report.quarantined),
-        **{f"train/{k}": v for k, v in report.metrics.items()},
-    }
-
-
-async def _evaluate(stage: Stage, evaluation: Evaluation | None, name: str, progress: Progress) -> None:
-    if evaluation is None or stage.store.fact(f"success_{name}") is not None:
-        return
-    pairs = list(zip(scenario_ids(evaluation.scenarios), evaluation.scenarios, strict=True))
-    progress.measuring(name, len(pairs) * evaluation.rollouts_per_scenario)
-    clock = time.perf_counter()
-    measured = await measure(stage, name, pairs, evaluation.rollouts_per_scenario, progress.rollout)
-    finished: list[tuple[Trajectory, Any]] = [(t, s) for t, s in measured if t.status == "completed"]
-    values = [float(evaluation.measure(t, s)) for t, s in finished]
-    if not values:
-        check_rollouts([t for t, _ in measured])
-    stage.store.save_fact(f"success_{name}", sum(values) / len(values))
-    stage.store.save_fact(f"masked_{name}", len(measured) - len(values))
-    stage.store.save_fact(f"seconds_{name}", time.perf_counter() - clock)
-    progress.measured(name, sum(values) / len(values))
+    Raises:
+        EngineError: the engine has lost the run's checkpoints, or is another one.
+    """
+    history = store.history()
+    if history and version < history[-1]["version"]:
+        raise EngineError(
+            f"the run in {str(store.folder)!r} has trained its policy to version {history[-1]['version']}, but this "
+            f"engine knows version {version} of it: its checkpoints are gone, or it is another engine. Go on with the "
+            "engine that trained it, or start anew with fresh=True (`--fresh`)"
+        )
+    if (known := store.fact("start_version")) is None:
+        store.save_fact("start_version", known := version)
+    return int(known)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,10 +14,18 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from etude.types import Group, Trajectory
-
 if TYPE_CHECKING:
     from etude.training.report import Summary
+
+
+@dataclass(slots=True)
+class _Work:
+    """How far the rollouts of one step are."""
+
+    done: int = 0
+    total: int = 0
+    judged: int = 0
+    is_training: bool = False
 
 
 class Progress:
@@ -37,7 +47,8 @@ class Progress:
             disable=not self._console.is_terminal,
         )
         self._task = self._bars.add_task("starting", total=None)
-        self._judged = 0
+        self._work: dict[int, _Work] = {}
+        """Steps in hand; rollouts of later ones run while the earliest is judged and trained."""
 
     def __enter__(self) -> Self:
         """Start the live line."""
@@ -51,9 +62,10 @@ class Progress:
         """Stop the live line; on Ctrl-C say how to go on."""
         self._bars.stop()
         if kind is not None:
+            why = "" if issubclass(kind, (asyncio.CancelledError, KeyboardInterrupt)) else f" ({kind.__name__})"
             self._console.print(
-                f"[bold]stopped[/] ({kind.__name__}); nothing finished is lost. Run the same command again to go on "
-                f"from {self._folder}"
+                f"[bold]stopped[/]{why}; nothing finished is lost, and what was in flight is run again. Run the same "
+                f"command again to go on from {self._folder}"
             )
 
     def engine(self, message: str) -> None:
@@ -70,21 +82,41 @@ class Progress:
         """End an evaluation."""
         self._console.print(f"held-out success {name}: [bold]{success:.3f}[/]")
 
-    def rollouts(self, step: int, total: int) -> None:
-        """Begin a step."""
-        self._judged = 0
-        self._bars.reset(self._task, description=f"step {step + 1}/{self._steps}: rollouts", total=total)
-
-    def rollout(self, trajectory: Trajectory) -> None:
-        """Count one finished rollout."""
+    def counted(self) -> None:
+        """Count one rollout of an evaluation."""
         self._bars.advance(self._task)
 
-    def group(self, group: Group) -> None:
+    def rollouts(self, step: int, total: int) -> None:
+        """Begin so many rollouts of a step, or so many more."""
+        self._work.setdefault(step, _Work()).total += total
+        self._show()
+
+    def rollout(self, step: int) -> None:
+        """Count one finished rollout."""
+        self._work[step].done += 1
+        self._show()
+
+    def judged(self, step: int) -> None:
         """Count one judged group."""
-        self._judged += 1
-        task = self._bars.tasks[0]
-        label = task.description.split(",")[0]
-        self._bars.update(self._task, description=f"{label}, {self._judged} groups judged")
+        self._work[step].judged += 1
+        self._show()
+
+    def training(self, step: int) -> None:
+        """Say that a step's rollouts are being trained."""
+        self._work[step].is_training = True
+        self._show()
+
+    def _show(self) -> None:
+        now, *later = sorted(self._work)
+        work = self._work[now]
+        doing = "training" if work.is_training else f"rollouts, {work.judged} groups judged"
+        ahead = "".join(f"; step {n + 1}: {self._work[n].done}/{self._work[n].total}" for n in later)
+        description = f"step {now + 1}/{self._steps}: {doing}{ahead}"
+        self._bars.update(self._task, description=description, completed=work.done, total=work.total)
+
+    def say(self, message: str) -> None:
+        """Print a line."""
+        self._console.print(message)
 
     def warn(self, findings: Sequence[str]) -> None:
         """Say loudly what the first step showed."""
@@ -93,14 +125,17 @@ class Progress:
 
     def step(self, row: dict[str, Any]) -> None:
         """Print one finished step."""
+        self._work.pop(row["step"], None)
         reward = "-" if row["reward"] is None else f"{row['reward']:.3f}"
         masked = f"  masked {row['masked']}" if row["masked"] else ""
         unjudged = f"  unjudged groups {row['unjudged_groups']}" if row["unjudged_groups"] else ""
+        stale = f"  stale groups {row['stale_groups']}" if row["stale_groups"] else ""
+        extra = f"  further groups {row['extra_groups']}" if row["extra_groups"] else ""
         flat = "" if row["trained"] else " (nothing to train)"
         self._console.print(
             f"step {row['step'] + 1:>3}/{self._steps}  judge's score {reward}  LoRA v{row['version']}{flat}"
             f"  {row['rollouts']} rollouts in {row['rollout_s']:.1f} s "
-            f"({row['tokens_per_s']:.0f} tokens/s)  trained in {row['train_s']:.1f} s{masked}{unjudged}"
+            f"({row['tokens_per_s']:.0f} tokens/s)  trained in {row['train_s']:.1f} s{masked}{unjudged}{stale}{extra}"
         )
 
     def done(self, summary: Summary) -> None:

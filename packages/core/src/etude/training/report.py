@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from etude.rewards.function import Reward
+from etude.tokens import MergeStats
+from etude.training.rows import DRIFT
 from etude.training.store import RunStore
 from etude.types import EngineHealth, Record
 
@@ -39,6 +42,17 @@ class Summary(Record):
     rollouts: int
     masked_rollouts: int
     unjudged_groups: int
+    stale_groups: int
+    """Groups dropped because a token of theirs was older than `max_staleness` when they were to be trained."""
+    merge_ratio: float
+    """Share of the sampled tokens sent back in a later call that stood there token for token; 1 without any."""
+    forks: int
+    """Calls whose prompt did not go on from a sampled turn they sent back."""
+    train_tokens_per_s: float | None
+    """Trained tokens by the seconds of the optimizer steps; None where no step was trained."""
+    max_logprob_drift: float | None
+    """Largest mean |trainer's - engine's log-probability| of a step, over its tokens of the weights it trained; None
+    where no step had any."""
     warnings: tuple[str, ...] = ()
 
 
@@ -65,13 +79,28 @@ def write_report(
         rollouts=sum(r["rollouts"] for r in history),
         masked_rollouts=sum(r["masked"] for r in history),
         unjudged_groups=sum(r["unjudged_groups"] for r in history),
+        stale_groups=sum(r["stale_groups"] for r in history),
+        **_token_figures(history),
         warnings=tuple(store.fact("warnings") or ()),
     )
     write_summary(store.folder, summary.model_dump(mode="json"))
-    lines = "".join(json.dumps(row) + "\n" for row in history)
-    (store.folder / "history.jsonl").write_text(lines)
+    write_history(store.folder, history)
     plot(store.folder / "plot.png", history, summary)
     return summary
+
+
+def _token_figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    trained = [r for r in history if r["trained"]]
+    merges = MergeStats(
+        resent=sum(r["tokens/resent"] for r in history), continued=sum(r["tokens/continued"] for r in history)
+    )
+    seconds = sum(r["train/step_seconds"] for r in trained)
+    return {
+        "merge_ratio": round(merges.ratio, 4),
+        "forks": sum(r["tokens/forks"] for r in history),
+        "train_tokens_per_s": round(sum(r["train/trained_tokens"] for r in trained) / seconds, 1) if seconds else None,
+        "max_logprob_drift": max((r[DRIFT] for r in trained if DRIFT in r), default=None),
+    }
 
 
 def write_summary(folder: Path, figures: dict[str, Any]) -> None:
@@ -79,6 +108,11 @@ def write_summary(folder: Path, figures: dict[str, Any]) -> None:
     aside = folder / "summary.json.tmp"
     aside.write_text(json.dumps(figures, indent=2) + "\n")
     aside.replace(folder / "summary.json")
+
+
+def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write `history.jsonl`, a row a line."""
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
 
 
 def plot(path: Path, history: list[dict[str, Any]], summary: Summary) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 from etude.capture import Rollout, RolloutFunction, assemble, bind, new_id
 from etude.capture.recorder import failure
 from etude.engine.client import EngineClient
-from etude.errors import RolloutTimeout
+from etude.errors import EngineError, RolloutTimeout
 from etude.types import OpenSession, Status, Trajectory
 
 _log = logging.getLogger("etude.training")
+_SEAL_WITHIN_S = 5.0
 
 
 async def run_rollout(
@@ -32,7 +34,25 @@ async def run_rollout(
     Raises:
         EngineError: the engine could not open or seal the session, which is not the rollout's fault.
     """
-    grant = await client.open_session(OpenSession(rollout_id=rollout_id or new_id(), policy=policy, sampling=sampling))
+    asked = OpenSession(rollout_id=rollout_id or new_id(), policy=policy, sampling=sampling)
+    try:
+        return await _rolled_out(function, scenario, scenario_id, client, asked, timeout_s)
+    except asyncio.CancelledError:
+        # The run ends: an open session would look to the engine like a rollout that is still practising.
+        with suppress(EngineError, TimeoutError):
+            await asyncio.wait_for(client.seal(asked.rollout_id), _SEAL_WITHIN_S)
+        raise
+
+
+async def _rolled_out(
+    function: RolloutFunction,
+    scenario: Any,
+    scenario_id: str,
+    client: EngineClient,
+    asked: OpenSession,
+    timeout_s: float,
+) -> Trajectory:
+    grant = await client.open_session(asked)
     scope = Rollout(base_url=grant.base_url, secret=grant.secret, scenario_id=scenario_id, rollout_id=grant.rollout_id)
     started, clock = time.time(), time.perf_counter()
     status: Status = "completed"

@@ -54,18 +54,16 @@ class RunStore:
         with self._lock:
             self._db.execute(query, values)
 
-    def claim(self, settings: dict[str, Any]) -> None:
-        """Write the run's settings, or check that an unfinished run in this folder has the same.
+    def claim(self, settings: dict[str, Any], limits: dict[str, Any] | None = None) -> None:
+        """Write the run's settings; those an unfinished run in this folder has must be the same, but for its limits.
 
         Raises:
             ConfigError: the folder holds a run with other settings.
         """
         path = self.folder / "config.json"
-        if not path.exists():
-            path.write_text(json.dumps(settings, indent=2) + "\n")
-            return
-        found = json.loads(path.read_text())
         wanted = json.loads(json.dumps(settings))
+        found = json.loads(path.read_text()) if path.exists() else wanted
+        found.pop("limits", None)
         if found != wanted:
             names = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
             raise ConfigError(
@@ -73,6 +71,7 @@ class RunStore:
                 "Run it with the same settings to go on, choose another run_dir, or pass fresh=True (`--fresh`) to set "
                 "it aside and start anew"
             )
+        path.write_text(json.dumps({**settings, **({"limits": limits} if limits else {})}, indent=2) + "\n")
 
     def trajectory(self, slot: str) -> Trajectory | None:
         """Return the finished rollout of a slot (`step/group/number`), if any."""
@@ -94,6 +93,28 @@ class RunStore:
     def save_judgement(self, group_id: str, judgement: Judgement) -> None:
         """Keep a group's verdict."""
         self._put("INSERT OR REPLACE INTO judgements VALUES (?, ?)", group_id, judgement.model_dump_json())
+
+    def set_aside(self, first_step: int) -> int:
+        """Put away the rollouts and verdicts of a step and those after it, never to be trained; return how many."""
+        mark = f"aside-{self._one('SELECT count(*) FROM trajectories')}"
+        later = "CAST(substr({0}, 1, instr({0}, '/') - 1) AS INTEGER) >= ? AND {0} GLOB '[0-9]*'"
+        with self._lock, self._db:
+            self._db.execute("BEGIN")
+            for table, key in (("judgements", "group_id"), ("trajectories", "slot")):
+                done = self._db.execute(
+                    f"UPDATE {table} SET {key} = ? || '/' || {key} WHERE {later.format(key)}", (mark, first_step)
+                )
+        return done.rowcount
+
+    def put_away(self, group: str) -> None:
+        """Put away what failed as a whole, such as step `7` or the evaluation `after`, so that it is sampled anew."""
+        mark = f"failed-{self._one('SELECT count(*) FROM trajectories')}"
+        with self._lock, self._db:
+            self._db.execute("BEGIN")
+            for table, key in (("judgements", "group_id"), ("trajectories", "slot")):
+                self._db.execute(
+                    f"UPDATE {table} SET {key} = ? || '/' || {key} WHERE {key} GLOB ? || '/*'", (mark, group)
+                )
 
     def step(self, step_id: str) -> tuple[StepReport, dict[str, Any]] | None:
         """Return a finished step's report and its row of the history, if it was taken."""

@@ -1,12 +1,34 @@
-"""What goes quietly wrong in the first step, said loudly."""
+"""What goes quietly wrong in a step, said loudly."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any
 
 from etude.errors import RolloutError
+from etude.tokens import MergeStats
+from etude.training.rows import DRIFT, merges_of
 from etude.types import Group, Trajectory
+
+MERGE_RATIO = 0.95
+"""Share of re-sent sampled tokens that should stand where they were; less is a warning."""
+DRIFT_EVERY = 5
+"""Trained steps in a row without a token of the current weights, after which drift counts as unmeasured."""
+
+_FORKS: Mapping[str, str] = {
+    "history_edited": "the agent changes messages the model has already seen (a summary, a trimmed history): send "
+    "earlier messages as they were wherever you can",
+    "options_changed": "tools or template options change within a conversation: give every call of an agent the same",
+    "template_rewrites": "the chat template writes earlier turns otherwise once a new one follows, such as without "
+    "their reasoning: turn thinking off, or serve the model with a template that keeps it",
+    "turn_cut": "answers end before the template's end of turn: raise Policy.max_tokens or max_model_len, and drop "
+    "stop strings",
+    "not_exact": "the tokenizer does not give sampled text back token by token: look for stray special tokens in it",
+    "unsupported": "the model server cannot go on from tokens: renew it with `etude engine install --force`",
+}
+"""Reason of a fork → what is behind it and what to do."""
 
 
 def check_rollouts(trajectories: Sequence[Trajectory]) -> None:
@@ -59,7 +81,31 @@ def _model_side(members: Sequence[Trajectory]) -> list[str]:
     if failed:
         kinds = ", ".join(f"{n} × {k}" for k, n in Counter(t.error.kind for t in failed if t.error).most_common())
         found.append(f"{len(failed)} of {len(members)} rollouts failed and are masked ({kinds})")
-    return found
+    return [*found, *_merge_side(merges_of(members))]
+
+
+def _merge_side(merges: MergeStats) -> list[str]:
+    if merges.ratio >= MERGE_RATIO:
+        return []
+    reason, count = max(merges.forks.items(), key=lambda item: item[1], default=("no reason", 0))
+    what = _FORKS.get(reason, "the engine gave no reason for it: is it of the same version as this client?")
+    return [
+        f"only {merges.ratio:.2f} of the sampled tokens that came back stood where they were (tokens/merge_ratio; "
+        f"expected {MERGE_RATIO} or more). Nothing is trained twice or out of its context, but histories are computed "
+        f"again, and the model goes on from a text it did not quite say. Most often, in {count} calls, {reason}: {what}"
+    ]
+
+
+def drift_unmeasured(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a warning where the last steps, just so many of them, held no token of the weights they trained."""
+    measured = [DRIFT in row for row in reversed(history) if row["trained"]]
+    if len(list(takewhile(lambda it_was: not it_was, measured))) != DRIFT_EVERY:
+        return None
+    return (
+        f"in the last {DRIFT_EVERY} trained steps every token was sampled by older weights, so the drift between "
+        "engine and trainer could not be measured and LossSettings.drift_stop guards nothing; max_staleness=0 measures "
+        "it in every step"
+    )
 
 
 def _reward_side(groups: Sequence[Group], tolerance: float) -> list[str]:

@@ -1,8 +1,22 @@
 """The nouns that client and engine share: frozen values without behaviour."""
 
-from etude.types.call import CallNote, Completion, ModelCall, TokenCall, ToolCall
+from etude.types.call import CallNote, Completion, ForkReason, ModelCall, TokenCall, ToolCall
+from etude.types.likeness import identity, same_message
 from etude.types.loss import LossSettings
 from etude.types.message import Message, Role, ToolRequest, ToolSpec
+from etude.types.probe import (
+    AdapterPlace,
+    Given,
+    GivenConversation,
+    GivenSession,
+    Gpu,
+    Machine,
+    ParseRequest,
+    Rehearsal,
+    Rendered,
+    RenderRequest,
+    Serving,
+)
 from etude.types.record import FORMAT, Failure, Record
 from etude.types.trajectory import Group, Judgement, Score, Status, Trajectory
 from etude.types.wire import (
@@ -10,6 +24,7 @@ from etude.types.wire import (
     EngineHealth,
     LoraSettings,
     ModelHealth,
+    Objective,
     OpenPolicy,
     OpenSession,
     OptimizerSettings,
@@ -18,31 +33,46 @@ from etude.types.wire import (
     SessionGrant,
     StepReport,
     StepRequest,
+    TrainerKind,
     WeightedRollout,
+    check_four_bits,
 )
 
 __all__ = [
     "FORMAT",
     "PROTOCOL",
+    "AdapterPlace",
     "CallNote",
     "Completion",
     "EngineHealth",
     "Failure",
+    "ForkReason",
+    "Given",
+    "GivenConversation",
+    "GivenSession",
+    "Gpu",
     "Group",
     "Judgement",
     "LoraSettings",
     "LossSettings",
+    "Machine",
     "Message",
     "ModelCall",
     "ModelHealth",
+    "Objective",
     "OpenPolicy",
     "OpenSession",
     "OptimizerSettings",
+    "ParseRequest",
     "PolicyState",
     "Record",
+    "Rehearsal",
+    "RenderRequest",
+    "Rendered",
     "Role",
     "Score",
     "SealedSession",
+    "Serving",
     "SessionGrant",
     "Status",
     "StepReport",
@@ -51,6 +81,10 @@ __all__ = [
     "ToolCall",
     "ToolRequest",
     "ToolSpec",
+    "TrainerKind",
     "Trajectory",
     "WeightedRollout",
+    "check_four_bits",
+    "identity",
+    "same_message",
 ]

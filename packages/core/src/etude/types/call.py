@@ -6,12 +6,23 @@ agent's process. Both carry the same `call_id`, and `ModelCall` is the two joine
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from etude.types.message import Message, ToolSpec
 from etude.types.record import Failure, Record
+
+ForkReason = Literal["history_edited", "options_changed", "template_rewrites", "turn_cut", "not_exact", "unsupported"]
+"""Why a call's prompt does not go on from the tokens of a turn that it sends back.
+
+- `history_edited`: the client changed a message in front of the turn, or the turn itself.
+- `options_changed`: the turn was sampled with other tools or other template options.
+- `template_rewrites`: the chat template now writes earlier messages otherwise, such as without their reasoning.
+- `turn_cut`: the turn did not end as the template ends a turn (a length limit, a stop string, another end token).
+- `not_exact`: the tokenizer does not give the text back token by token.
+- `unsupported`: the model server did not go on from tokens.
+"""
 
 
 class Completion(Record):
@@ -19,6 +30,8 @@ class Completion(Record):
 
     index: int
     message: Message
+    reasoning: str | None = None
+    """What a reasoning parser took out of the answer; clients seldom send it back."""
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     """Sampling log-probability (nats, at the call's temperature) of each token; same length as `token_ids`."""
@@ -42,6 +55,12 @@ class TokenCall(Record):
     """Sampling parameters in effect: `temperature`, `top_p`, `max_tokens`, `seed`, …"""
     constrained: bool = False
     """True where decoding was constrained, so that log-probabilities are not the policy's own distribution."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """What the client handed the chat template (`chat_template_kwargs`), such as `enable_thinking`."""
+    continued_from: str | None = None
+    """The call whose prompt and sampled tokens `prompt_ids` starts with, because its conversation goes on here."""
+    fork: ForkReason | None = None
+    """Why `prompt_ids` does not hold a sampled turn that the client sent back; None where nothing is amiss."""
     retries: int = 0
     """How often the client repeated the same call before this answer."""
     error: Failure | None = None

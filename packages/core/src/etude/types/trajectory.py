@@ -37,6 +37,12 @@ class Score(Record):
     value: float
     """In 0..1, relative to the other trajectories of the group."""
     explanation: str = ""
+    agents: dict[str, float] = Field(default_factory=dict)
+    """Agent → its own score, where the judge was asked for it."""
+    calls: dict[str, float] = Field(default_factory=dict)
+    """Call id → the score of that step, where the judge was asked for it."""
+    parts: dict[str, float] = Field(default_factory=dict)
+    """Of a blended reward: each part's own score."""
 
 
 class Judgement(Record):
@@ -50,6 +56,11 @@ class Judgement(Record):
     cost_usd: float | None = None
     """None where the judge's price is not known."""
     cached: bool = False
+    consistency: float | None = None
+    """Share of pairs of attempts whose order the judge kept when it was shown them in another order; None where each
+    was shown in one order only."""
+    shortened: int = 0
+    """How many attempts the judge saw in part, because they are too long."""
     error: Failure | None = None
     """Set where no usable verdict was had: the whole group is masked."""
 

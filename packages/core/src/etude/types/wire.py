@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,9 @@ class OptimizerSettings(Record):
     max_grad_norm: float = Field(default=1.0, gt=0)
 
 
+TrainerKind = Literal["auto", "peft", "unsloth"]
+
+
 class OpenPolicy(Record):
     """Open a policy for training, or find it again with its checkpoint."""
 
@@ -44,6 +47,25 @@ class OpenPolicy(Record):
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
     seed: int = 0
+    trainer: TrainerKind = "auto"
+    """What loads the model that is trained: `auto` is Unsloth on a GPU where it is installed, and PEFT elsewhere."""
+    load_in_4bit: bool = False
+    """Whether the trainer holds the base model in 4 bits (QLoRA), which needs Unsloth. vLLM should then serve the same
+    4-bit checkpoint, or its log-probabilities drift from the trainer's."""
+    adapter: str | None = None
+    """Folder, on the engine's machine, of a LoRA that the run starts from, as version 1; None starts from the base
+    model, as version 0."""
+
+    @model_validator(mode="after")
+    def _four_bits_by_unsloth(self) -> Self:
+        check_four_bits(self.trainer, self.load_in_4bit)
+        return self
+
+
+def check_four_bits(trainer: TrainerKind, load_in_4bit: bool) -> None:
+    """Refuse 4 bits without Unsloth, as a `ValueError`."""
+    if load_in_4bit and trainer == "peft":
+        raise ValueError("load_in_4bit=True needs Unsloth, and trainer is 'peft'; use trainer='unsloth', or 16 bits")
 
 
 class PolicyState(Record):
@@ -83,6 +105,9 @@ class SealedSession(Record):
     """Calls refused because the session was already sealed."""
 
 
+Objective = Literal["policy_gradient", "supervised", "evaluate"]
+
+
 class WeightedRollout(Record):
     """One rollout as the trainer needs it: which calls, with what advantage."""
 
@@ -102,6 +127,9 @@ class StepRequest(Record):
 
     step_id: str
     rollouts: tuple[WeightedRollout, ...]
+    objective: Objective = "policy_gradient"
+    """`supervised`: cross-entropy of the recorded tokens, weighted by the advantages. `evaluate`: the same figures and
+    the drift from the engine, and no step."""
 
     @model_validator(mode="after")
     def _each_rollout_once(self) -> Self:

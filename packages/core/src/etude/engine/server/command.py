@@ -77,13 +77,16 @@ def _stored_dtype(model: ServedModel) -> str | None:
 def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
     """Return vLLM's arguments for one model."""
     arguments = [
-        *("--model", model.path, "--served-model-name", model.name),
+        *("--model", model.path, "--served-model-name", *_served_names(model)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", dtype_for(model, gpu=gpu), "--max-num-seqs", str(model.max_num_seqs)),
         # Temperature, top_p and the rest are what the caller says, not what a generation_config.json says.
         *("--generation-config", "vllm"),
         # Log-probabilities of the distribution that was sampled from: after temperature, not before.
         *("--logprobs-mode", "processed_logprobs"),
+        # Opens `derender`: vLLM's own tool and reasoning parsers for an answer that was not sampled here.
+        "--enable-scale-out",
+        *("--middleware", "etude.engine.server.prompt_tokens.Verdict"),
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         *("--disable-log-stats", "--no-enable-log-requests"),
     ]
@@ -104,6 +107,11 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
             *("--enable-lora", "--max-lora-rank", str(model.max_lora_rank)),
             *("--max-loras", str(LORA_SLOTS), "--max-cpu-loras", str(LORA_SLOTS)),
         ]
+    if model.adapter is not None:
+        arguments += [
+            *("--enable-lora", "--max-lora-rank", str(model.max_lora_rank), "--max-loras", "1"),
+            *("--lora-modules", f"{model.name}={model.adapter}"),
+        ]
     if gpu:
         return [*arguments, "--gpu-memory-utilization", str(model.gpu_memory_fraction)]
     return [
@@ -117,6 +125,11 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         *("--block-size", "32"),
         *("--kv-cache-memory-bytes", str(_kv_cache_bytes(model))),
     ]
+
+
+def _served_names(model: ServedModel) -> tuple[str, ...]:
+    # A call that names the model must meet its adapter: the bare model then goes by another name.
+    return (model.name,) if model.adapter is None else (f"{model.name}.base",)
 
 
 def _kv_cache_bytes(model: ServedModel) -> int:

@@ -6,17 +6,17 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import etude
 from etude.engine.server.adapters import AdapterSlots
+from etude.engine.server.answers import NotFound, answer, read, refusal
 from etude.engine.server.exchange import Upstream
 from etude.engine.server.gateway import Gateway
+from etude.engine.server.probes import Probes
 from etude.engine.server.processes import memory_mb, tree
 from etude.engine.server.requests import BadRequest, check_sampling
 from etude.engine.server.sessions import Sessions
@@ -33,12 +33,7 @@ from etude.types import (
     StepRequest,
 )
 
-Asked = TypeVar("Asked", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-class NotFound(EngineError):
-    """Something named in a request does not exist; answered 404."""
 
 
 class Policy:
@@ -77,6 +72,7 @@ class Control:
         self._shut_down = shut_down
         self._policies: dict[str, Policy] = {}
         self._locks = {name: asyncio.Lock() for name in upstreams}
+        self._probes = Probes(upstreams, self._policies, sessions, home)
 
     def routes(self) -> list[Route]:
         """Return the control plane's routes."""
@@ -88,6 +84,7 @@ class Control:
             "/pause": self._pause,
             "/resume": self._resume,
             "/shutdown": self._shutdown,
+            **self._probes.posts(),
         }
         routes = [Route(f"/etude/v1{path}", self._guard(work), methods=["POST"]) for path, work in posts.items()]
         return [Route("/etude/v1/health", self._guard(self._health), methods=["GET"]), *routes]
@@ -100,7 +97,7 @@ class Control:
         processes = await asyncio.to_thread(tree, os.getpid())
         servers = [upstream.server for upstream in self._upstreams.values()]
         memory = await asyncio.to_thread(lambda: [memory_mb(tree(s.pid)) if s.pid else 0.0 for s in servers])
-        return _answer(
+        return answer(
             EngineHealth(
                 etude=etude.__version__,
                 models=tuple(
@@ -122,7 +119,7 @@ class Control:
         )
 
     async def _open_policy(self, request: Request) -> Response:
-        asked = await _read(request, OpenPolicy)
+        asked = await read(request, OpenPolicy)
         slots = self._trainable(asked)
         async with self._locks[asked.name]:
             known = self._policies.get(asked.name)
@@ -147,7 +144,7 @@ class Control:
                 raise EngineError(
                     f"policy {asked.name!r} is open with other settings; restart the engine to change them"
                 )
-        return _answer(known.state)
+        return answer(known.state)
 
     async def _hand_over(self, known: Policy, asked: OpenPolicy) -> None:
         """Take the policy from a run that is over: its checkpoints stay on disk, new calls get the base model again."""
@@ -162,36 +159,37 @@ class Control:
         await known.slots.to_base()
 
     async def _step(self, request: Request) -> Response:
-        asked, name = await _read(request, StepRequest), request.path_params["name"]
+        asked, name = await read(request, StepRequest), request.path_params["name"]
         policy = self._policies.get(name)
         if policy is None:
             raise NotFound(f"policy {name!r} is not open; open are {sorted(self._policies) or 'none'}")
         # A step that has begun is finished and served, also when the client that asked for it has gone.
         report = await asyncio.shield(asyncio.ensure_future(self._take_step(policy, name, asked)))
-        return _answer(report)
+        return answer(report)
 
     async def _take_step(self, policy: Policy, name: str, asked: StepRequest) -> StepReport:
         async with self._locks[name]:
             done = asked.step_id in policy.state.steps
             sessions = {} if done else {r.rollout_id: self._sessions.sealed(r.rollout_id) for r in asked.rollouts}
             report = await policy.trainer.step(asked, sessions)
-            policy.took(report)
+            if asked.objective != "evaluate":
+                policy.took(report)
             version = policy.state.version
             if version != policy.slots.version:
                 await policy.slots.swap(version, policy.trainer.adapter_path(version))
             return report
 
     async def _open_session(self, request: Request) -> Response:
-        asked = await _read(request, OpenSession)
+        asked = await read(request, OpenSession)
         if asked.policy not in self._upstreams:
             raise NotFound(f"there is no policy {asked.policy!r}; this engine serves {sorted(self._upstreams)}")
         check_sampling(asked.sampling)
         secret = await self._sessions.open(asked)
         base_url = f"{str(request.base_url).rstrip('/')}/v1"
-        return _answer(SessionGrant(rollout_id=asked.rollout_id, secret=secret, base_url=base_url))
+        return answer(SessionGrant(rollout_id=asked.rollout_id, secret=secret, base_url=base_url))
 
     async def _seal(self, request: Request) -> Response:
-        return _answer(await self._sessions.seal(request.path_params["rollout_id"]))
+        return answer(await self._sessions.seal(request.path_params["rollout_id"]))
 
     async def _pause(self, _: Request) -> Response:
         self._gateway.paused = True
@@ -225,31 +223,16 @@ class Control:
         async def guarded(request: Request) -> Response:
             bearer = request.headers.get("authorization", "").partition(" ")[2].strip()
             if not self._gateway.allows(bearer):
-                return _refusal(401, "EngineError", "the API key is not this engine's; give Engine.connect its api_key")
+                return refusal(401, "EngineError", "the API key is not this engine's; give Engine.connect its api_key")
             try:
                 return await work(request)
             except NotFound as error:
-                return _refusal(404, "EngineError", str(error))
+                return refusal(404, "EngineError", str(error))
             except TrainError as error:
-                return _refusal(409, type(error).__name__, str(error))
+                return refusal(409, type(error).__name__, str(error))
             except BadRequest as error:
-                return _refusal(400, "EngineError", error.message)
+                return refusal(400, "EngineError", error.message)
             except EtudeError as error:
-                return _refusal(409, "EngineError", str(error))
+                return refusal(409, "EngineError", str(error))
 
         return guarded
-
-
-async def _read(request: Request, kind: type[Asked]) -> Asked:
-    try:
-        return kind.model_validate_json(await request.body())
-    except ValidationError as error:
-        raise BadRequest(f"the body is not a {kind.__name__}: {error}") from None
-
-
-def _answer(value: BaseModel) -> Response:
-    return Response(value.model_dump_json(), media_type="application/json")
-
-
-def _refusal(status: int, kind: str, message: str) -> Response:
-    return JSONResponse({"error": {"type": kind, "message": message}}, status_code=status)

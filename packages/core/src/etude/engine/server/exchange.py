@@ -12,16 +12,19 @@ import msgspec
 
 from etude.engine.server.adapters import Adapter, AdapterSlots
 from etude.engine.server.asgi import Headers, Reply, error_body
+from etude.engine.server.conversations import History
 from etude.engine.server.model_server import ModelServer
 from etude.engine.server.replies import DONE, StreamSplitter, rename, split_reply
 from etude.engine.server.requests import ChatRequest
 from etude.errors import EngineError
-from etude.types import Completion, Failure
+from etude.types import Completion, Failure, ForkReason
 
 _TRIES = 4
 _TRIES_ALIVE = 2
 _PATH = "/v1/chat/completions"
 _JSON = {"content-type": "application/json"}
+# `prompt_tokens` says these within vLLM; its names cannot be imported where vLLM is not.
+_HISTORY, _CONTINUED, _FORK = "etude_history", "x-etude-continued", "x-etude-fork"
 
 
 class UpstreamError(Exception):
@@ -34,6 +37,8 @@ class Outcome:
 
     prompt_ids: list[int] = field(default_factory=list)
     completions: list[Completion] = field(default_factory=list)
+    continued_from: str | None = None
+    fork: ForkReason | None = None
     error: Failure | None = None
 
 
@@ -64,8 +69,10 @@ class Exchange:
     headers: Headers
     keep: Callable[[Outcome], None] | None = None
     """Told the outcome before the last byte of the answer is sent; None for a call that is not recorded."""
+    history: History | None = None
+    """What the call goes on from; None for a call that is not recorded."""
     stopped_because: Callable[[], str] = lambda: "the client closed the connection"
-    _heard: tuple[StreamSplitter, int] | None = None
+    _heard: tuple[StreamSplitter, int, aiohttp.ClientResponse] | None = None
 
     async def run(self) -> None:
         """Answer the client; every failure becomes an answer and a record."""
@@ -107,7 +114,7 @@ class Exchange:
             return
         if self.keep is not None:
             raw, prompt_ids, completions = split_reply(raw, self.request, adapter.version)
-            self.keep(Outcome(prompt_ids=prompt_ids, completions=completions))
+            self._keep(answer, prompt_ids, completions)
         elif adapter.name != self.request.model:
             raw = rename(raw, self.request.model)
         await self.reply.whole(200, raw, self._versioned(adapter))
@@ -123,7 +130,7 @@ class Exchange:
     async def _pass_on(self, answer: aiohttp.ClientResponse, adapter: Adapter) -> None:
         """Send the stream's events on as they come; the first are held back until one says something."""
         splitter, headers, held = StreamSplitter(self.request), self._versioned(adapter), b""
-        self._heard = (splitter, adapter.version)
+        self._heard = (splitter, adapter.version, answer)
         async for data in answer.content.iter_any():
             held += splitter.feed(data)
             if splitter.error is not None:
@@ -134,12 +141,17 @@ class Exchange:
         if not splitter.is_done:
             raise UpstreamError("the stream broke off")
         if self.keep is not None:
-            self.keep(Outcome(prompt_ids=splitter.prompt_ids, completions=splitter.completions(adapter.version)))
+            self._keep(answer, splitter.prompt_ids, splitter.completions(adapter.version))
         await self.reply.stream(held + DONE, headers, last=True)
 
     def _send(self, adapter: Adapter) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         tokens = {} if self.keep is None else {"logprobs": True, "return_token_ids": True}
-        body = msgspec.json.encode(self.request.body | tokens | {"model": adapter.name})
+        if self.keep is not None and not self.request.wants_logprobs:
+            # Nobody will read the tokens' texts: `sampled_logprobs` then sends numbers alone.
+            tokens["return_tokens_as_token_ids"] = True
+        turns = () if self.history is None else self.history.turns
+        past = {"kv_transfer_params": {_HISTORY: [turn.for_engine() for turn in turns]}} if turns else {}
+        body = msgspec.json.encode(self.request.body | tokens | past | {"model": adapter.name})
         return self.upstream.http.post(self.upstream.server.url + _PATH, data=body, headers=_JSON)
 
     async def _refused(self, status: int, raw: bytes) -> None:
@@ -165,8 +177,28 @@ class Exchange:
         if self._heard is None:
             self.keep(Outcome(error=error))
         else:
-            splitter, version = self._heard
-            self.keep(Outcome(prompt_ids=splitter.prompt_ids, completions=splitter.completions(version), error=error))
+            splitter, version, answer = self._heard
+            self._keep(answer, splitter.prompt_ids, splitter.completions(version), error)
+
+    def _keep(
+        self,
+        answer: aiohttp.ClientResponse,
+        prompt_ids: list[int],
+        completions: list[Completion],
+        error: Failure | None = None,
+    ) -> None:
+        """Hand over what an answer held, and what its prompt has become of."""
+        assert self.keep is not None
+        continued_from = fork = None
+        if self.history is not None:
+            continued_from, fork = self.history.outcome(
+                prompt_ids, answer.headers.get(_CONTINUED), answer.headers.get(_FORK)
+            )
+        self.keep(
+            Outcome(
+                prompt_ids=prompt_ids, completions=completions, continued_from=continued_from, fork=fork, error=error
+            )
+        )
 
     def _versioned(self, adapter: Adapter) -> Headers:
         return self.headers | {"x-etude-weight-version": str(adapter.version)}

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -91,14 +92,21 @@ class Gateway:
             former.task.cancel()
             await asyncio.wait([former.task])
         started_s, began = time.time(), time.monotonic()
+        messages, tools = to_messages(request.body["messages"]), to_tools(request.body.get("tools"))
+        template_options = request.body.get("chat_template_kwargs", {})
+        history = self._sessions.history(session, request.body["messages"], tools, template_options)
+        request = replace(request, body=request.body | {"messages": history.messages})
 
         def keep(outcome: Outcome) -> None:
             call = TokenCall(
                 call_id=call_id,
                 started_s=started_s,
                 latency_s=time.monotonic() - began,
-                messages=tuple(to_messages(request.body["messages"])),
-                tools=tuple(to_tools(request.body.get("tools"))),
+                messages=tuple(messages),
+                tools=tuple(tools),
+                template_options=template_options,
+                continued_from=outcome.continued_from,
+                fork=outcome.fork,
                 prompt_ids=tuple(outcome.prompt_ids),
                 completions=tuple(outcome.completions),
                 sampling=sampling_of(request.body),
@@ -106,10 +114,10 @@ class Gateway:
                 retries=retries,
                 error=outcome.error,
             )
-            self._sessions.record(session, call)
+            self._sessions.record(session, call, history)
 
         exchange = self._exchange(request, session.policy, reply, {CALL_ID: call_id})
-        exchange.keep = keep
+        exchange.keep, exchange.history = keep, history
         call = InFlight(task=asyncio.ensure_future(exchange.run()))
         exchange.stopped_because = lambda: call.stopped_because
         session.in_flight[call_id] = call

@@ -145,7 +145,8 @@ def _import_vllm() -> Callable[[], None]:
     for name in (*_PRELOAD, *(_PRELOAD_CPU if on_cpu else ())):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    importlib.import_module("etude.engine.server.token_texts").install()
+    for name in ("token_texts", "sampled_logprobs", "prompt_tokens"):
+        importlib.import_module(f"etude.engine.server.{name}").install()
     if on_cpu:
         importlib.import_module("etude.engine.server.lora_cpu").install()
     run: Callable[[], None] = importlib.import_module("vllm.entrypoints.launchers.api_server.entry").main

@@ -32,6 +32,7 @@ class _Choice:
 
     role: str = "assistant"
     content: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
     tool_calls: dict[int, dict[str, str]] = field(default_factory=dict)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -84,6 +85,7 @@ class StreamSplitter:
                     content="".join(choice.content) or None,
                     tool_requests=tuple(ToolRequest(**call) for _, call in sorted(choice.tool_calls.items())),
                 ),
+                reasoning="".join(choice.reasoning) or None,
                 token_ids=tuple(choice.token_ids),
                 logprobs=tuple(choice.logprobs),
                 weight_versions=(version,) * len(choice.token_ids),
@@ -126,6 +128,8 @@ class StreamSplitter:
         delta = choice["delta"]
         if delta.get("content"):
             seen.content.append(delta["content"])
+        if delta.get("reasoning"):
+            seen.reasoning.append(delta["reasoning"])
         for part in delta.get("tool_calls") or ():
             call = seen.tool_calls.setdefault(part["index"], {"id": "", "name": "", "arguments": ""})
             function = part.get("function") or {}
@@ -149,6 +153,7 @@ def _completion(choice: dict[str, Any], version: int) -> Completion:
     return Completion(
         index=choice["index"],
         message=to_message(choice["message"]),
+        reasoning=choice["message"].get("reasoning") or None,
         token_ids=token_ids,
         logprobs=tuple(_logprobs(choice)),
         weight_versions=(version,) * len(token_ids),
@@ -158,6 +163,8 @@ def _completion(choice: dict[str, Any], version: int) -> Completion:
 
 def _logprobs(choice: dict[str, Any]) -> list[float]:
     logprobs = choice.get("logprobs") or {}
+    if "sampled" in logprobs:
+        return list(logprobs["sampled"])
     return [token["logprob"] for token in logprobs.get("content") or ()]
 
 

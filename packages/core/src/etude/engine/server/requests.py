@@ -145,6 +145,18 @@ def to_message(message: Mapping[str, Any]) -> Message:
     )
 
 
+def from_message(message: Message, reasoning: str | None = None) -> dict[str, Any]:
+    """Return one message as it goes over the wire."""
+    sent: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_requests:
+        sent["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_requests
+        ]
+    named = {"tool_call_id": message.tool_call_id, "name": message.name, "reasoning": reasoning}
+    return sent | {key: value for key, value in named.items() if value is not None}
+
+
 def to_tools(tools: list[dict[str, Any]] | None) -> list[ToolSpec]:
     """Return a request's tools as étude's own."""
     return [

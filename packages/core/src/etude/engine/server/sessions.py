@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from etude.engine.server.conversations import Conversations, History
 from etude.engine.server.store import Store
 from etude.errors import EngineError
-from etude.types import OpenSession, SealedSession, TokenCall
+from etude.types import OpenSession, SealedSession, TokenCall, ToolSpec
 
 _ABANDONED_AFTER_S = 60.0
 PREFIX = "etude-session-"
@@ -38,6 +40,8 @@ class Session:
     """Call id → how often it was received."""
     used_at: float = field(default_factory=time.monotonic)
     """When it was opened or last asked for a call (monotonic clock)."""
+    conversations: Conversations | None = None
+    """What was sampled, to be gone on from; None before the first call and after the seal."""
     bodies: dict[int, str] = field(default_factory=dict)
     """Hash of a request's body → its call id, for SDKs that retry without naming the call."""
 
@@ -86,7 +90,13 @@ class Sessions:
         self._store.seal(rollout_id)
         session.attempts.clear()
         session.bodies.clear()
+        session.conversations = None
         return self._store.sealed(rollout_id)
+
+    def give(self, policy: str, session: SealedSession) -> None:
+        """Keep calls that were recorded elsewhere as a sealed session; one that is known already stays as it is."""
+        if session.rollout_id not in self._by_rollout:
+            self._store.give(policy, PREFIX + secrets.token_urlsafe(32), session)
 
     def sealed(self, rollout_id: str) -> SealedSession:
         """Return a sealed session's calls."""
@@ -104,9 +114,26 @@ class Sessions:
         """Count a call that came after the seal; it never reaches the trace."""
         self._store.count_late(session.rollout_id)
 
-    def record(self, session: Session, call: TokenCall) -> None:
-        """Keep a call of a session."""
+    def history(
+        self,
+        session: Session,
+        messages: list[dict[str, Any]],
+        tools: Sequence[ToolSpec],
+        template_options: Mapping[str, Any],
+    ) -> History:
+        """Return what a call of a session goes on from."""
+        return self._conversations(session).history(messages, tools, template_options)
+
+    def record(self, session: Session, call: TokenCall, history: History) -> None:
+        """Keep a call of a session; `history` is what it went on from."""
+        self._conversations(session).add(call, history)
         self._store.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json().encode())
+
+    def _conversations(self, session: Session) -> Conversations:
+        """Return what a session has sampled; from disk where it was begun in an earlier life of the engine."""
+        if session.conversations is None:
+            session.conversations = Conversations.of(self._store.calls(session.rollout_id))
+        return session.conversations
 
     def receive(self, session: Session, call_id: str | None, body: bytes, sdk_retries: int) -> tuple[str, int]:
         """Return the id of the call that a request is part of, and how often it was repeated.

@@ -95,6 +95,20 @@ class Store:
             "UPDATE sessions SET sealed_s=? WHERE rollout_id=? AND sealed_s IS NULL", (time.time(), rollout_id)
         )
 
+    def give(self, policy: str, secret: str, session: SealedSession) -> None:
+        """Keep a sealed session whole, or not at all; one of the same rollout that is there already stays."""
+        now = time.time()
+        self._db.execute("BEGIN IMMEDIATE")
+        made = self._db.execute(
+            "INSERT OR IGNORE INTO sessions (rollout_id, secret, policy, sampling, opened_s, sealed_s) "
+            "VALUES (?, ?, ?, '{}', ?, ?)",
+            (session.rollout_id, secret, policy, now, now),
+        )
+        if made.rowcount:
+            for call in session.calls:
+                self.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json().encode())
+        self._db.execute("COMMIT")
+
     def count_late(self, rollout_id: str) -> None:
         """Count a call that came after the seal."""
         self._db.execute("UPDATE sessions SET late_calls=late_calls+1 WHERE rollout_id=?", (rollout_id,))
@@ -112,11 +126,14 @@ class Store:
             )
         if row[1] is None:
             raise EngineError(f"the session of rollout {rollout_id!r} is still open; seal it first")
+        return SealedSession(rollout_id=rollout_id, calls=self.calls(rollout_id), late_calls=row[0])
+
+    def calls(self, rollout_id: str) -> tuple[TokenCall, ...]:
+        """Return a rollout's calls so far, in the order they were made."""
         records = self._db.execute(
             "SELECT record FROM calls WHERE rollout_id=? ORDER BY started_s, call_id", (rollout_id,)
         )
-        calls = tuple(TokenCall.model_validate_json(record) for (record,) in records)
-        return SealedSession(rollout_id=rollout_id, calls=calls, late_calls=row[0])
+        return tuple(TokenCall.model_validate_json(record) for (record,) in records)
 
     def close(self) -> None:
         """Close the file."""

@@ -22,11 +22,15 @@ class TrainedRollout:
 
     def advantages(self, row: Row) -> list[float]:
         """Return the advantage of each position of one of its rows."""
+        if not self.call_advantages:
+            return [self.advantage] * len(row.token_ids)
         return [self.call_advantages.get(call_id or "", self.advantage) for call_id in row.call_ids]
 
     @property
     def learns(self) -> bool:
         """Whether any of its tokens has an advantage."""
+        if not self.call_advantages:
+            return self.advantage != 0 and self.tokens > 0
         return any(a != 0 for row in self.rows for a, t in zip(self.advantages(row), row.trained, strict=True) if t)
 
     @property

@@ -25,15 +25,18 @@ def main() -> None:
     start = QUESTIONS.validate_json(body)
     assert isinstance(start, Start)
     _die_with_parent(start.parent_pid)
-    # torch and transformers take many seconds to import: only now, so that no orphan can live through them.
-    from etude.engine.trainer.memory import keep_freed_memory
-    from etude.engine.trainer.run import PolicyRun
-
     # What the trainer logs goes to stderr, which is its log.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("etude").setLevel(logging.INFO)
-    keep_freed_memory()
+    # torch and transformers take many seconds to import: only now, so that no orphan can live through them.
+    from etude.engine.trainer.choice import import_loader
+
     try:
+        import_loader(start.policy)
+        from etude.engine.trainer.memory import keep_freed_memory
+        from etude.engine.trainer.run import PolicyRun
+
+        keep_freed_memory()
         run = PolicyRun(start)
     except TrainError as error:
         _tell(answers, Refused(message=str(error)))

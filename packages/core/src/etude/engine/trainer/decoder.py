@@ -40,7 +40,7 @@ def predicting_states(
     """
     body = _causal(model).model
     states_ND = body.embed_tokens(input_ids_N)
-    angles = tuple(x[0] for x in body.rotary_emb(states_ND[None], position_ids_N[None]))
+    angles = _angles(body.rotary_emb, states_ND, position_ids_N)
     *layers, final = body.layers
     for layer in layers:
         if checkpointed and torch.is_grad_enabled():
@@ -62,6 +62,18 @@ def head_weight(model: Any) -> Tensor:
 
 def _causal(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _angles(rotation: Any, states_ND: Tensor, position_ids_N: Tensor) -> tuple[Tensor, ...]:
+    """Return the cosines and sines, N x E, of each position."""
+    if not hasattr(rotation, "get_cached"):
+        return tuple(x[0] for x in rotation(states_ND[None], position_ids_N[None]))
+    # Unsloth's rotation holds a table for all positions up to a length, one for each GPU.
+    length = int(position_ids_N.max()) + 1
+    rotation.extend_rope_embedding(states_ND, seq_len=length)
+    return tuple(
+        x[position_ids_N].to(states_ND.dtype) for x in rotation.get_cached(length, states_ND.device.index or 0)
+    )
 
 
 def _layer(layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan) -> Tensor:

@@ -92,7 +92,10 @@ def told(model: Any, batch: MicroBatch, path: Path, *, entropy: bool = False, ch
         attention_mask=mask_11NN,
         logits_to_keep=batch.columns,
         use_cache=False,
-    ).logits.flatten(0, 1)
+    ).logits
+    if logits.shape[1] != len(batch.columns):  # Unsloth's forward pass makes them all
+        logits = logits[:, batch.columns]
+    logits = logits.flatten(0, 1)
     logits_HV = _picked(logits, batch.heads_H).float() / batch.temperature_H[:, None]
     log_sum_H = logits_HV.logsumexp(-1)
     entropies_M = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from etude.engine.headroom import available_memory
 from etude.engine.trainer.forward import MicroBatch, Path, micro_batches, told
 from etude.engine.trainer.paths import probe_rows
 
@@ -18,7 +18,8 @@ _USED_AT_MOST = 0.7
 """Share of what is free that a step may plan for: the engine's other processes grow, too."""
 _TEMPORARY = 1.25
 """What a backward pass holds for a moment, on top of what the forward pass kept."""
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_MAPPED_FROM, _MAPS = 2**18, 2**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,29 +94,7 @@ def room(device: torch.device) -> float:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return _USED_AT_MOST * (free + cached)
-    return _USED_AT_MOST * min(_available(), _left_in_cgroup())
-
-
-def _available() -> float:
-    try:
-        lines = File("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-
-
-def _left_in_cgroup() -> float:
-    """Return what the container may still take; cached files are counted as used there, but make way."""
-    group = File("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = float((group / "memory.current").read_text())
-        lines = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:
-        return float("inf")
-    if limit == "max":
-        return float("inf")
-    return max(0.0, float(limit) - used + float(lines.get("inactive_file", 0)) + float(lines.get("active_file", 0)))
+    return _USED_AT_MOST * available_memory()
 
 
 class PeakWatch:
@@ -157,9 +136,23 @@ def keep_freed_memory() -> None:
 
     By default glibc gives every large tensor back to the system at once, and each new one costs its page faults again.
     """
+    _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1})
+
+
+def give_freed_memory_back() -> None:
+    """Let this process give each large tensor back as it is freed, at the price of page faults.
+
+    Layers that run twice keep small tensors between large ones that come and go; in one heap, the gaps they leave grow
+    to several times what is held.
+    """
+    _set_malloc({_M_MMAP_MAX: _MAPS, _M_MMAP_THRESHOLD: _MAPPED_FROM, _M_TRIM_THRESHOLD: _MAPPED_FROM})
+
+
+def _set_malloc(options: dict[int, int]) -> None:
     try:
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        for option, value in options.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
     except (OSError, AttributeError):
         pass  # not glibc

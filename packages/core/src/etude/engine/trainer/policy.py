@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from etude.engine.trainer.precision import faster_dtype
+from etude.engine.trainer.loader import load_with_lora
 from etude.errors import TrainError
-from etude.types import LoraSettings, OpenPolicy, OptimizerSettings
+from etude.types import OpenPolicy, OptimizerSettings
 
 
 class LoraPolicy:
@@ -24,7 +23,7 @@ class LoraPolicy:
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(settings.seed)
-        self.model = _with_lora(_base_model(model_path, self.device), settings.lora, model_path)
+        self.model = load_with_lora(model_path, settings, self.device)
         # Evaluation mode: dropout in the trainer would make its log-probabilities differ from the engine's.
         self.model.eval()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -74,34 +73,6 @@ class LoraPolicy:
 def learning_rate(version: int, settings: OptimizerSettings) -> float:
     """Return the rate of the step after `version` steps: `warmup_steps` rising ones, then the constant rate."""
     return settings.learning_rate * min(1.0, (version + 1) / (settings.warmup_steps + 1))
-
-
-def _base_model(model_path: str, device: torch.device) -> Any:
-    dtype = faster_dtype(device.type)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        raise TrainError(
-            f"{model_path!r} cannot be loaded as a causal language model ({error}); "
-            "name a folder with config.json and safetensors, or a model of the hub"
-        ) from error
-    return model.to(device)
-
-
-def _with_lora(model: Any, lora: LoraSettings, model_path: str) -> Any:
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
-        target_modules=list(lora.targets),
-        lora_dropout=0.0,
-        bias="none",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=model_path,
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise TrainError(f"LoRA targets {list(lora.targets)} do not fit {model_path!r}: {error}") from error
 
 
 def _check_adapter(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:

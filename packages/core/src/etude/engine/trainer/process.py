@@ -15,6 +15,13 @@ from etude.types import OpenPolicy, PolicyState, SealedSession, StepReport, Step
 
 _CLOSE_WITHIN_S = 5.0
 _LOG_LINES = 20
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # A thread that waits for the others must not spin on a core that vLLM needs.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""What the trainer's environment has where the user's own does not say it."""
 
 
 class Trainer:
@@ -94,7 +101,7 @@ class Trainer:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+                env={**_ENVIRONMENT, **os.environ},
             )
         answer = await self._ask(self._start)
         if isinstance(answer, Refused):

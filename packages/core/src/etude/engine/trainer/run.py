@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.engine.trainer.batch import build_batch
+from etude.engine.trainer.batch import Batch, build_batch
 from etude.engine.trainer.checkpoint import Checkpoints, Position
 from etude.engine.trainer.policy import LoraPolicy
+from etude.engine.trainer.start import start_from
 from etude.engine.trainer.step import StepRunner
+from etude.engine.trainer.supervised import evaluation, supervised_step
 from etude.engine.trainer.wire import Start, Step
 from etude.errors import TrainError
 from etude.types import OpenPolicy, PolicyState, StepReport
@@ -24,7 +26,9 @@ class PolicyRun:
         kept = self.checkpoints.kept()
         position = self.checkpoints.position(kept[-1]) if kept else None
         if position is None:
-            self.position = Position(version=0, policy=start.policy)
+            if start.policy.adapter is not None:
+                start_from(self.policy, Path(start.policy.adapter))
+            self.position = Position(version=int(start.policy.adapter is not None), policy=start.policy)
             self.checkpoints.save(self.position, self.policy.save)
         else:
             _check_same(position.policy, start.policy, self.checkpoints.path(position.version))
@@ -48,14 +52,16 @@ class PolicyRun:
                 return report
         batch = build_batch(asked.request, asked.sessions)
         version = self.position.version
-        trained = bool(batch.learning)
+        trained = bool(batch.learning) and asked.request.objective != "evaluate"
         report = StepReport(
             step_id=asked.request.step_id,
             version=version + trained,
             trained=trained,
-            metrics=self.runner.take(batch, version) if trained else {"rollouts": float(len(batch.rollouts))},
+            metrics=self._metrics(asked, batch) if batch.learning else {"rollouts": float(len(batch.rollouts))},
             quarantined=batch.quarantined,
         )
+        if asked.request.objective == "evaluate":
+            return report  # nothing happened that a checkpoint would have to know
         position = self.position.model_copy(
             update={"version": report.version, "reports": (*self.position.reports, report)}
         )
@@ -65,6 +71,16 @@ class PolicyRun:
             self.checkpoints.restate(position)
         self.position = position
         return report
+
+    def _metrics(self, asked: Step, batch: Batch) -> dict[str, float]:
+        """Take the step that was asked for, and return its figures."""
+        match asked.request.objective:
+            case "policy_gradient":
+                return self.runner.take(batch, self.position.version)
+            case "supervised":
+                return supervised_step(self.runner, batch, self.position.version)
+            case "evaluate":
+                return evaluation(self.runner, batch, self.position.version)
 
 
 def _check_same(kept: OpenPolicy, asked: OpenPolicy, folder: Path) -> None:

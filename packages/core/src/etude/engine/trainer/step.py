@@ -14,9 +14,10 @@ from torch import Tensor
 from etude.engine.trainer.batch import Batch, TrainedRollout
 from etude.engine.trainer.drift import Drift
 from etude.engine.trainer.forward import MicroBatch, TrainingRow, micro_batches, told
-from etude.engine.trainer.memory import PeakWatch, memory_model, room
+from etude.engine.trainer.memory import PeakWatch, give_freed_memory_back, memory_model, room
 from etude.engine.trainer.paths import choose_path
 from etude.engine.trainer.policy import LoraPolicy
+from etude.engine.trainer.threads import threads_worth
 from etude.errors import TrainError
 from etude.loss.grpo import BatchTotals, LossOut, grpo_loss, log_ratio_sums
 from etude.loss.metrics import TokenStats
@@ -56,6 +57,8 @@ class StepRunner:
         if self.path != "tree":
             self.token_budget = max(1, min(self.token_budget, _LOGIT_CELLS // self.vocabulary))
         self.checkpointed = False
+        self._threads = torch.get_num_threads()
+        self._parameters = sum(p.numel() for p in policy.model.parameters())
         self._peak = PeakWatch(policy.device)
         _log.info("rows go through %s on %s by the path %r", policy.settings.name, policy.device, self.path)
 
@@ -89,7 +92,7 @@ class StepRunner:
         }
 
     def micro_batches(self, batch: Batch) -> list[MicroBatch]:
-        """Return the batch cut to the token budget and to what fits into memory."""
+        """Return the batch cut to the token budget and to what fits into memory, and take the threads it is worth."""
         # A rollout without advantage adds exactly nothing to such a loss: it never goes through the model.
         rows = [
             TrainingRow(row=row, rollout=k, advantages=rollout.advantages(row))
@@ -102,8 +105,12 @@ class StepRunner:
         self.checkpointed = self.path == "tree" and fits < max(longest, min(_WORTH_CUTTING, self.token_budget))
         if self.checkpointed:
             fits = self.memory.positions(free, checkpointed=True)
+            give_freed_memory_back()
         budget = max(1, min(self.token_budget, fits))
-        return micro_batches(rows, token_budget=budget, path=self.path, device=self.policy.device)
+        parts = micro_batches(rows, token_budget=budget, path=self.path, device=self.policy.device)
+        longest_part = max((part.input_ids_BN.numel() for part in parts), default=0)
+        torch.set_num_threads(threads_worth(longest_part, self._parameters, self._threads))
+        return parts
 
     def accumulate(self, batch: Batch, parts: list[MicroBatch], version: int = 0) -> Summed:
         """Sum up gradient and figures of all micro-batches; the optimizer is not touched."""

@@ -1,7 +1,7 @@
 """Attention along the paths of a trie whose positions lie in preorder, as one run of tokens.
 
-All that descends from a segment lies behind it in one run. So every segment is seen twice: by itself, causally, and
-by that whole run at once, with no mask at all. On a CPU these are two flash-attention calls on plain views, whose
+All that descends from a segment lies behind it in one run. So a segment is seen by itself, causally, and by that whole
+run at once, with no mask at all. On a CPU these are flash-attention calls on plain views (`looks` plans them), whose
 results are joined by their log-sums; no key is copied for a sibling and nothing is padded. On a GPU the same rule,
 k <= q < below(k), is a block mask of FlexAttention.
 
@@ -11,7 +11,7 @@ Shapes: N positions, Q of them that ask, H heads, K key heads, E width of a head
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,16 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude.engine.trainer.looks import Look, plan_looks
 from etude.tokens.packing import Segment
 
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """One flash-attention call: some of those that ask look at a run of keys."""
-
-    queries: slice
-    keys: slice
-    causal: bool
+Looks = tuple[tuple[Look, Tensor | None], ...]
+"""Each call with what is added to its scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +41,22 @@ class TreePlan:
         return TreePlan(segments=self.segments, asking=tuple(asking), device=self.device)
 
     @cached_property
-    def looks(self) -> tuple[_Look, ...]:
-        """The flash-attention calls, in an order in which all that ask are first seen by a root."""
+    def looks(self) -> tuple[Look, ...]:
+        """The flash-attention calls of a CPU, in an order in which all that ask are first seen by a root."""
         if self.asking is None:
-            return tuple(_looks(self.segments, lambda at: at))
+            return plan_looks(self.segments, lambda at: at)
         asking = self.asking
-        return tuple(_looks(_cut(self.segments, asking), lambda at: bisect_left(asking, at)))
+        return plan_looks(tuple(_cut(self.segments, asking)), lambda at: bisect_left(asking, at))
+
+    @cached_property
+    def masks(self) -> tuple[Tensor | None, ...]:
+        """What is added to the scores of each of `looks`; None where nothing is."""
+        return tuple(self._added(look) if look.mask == "tree" else None for look in self.looks)
+
+    def _added(self, look: Look) -> Tensor:
+        at_Q, key_N = self.asking_Q[look.queries, None], torch.arange(look.keys.start, look.keys.stop)
+        sees_QN = (key_N <= at_Q) & (at_Q < self.below_N[look.keys])
+        return torch.zeros(sees_QN.shape).masked_fill_(~sees_QN, -torch.inf)
 
     @cached_property
     def below_N(self) -> Tensor:
@@ -85,16 +90,6 @@ class TreePlan:
         return create_block_mask(may_look, None, None, len(asking_Q), len(below_N), device=str(self.device))
 
 
-def _looks(segments: Iterable[Segment], place: Callable[[int], int]) -> Iterator[_Look]:
-    for s in segments:
-        own = slice(s.start, s.stop)
-        inside, behind = slice(place(s.start), place(s.stop)), slice(place(s.stop), place(s.below))
-        if inside.start < inside.stop:
-            yield _Look(inside, own, True)
-        if behind.start < behind.stop:
-            yield _Look(behind, own, False)
-
-
 def _cut(segments: Sequence[Segment], asking: Sequence[int]) -> Iterator[Segment]:
     """Cut segments where those that ask begin or end, so that all or none of a segment's positions ask."""
     for s in segments:
@@ -107,7 +102,8 @@ def _cut(segments: Sequence[Segment], asking: Sequence[int]) -> Iterator[Segment
 def tree_attention(query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, plan: TreePlan, scale: float) -> Tensor:
     """Return the attention of each that asks over its own path, as Q x H x E, with gradients to all three."""
     if query_QHE.device.type == "cpu" and query_QHE.dtype == torch.float32:
-        out: Tensor = _CpuTree.apply(query_QHE, key_NKE, value_NKE, plan.looks, scale)
+        looks = tuple(zip(plan.looks, plan.masks, strict=True))
+        out: Tensor = _CpuTree.apply(query_QHE, key_NKE, value_NKE, looks, scale)
         return out
     query, key, value = (x.transpose(0, 1)[None] for x in (query_QHE, key_NKE, value_NKE))
     if query_QHE.device.type == "cuda":
@@ -118,12 +114,14 @@ def tree_attention(query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, plan: 
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, scale: float) -> Tensor:
-    global _compiled_flex
-    if _compiled_flex is None:
-        from torch.nn.attention.flex_attention import flex_attention
+    """Return the same by FlexAttention, for batches of heads; compiled where it has kernels."""
+    from torch.nn.attention.flex_attention import flex_attention
 
+    global _compiled_flex
+    if query.device.type == "cuda" and _compiled_flex is None:
         _compiled_flex = torch.compile(flex_attention, dynamic=True)
-    found: Tensor = _compiled_flex(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=True)
+    attend: Any = _compiled_flex if query.device.type == "cuda" else flex_attention
+    found: Tensor = attend(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=True)
     return found
 
 
@@ -136,17 +134,16 @@ class _CpuTree(torch.autograd.Function):
     """Heads that share a key head are a batch of their own, so that grouped keys are views, never copies."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, looks: Sequence[_Look], scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, looks: Looks, scale: float) -> Tensor:
         query, key, value = _grouped(query_QHE, key_NKE), _shared(query_QHE, key_NKE), _shared(query_QHE, value_NKE)
         out_QHE = torch.empty_like(query_QHE, memory_format=torch.contiguous_format)
         out = _grouped(out_QHE, key_NKE)
-        log_sum = query.new_full(query.shape[:3], -torch.inf)
-        for look in looks:
+        log_sum = query.new_empty(query.shape[:3])
+        for look, mask in looks:
             q, k, v = query[:, :, look.queries], key[:, :, look.keys], value[:, :, look.keys]
-            part, part_sum = _FLASH(q, k, v, 0.0, look.causal, scale=scale)
-            _join(out[:, :, look.queries], log_sum[:, :, look.queries], part, part_sum)
+            part, part_sum = _FLASH(q, k, v, 0.0, look.mask == "causal", attn_mask=mask, scale=scale)
+            join = _set if look.is_first else _join
+            join(out[:, :, look.queries], log_sum[:, :, look.queries], part, part_sum)
         ctx.save_for_backward(query_QHE, key_NKE, value_NKE, out_QHE, log_sum)
         ctx.looks, ctx.scale = looks, scale
         return out_QHE
@@ -160,11 +157,12 @@ class _CpuTree(torch.autograd.Function):
         to_key_NKE = torch.zeros_like(key_NKE, memory_format=torch.contiguous_format)
         to_value_NKE = torch.zeros_like(to_key_NKE)
         to_query = _grouped(to_query_QHE, key_NKE)
-        for look in ctx.looks:
+        for look, mask in ctx.looks:
             # With the output and log-sum of the whole path, each part's gradients are those of the whole softmax.
             dq, dk, dv = _FLASH_BACK(
                 to_out[:, :, look.queries], query[:, :, look.queries], key[:, :, look.keys], value[:, :, look.keys],
-                out[:, :, look.queries], log_sum[:, :, look.queries], 0.0, look.causal, scale=ctx.scale,
+                out[:, :, look.queries], log_sum[:, :, look.queries], 0.0, look.mask == "causal",
+                attn_mask=mask, scale=ctx.scale,
             )  # fmt: skip
             to_query[:, :, look.queries] += dq
             to_key_NKE[look.keys] += dk.sum(1).transpose(0, 1)
@@ -183,12 +181,13 @@ def _shared(query_QHE: Tensor, x_NKE: Tensor) -> Tensor:
     return x_NKE.transpose(0, 1)[:, None].expand(-1, heads, -1, -1)
 
 
+def _set(out: Tensor, log_sum: Tensor, part: Tensor, part_sum: Tensor) -> None:
+    out.copy_(part)
+    log_sum.copy_(part_sum)
+
+
 def _join(out: Tensor, log_sum: Tensor, part: Tensor, part_sum: Tensor) -> None:
     """Add a part of the keys to attention over others, in place."""
-    if log_sum.numel() and bool(torch.isneginf(log_sum[0, 0, 0])):
-        out.copy_(part)
-        log_sum.copy_(part_sum)
-        return
     both = torch.logaddexp(log_sum, part_sum)
     # One weight is enough: the other is one less it.
     out.lerp_(part, (part_sum - both).exp_().unsqueeze(-1))

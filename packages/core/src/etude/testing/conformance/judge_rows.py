@@ -17,7 +17,7 @@ from etude.rewards.ruler import Ruler
 from etude.testing.conformance.rows import Rows, look, turn_of
 from etude.testing.engine import ScriptedEngine
 from etude.testing.replies import Reply, Script, call_tool, call_tools, in_order, say
-from etude.training.loop import step_request
+from etude.training.request import step_request
 from etude.training.warnings import step_warnings
 from etude.types import Group, Judgement, Score, ToolRequest, Trajectory
 

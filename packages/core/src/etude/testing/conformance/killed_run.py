@@ -48,8 +48,11 @@ def main() -> None:
         policy=etude.Policy(str(adapter.policy)),
         reward=kind(Judge("judge", base_url=asked["judge"], api_key="none", structured="none")),
         engine=etude.Engine.connect(asked["engine"]),
-        config=etude.TrainConfig(steps=2, group_size=2, scenarios_per_step=1, max_concurrency=1, loss=SCRIPTED_LOSS),
+        config=etude.TrainConfig(
+            steps=2, group_size=2, scenarios_per_step=1, max_concurrency=1, max_staleness=0, loss=SCRIPTED_LOSS
+        ),
         run_dir=Path(asked["run"]),
+        checks=False,  # a scripted vLLM has no template and no parser
     )
     training.run()
 

@@ -23,7 +23,7 @@ from etude.testing.conformance.token_rows import team_script
 from etude.testing.conformance.truth import assert_faithful
 from etude.testing.replies import Reply, Script, call_tool, fail, hang, in_order, say
 from etude.testing.rollouts import scripted_rollout
-from etude.training.loop import step_request
+from etude.training.request import step_request
 from etude.types import Group, Judgement, Score, Trajectory
 
 MANY = 32

@@ -23,7 +23,7 @@ from etude.testing.conformance.rows import Rows, look, tool_texts, turn_of
 from etude.testing.conformance.truth import assert_faithful, thrown_away
 from etude.testing.engine import ScriptedEngine
 from etude.testing.replies import Reply, call_tool, say
-from etude.training.loop import step_request
+from etude.training.request import step_request
 from etude.types import Group, Judgement, Score, StepRequest, Trajectory, WeightedRollout
 
 STEPS, MEMBERS = 2, 2

@@ -1,0 +1,61 @@
+"""Try an MCP server without any model: tasks from its own words, and rollouts by a script that makes the planned calls.
+
+    python examples/mcp/try_server.py "npx -y @modelcontextprotocol/server-everything"
+    python examples/mcp/try_server.py "python my_server.py" --framework crewai
+
+What it shows is that étude reaches the server, that its tools can be called by an agent, and that every session ends.
+"""
+
+import argparse
+import asyncio
+import json
+from typing import Any
+
+import etude
+from etude.testing import Reply, ScriptedEngine, call_tool, say, scripted_rollout
+
+
+def planned(scenario: etude.mcp.Scenario) -> Any:
+    """Return a script that makes the calls a task is known to need, and then answers."""
+
+    def script(request: dict[str, Any]) -> Reply:
+        done = sum(message["role"] == "tool" for message in request["messages"])
+        if done < len(scenario.calls):
+            call = scenario.calls[done]
+            return call_tool(call.tool, **call.arguments)
+        return say("That is what I found.")
+
+    return script
+
+
+def rollout(agent: etude.mcp.McpAgent, scenario: etude.mcp.Scenario) -> None:
+    """Run the agent on one task and print what its tools said."""
+    with ScriptedEngine(planned(scenario)) as engine:
+        with scripted_rollout(engine) as bound:
+            asyncio.run(agent(scenario))
+        trajectory = engine.trajectory(bound)
+    print(f"\n{scenario.task}")
+    for tool in trajectory.tool_calls:
+        said = " ".join((tool.result or "").split())
+        print(f"  {tool.name}({json.dumps(tool.arguments)})\n    {said[:160]}{'…' if len(said) > 160 else ''}")
+
+
+def main() -> None:
+    """Make tasks, and run the first few."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("server", help="address or command")
+    parser.add_argument("--framework", default="langgraph", help="langgraph, crewai or adk")
+    parser.add_argument("--rollouts", type=int, default=5)
+    chosen = parser.parse_args()
+    found = etude.mcp.scenarios(chosen.server, count=20)
+    print(f"{found.offer.name}: {found.offer.found} tools, {len(found.offer.tools)} taken")
+    print(f"{len(found.scenarios)} tasks, {len(found.rejected)} rejected")
+    agent = etude.mcp.agent(chosen.server, framework=chosen.framework, offer=found.offer)
+    for scenario in [s for s in found.scenarios if s.calls][: chosen.rollouts]:
+        rollout(agent, scenario)
+    print(f"\nsessions of the rollouts: {agent.tally.opened} opened, {agent.tally.closed} closed; "
+          f"{agent.tally.calls} tool calls, {agent.tally.tool_errors} errors")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The servers of `examples/mcp`, as commands and over HTTP."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[4] / "examples" / "mcp"
+
+
+def hostile(*switches: str) -> list[str]:
+    """The command of the hostile server."""
+    return [sys.executable, str(EXAMPLES / "hostile_server.py"), *switches]
+
+
+def shop(folder: Path) -> list[str]:
+    """The command of the shop's server, with a database in `folder`."""
+    return [sys.executable, str(EXAMPLES / "shop_server.py"), "--db", str(folder / "shop.sqlite")]
+
+
+@contextmanager
+def over_http(command: list[str]) -> Iterator[str]:
+    """Run a server over HTTP for one block and yield its address."""
+    running = subprocess.Popen([*command, "--http"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert running.stdout is not None
+        yield running.stdout.readline().strip()
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()

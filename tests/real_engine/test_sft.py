@@ -1,0 +1,182 @@
+"""A warm-up on the real engine: a run's best rollouts or a file are learnt, and a later run starts from what was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import etude
+from etude.engine import EngineClient
+from etude.engine.provision import engine_python
+from etude.errors import EngineMissing
+from etude.training.lessons import Choice, lessons_of_run
+from etude.training.sft import WarmUp, sft_async, warm_up
+from etude.training.store import RunStore
+from etude_tiny_world import held_out_scenarios, policy_path, train_scenarios, verify
+from etude_tiny_world.clerks import rollout_of
+from etude_tiny_world.verifier import Level
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
+POLICY = etude.Policy(str(policy_path()), max_model_len=512)
+FAST = etude.OptimizerSettings(learning_rate=4e-3, warmup_steps=2)
+TRUTH = {s.id: s for s in train_scenarios()}
+ONE_TRAINER = "one-trainer"
+"""A warm-up that is refused takes no step, so the next one may go on with its trainer: that saves a start."""
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "get_stock", "parameters": {"type": "object"}}}
+TALK = [
+    {"role": "user", "content": "Is the Harp still in stock?"},
+    {
+        "role": "assistant",
+        "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "get_stock", "arguments": '{"item": "Harp"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "c", "content": "4"},
+    {"role": "assistant", "content": "Yes, we have 4."},
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
+    try:
+        engine_python()
+    except EngineMissing as missing:
+        pytest.skip(str(missing))
+    async with etude.Engine.local().running([POLICY.served()], tmp_path_factory.mktemp("engine")) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def source(engine: EngineClient, tmp_path_factory: pytest.TempPathFactory) -> etude.Run:
+    """One step of a run whose judge tells the truth; its held-out success is measured before it."""
+    return await etude.train_async(practice(engine, tmp_path_factory.mktemp("run"), POLICY, group_size=8))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def warmed(engine: EngineClient, source: etude.Run, tmp_path_factory: pytest.TempPathFactory) -> etude.SftRun:
+    """A warm-up on the best rollouts of the run."""
+    return await sft_async(warm(engine, source.folder, tmp_path_factory.mktemp("sft"), held_out=0.2))
+
+
+def practice(engine: EngineClient, run_dir: Path, policy: etude.Policy, *, group_size: int) -> etude.Training:
+    return etude.Training(
+        rollout=rollout_of("langgraph"),
+        scenarios=train_scenarios()[::8],
+        policy=policy,
+        reward=etude.FunctionReward(how_true),
+        engine=etude.Engine.connect(engine.url),
+        config=etude.TrainConfig(steps=1, group_size=group_size, scenarios_per_step=20, optimizer=FAST),
+        evaluation=etude.Evaluation(
+            scenarios=held_out_scenarios()[::2],
+            measure=lambda trajectory, scenario: verify(trajectory, scenario).success,
+        ),
+        run_dir=run_dir,
+    )
+
+
+def how_true(trajectory: etude.Trajectory) -> float:
+    return list(Level).index(verify(trajectory, TRUTH[trajectory.scenario_id]).level) / (len(Level) - 1)
+
+
+def warm(engine: EngineClient, source: Path, run_dir: Path, **changes: Any) -> WarmUp:
+    config = etude.SftConfig(**{"epochs": 6, "batch_size": 8, "optimizer": FAST} | changes)
+    choice = Choice(min_score=1.0)
+    return warm_up(
+        source, policy=POLICY, choice=choice, engine=etude.Engine.connect(engine.url), config=config, run_dir=run_dir
+    )
+
+
+def write_lines(path: Path, talks: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    return path
+
+
+async def test_a_runs_best_rollouts_are_learnt_and_the_next_run_starts_from_them(
+    engine: EngineClient, source: etude.Run, warmed: etude.SftRun, tmp_path: Path
+) -> None:
+    policy = POLICY.model_copy(update={"adapter": warmed.adapter})
+
+    run = await etude.train_async(practice(engine, tmp_path, policy, group_size=2))
+
+    figures, before, after = warmed.summary, source.summary.success_before, run.summary.success_before
+    print(f"\nheld-out loss {figures.held_out_before:.3f} -> {figures.held_out_after:.3f}, success {before} -> {after}")
+    assert figures.held_out_after is not None and figures.held_out_before is not None
+    assert figures.held_out_after < figures.held_out_before
+    assert before is not None and after is not None and after > before + 0.2
+    store = RunStore(run.folder)
+    sampled = [t for s in train_scenarios()[::8] for k in range(2) if (t := store.trajectory(f"0/{s.id}/{k}"))]
+    assert {v for t in sampled for c in t.calls for m in c.tokens.completions for v in m.weight_versions} == {1}
+    assert run.history[0]["version"] == 2
+    assert run.summary.max_logprob_drift is not None and run.summary.max_logprob_drift < 1e-3
+
+
+async def test_a_warm_up_that_is_stopped_goes_on_and_learns_what_it_would_have(
+    engine: EngineClient, source: etude.Run, warmed: etude.SftRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = RunStore.save_step
+
+    def stop_after_two(store: RunStore, position: int, *rest: Any) -> None:
+        save(store, position, *rest)
+        if position == 1:
+            raise ConnectionAbortedError("the lid was closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "save_step", stop_after_two)
+        with pytest.raises(ConnectionAbortedError):
+            await sft_async(warm(engine, source.folder, tmp_path, held_out=0.2))
+    cut = RunStore(tmp_path).history()
+    resumed = await sft_async(warm(engine, source.folder, tmp_path, held_out=0.2))
+
+    assert len(cut) == 2 < len(warmed.history)
+    assert resumed.history[:2] == tuple(cut)
+    assert [r["nll"] for r in resumed.history] == pytest.approx([r["nll"] for r in warmed.history], rel=1e-4)
+
+
+async def test_rollouts_that_another_model_sampled_under_the_same_name_are_refused(
+    engine: EngineClient, source: etude.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons = lessons_of_run(source.folder, Choice(top=2))
+    shifted = [
+        lesson.__class__(
+            place=lesson.place,
+            scenario_id=lesson.scenario_id,
+            calls=tuple(
+                call.model_copy(update={"prompt_ids": tuple((i * 7 + 5) % 1500 for i in call.prompt_ids)})
+                for call in lesson.calls
+            ),
+        )
+        for lesson in lessons
+    ]
+    monkeypatch.setattr("etude.training.sft.lessons_of_run", lambda *_: shifted)
+    monkeypatch.setattr("etude.training.teaching.new_id", lambda: ONE_TRAINER)
+
+    with pytest.raises(etude.ConfigError, match=r"was not sampled by the .* of today"):
+        await sft_async(warm(engine, source.folder, tmp_path / "sft"))
+
+
+async def test_a_file_is_learnt_turn_by_turn_under_the_models_own_template(
+    engine: EngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etude.training.teaching.new_id", lambda: ONE_TRAINER)
+    monkeypatch.setattr("etude.training.teaching.Teaching._rollout_id", lambda _, number: f"talk-{number}")
+    file = write_lines(tmp_path / "talks.jsonl", [{"messages": TALK, "tools": [TOOL]}] * 4)
+
+    learnt = await sft_async(warm(engine, file, tmp_path / "sft", epochs=4, batch_size=4))
+
+    assert learnt.summary.loss_last < learnt.summary.loss_first - 0.5
+    assert (Path(learnt.adapter) / "adapter_model.safetensors").is_file()
+    assert learnt.summary.conversations == 4
+
+
+async def test_what_the_template_cannot_split_is_refused_with_its_line(engine: EngineClient, tmp_path: Path) -> None:
+    answer_first = [{"role": "assistant", "content": "Hello."}]
+    image = [{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "A cat."}]
+    file = write_lines(tmp_path / "talks.jsonl", [{"messages": m} for m in (TALK, answer_first, image)])
+
+    with pytest.raises(etude.ConfigError, match=r"(?s)2 of 3 .*line 2: messages\[0\].*\nline 3: .*image_url"):
+        await sft_async(warm(engine, file, tmp_path / "sft"))
