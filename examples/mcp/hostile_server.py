@@ -13,14 +13,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakSet
 
-import uvicorn
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.stdio import stdio_server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.types import TextContent, Tool, ToolAnnotations
-from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount
 
 READS = ToolAnnotations(readOnlyHint=True)
 EMPTY: dict[str, Any] = {"type": "object", "properties": {}}
@@ -73,11 +68,13 @@ TOKEN = "sesame"
 class Door:
     """Answers by the address: `/mcp` serves, `/key/mcp` serves who has the token, `/503/mcp` answers with a 503."""
 
-    def __init__(self, manager: StreamableHTTPSessionManager) -> None:
+    def __init__(self, manager: Any) -> None:
         self.manager = manager
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
+        from starlette.responses import PlainTextResponse
+
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
         first = scope["path"].strip("/").split("/")[0]
         status = int(first) if first.isdecimal() else None
@@ -90,10 +87,16 @@ class Door:
 
 async def serve_http(server: Server[Any, Any]) -> None:
     """Serve on loopback and print the address."""
+    # A process over stdio, one a session, starts faster without these.
+    import uvicorn
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
     manager = StreamableHTTPSessionManager(server, json_response=True)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Any) -> AsyncIterator[None]:
         async with manager.run():
             yield
 

@@ -14,11 +14,13 @@ from etude.mcp import generator, grammar
 from etude.mcp.dry_run import DryRun
 from etude.mcp.generator import Generator
 from etude.mcp.offer import Offer, read_offer
-from etude.mcp.scenario import HeldOut, Rejected, Scenario, load, load_rejected, of_split, save, split
+from etude.mcp.scenario import HeldOut, Rejected, Scenario, check_held_out, load, load_rejected, of_split, save, split
 from etude.mcp.server import Limits, Server
 from etude.mcp.session import Sessions
 
 SCENARIOS, REJECTED = "scenarios.jsonl", "rejected.jsonl"
+_AT_ONCE = 8
+"""Sentences the server is asked for at the same time."""
 Say = Callable[[str], None]
 
 
@@ -105,6 +107,7 @@ async def scenarios_async(
     say: Say = _quiet,
 ) -> Collection:
     """Do what `scenarios` does inside an event loop that is already there, and say how it goes."""
+    check_held_out(held_out)
     offer = await read_offer(sessions, tools=tools, allow=allow)
     say(f"{offer.name}: {offer.found} tools, {len(offer.tools)} taken; {len(offer.prompts)} prompts, "
         f"{len(offer.resources)} resources read")  # fmt: skip
@@ -175,11 +178,14 @@ async def _from_grammar(
 
 
 async def _written(writers: Sequence[grammar.Writer]) -> tuple[list[Scenario], list[Rejected]]:
-    made: list[Scenario] = []
-    refused: list[Rejected] = []
-    for write in writers:
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def write(writer: grammar.Writer) -> Scenario | Rejected:
         try:
-            made.append(await write())
+            async with slots:
+                return await writer()
         except grammar.PromptRefused as refusal:
-            refused.append(Rejected(task="a prompt of the server", reason=str(refusal)))
-    return made, refused
+            return Rejected(task="a prompt of the server", reason=str(refusal))
+
+    done = await asyncio.gather(*(write(writer) for writer in writers))
+    return [d for d in done if isinstance(d, Scenario)], [d for d in done if isinstance(d, Rejected)]

@@ -69,6 +69,7 @@ def split(scenarios: Sequence[Scenario], *, held_out: HeldOut, seed: int) -> lis
     Raises:
         ConfigError: one of the halves would be empty.
     """
+    check_held_out(held_out)
     is_held_out = held_out if callable(held_out) else _drawn(scenarios, held_out, seed)
     parted = [one.model_copy(update={"split": "held_out" if is_held_out(one) else "train"}) for one in scenarios]
     if not of_split(parted, "train") or not of_split(parted, "held_out"):
@@ -79,9 +80,13 @@ def split(scenarios: Sequence[Scenario], *, held_out: HeldOut, seed: int) -> lis
     return parted
 
 
+def check_held_out(held_out: HeldOut) -> None:
+    """Raise `ConfigError` for a share that leaves one half empty; said before any work."""
+    if not callable(held_out) and not 0 < held_out < 1:
+        raise ConfigError(f"the held-out share is {held_out!r}; expected a number between 0 and 1, such as 0.25")
+
+
 def _drawn(scenarios: Sequence[Scenario], share: float, seed: int) -> Callable[[Scenario], bool]:
-    if not 0 < share < 1:
-        raise ConfigError(f"the held-out share is {share!r}; expected a number between 0 and 1, such as 0.25")
     kinds: dict[tuple[str, str], list[Scenario]] = {}
     for one in scenarios:
         kinds.setdefault((one.difficulty, one.source), []).append(one)
