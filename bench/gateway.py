@@ -1,6 +1,6 @@
 """What the gateway costs and how fast new weights answer, measured on one engine in one run.
 
-    python bench/gateway.py [--rounds 9] [--steps 5] [--json FILE]
+    python bench/gateway.py [--rounds 15] [--steps 5] [--json FILE]
 
 1. Single calls, 16 at a time: through the gateway (tracked: tokens asked for, recorded, stripped) against vLLM itself,
    asked for plain text and asked for tokens and log-probabilities too.
@@ -37,8 +37,8 @@ from etude.tokens import MergeStats, merge_stats
 from etude.types import OpenPolicy, OpenSession, SealedSession, SessionGrant, StepRequest, WeightedRollout
 
 CONCURRENT = 16
-CALLS = 160
-TURNS, TALKS = 6, 32
+CALLS = 96
+TURNS, TALKS = 6, 16
 ITEMS = ("Harp", "Lute", "Drum", "Flute", "Cello", "Banjo", "Viola")
 SHORTEST, LONGEST = 16, 48
 WEIGHTS = Path(__file__).parents[1] / "packages/tiny_world/src/etude_tiny_world/weights/policy"
@@ -336,7 +336,7 @@ async def measure(rounds: int, steps: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     asked = parser.parse_args()

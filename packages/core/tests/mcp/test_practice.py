@@ -63,7 +63,7 @@ async def test_a_server_that_is_gone_fails_the_rollout_and_is_named() -> None:
 
 
 def test_a_framework_without_an_agent_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"no agent is written in 'autogen'; installed are: adk, crewai, langgraph"):
+    with pytest.raises(ConfigError, match=r"no agent is written in 'autogen'; installed are: .*langgraph"):
         load_agent("autogen")
 
 

@@ -15,6 +15,7 @@ from mcp_servers import hostile, shop
 
 from etude.errors import ConfigError, McpServerError, McpServerUnreachable
 from etude.mcp import Limits, Server, Sessions
+from etude.mcp.session import STARTING
 
 QUICK = Limits(open_s=10, call_s=10)
 
@@ -201,6 +202,25 @@ async def test_a_server_that_never_says_hello_is_not_waited_for() -> None:
     assert counted(opened) == (1, 1)
     assert children() <= before
     assert time.perf_counter() - clock < 30
+
+
+async def test_few_processes_start_at_a_time_and_each_has_its_whole_time_to_say_hello() -> None:
+    opened, before = sessions(["sh", "-c", "cat > /dev/null"], Limits(open_s=0.2)), children()
+    most = 0
+
+    async def one() -> None:
+        with pytest.raises(McpServerUnreachable, match=r"did not say hello within 0\.2 s"):
+            async with opened.open():
+                pass
+
+    waiting = asyncio.gather(*(one() for _ in range(STARTING + 3)))
+    while not waiting.done():
+        most = max(most, len(children() - before))
+        await asyncio.sleep(0.02)
+    await waiting
+
+    assert counted(opened) == (STARTING + 3, STARTING + 3)
+    assert 1 < most <= STARTING
 
 
 async def test_a_server_that_wants_a_key_says_how_to_give_it_one(hostile_url: str) -> None:

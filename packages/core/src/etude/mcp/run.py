@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from etude.engine.local import ConnectedEngine, Engine, LocalEngine
+from etude.errors import EtudeError
 from etude.mcp.collect import Collection, scenarios_async
 from etude.mcp.comparison import Comparison, Pair, compare, pairs, worked
 from etude.mcp.frameworks import load_agent
@@ -137,9 +138,11 @@ class McpTraining:
             examples = pairs(store, found.held_out, self.rollouts_per_scenario)
         finally:
             store.close()
+        tally = sessions.tally
+        assert tally.opened == tally.closed, f"{tally.opened} sessions were opened and {tally.closed} closed"
         said = figures(
-            finished.summary, found, sessions.tally, framework=self.framework,
-            measure=self.measure_name, comparison=await self._compared(examples, folder) if self.compare else None,
+            finished.summary, found, tally, framework=self.framework, measure=self.measure_name,
+            comparison=await self._compared(examples, folder, console) if self.compare else None,
         )  # fmt: skip
         write_json(folder / "summary.json", said)
         write_markdown(folder / "report.md", said, found, examples, self.measure or worked)
@@ -147,10 +150,16 @@ class McpTraining:
         console.print(f"report: {folder / 'report.md'}   figures: {folder / 'summary.json'}")
         return McpRun(folder=folder, figures=said, training=finished, scenarios=found)
 
-    async def _compared(self, examples: Sequence[Pair], folder: Path) -> Comparison | None:
+    async def _compared(self, examples: Sequence[Pair], folder: Path, console: Console) -> Comparison | None:
         """Return the judge's view of before and after; a judge that the engine serves needs it once more."""
-        if "engine/" not in repr(self.reward):
-            return await compare(self.reward, examples)
-        async with self.engine.running([self.policy.served()], home=folder / _TRAINING / "engine") as client:
-            bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key)
-            return await compare(bound, examples)
+        console.print("the judge compares the held-out rollouts before and after")
+        try:
+            if "engine/" not in repr(self.reward):
+                return await compare(self.reward, examples)
+            async with self.engine.running([self.policy.served()], home=folder / _TRAINING / "engine") as client:
+                bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key)
+                return await compare(bound, examples)
+        except EtudeError as error:
+            # The training is done and paid for: its report is written without the comparison.
+            console.print(f"no comparison by the judge: {type(error).__name__}: {error}", markup=False)
+            return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from mcp import ClientSession, types
 from mcp.shared.exceptions import McpError
@@ -18,6 +20,8 @@ from etude.mcp.server import Limits, Server
 from etude.mcp.transport import connected, explain
 
 T = TypeVar("T")
+STARTING = 2 * (os.cpu_count() or 2)
+"""Most processes that are waited for their hello at the same time."""
 _CLIENT = types.Implementation(name="etude", version="0.1.0")
 
 
@@ -216,6 +220,9 @@ class Sessions:
     limits: Limits = field(default_factory=Limits)
     tally: Tally = field(default_factory=Tally)
     _keepers: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
+    _doors: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = field(
+        default_factory=WeakKeyDictionary, repr=False
+    )
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Session]:
@@ -225,14 +232,26 @@ class Sessions:
             McpServerError: the server cannot be reached, wants a key, or does not speak MCP.
         """
         session = Session(self.server, self.limits, self.tally)
-        keeper = asyncio.create_task(session.keep(), name=f"mcp session with {self.server.place}")
-        self._keepers.add(keeper)
-        keeper.add_done_callback(self._keepers.discard)
+        async with self._door():
+            keeper = asyncio.create_task(session.keep(), name=f"mcp session with {self.server.place}")
+            self._keepers.add(keeper)
+            keeper.add_done_callback(self._keepers.discard)
+            try:
+                await session.opened(keeper)
+            except BaseException:
+                await session.end(keeper)
+                raise
         try:
-            await session.opened(keeper)
             yield session
         finally:
             await session.end(keeper)
+
+    def _door(self) -> AbstractAsyncContextManager[Any]:
+        """Let few processes start at a time: many would make each other late for their hello."""
+        if self.server.url is not None:
+            return nullcontext()
+        loop = asyncio.get_running_loop()
+        return self._doors.setdefault(loop, asyncio.Semaphore(STARTING))
 
     async def drain(self) -> None:
         """Wait until every session that was opened in this event loop has ended, also those of cancelled rollouts."""
