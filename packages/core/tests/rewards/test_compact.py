@@ -60,7 +60,7 @@ def test_it_fits_and_the_last_message_is_there(blocks: list[Block], budget: int)
 
     notes = sum(len(m) for m in re.findall(r"\[… [^\]]*…\]", text))
     assert len(text) - notes <= budget + len(blocks)
-    assert text.endswith(blocks[-1].text[-5:] if blocks[-1].text else "")
+    assert text.endswith(blocks[-1].text[-4:] if blocks[-1].text else "")
 
 
 def test_cut_middle_counts_what_it_cut() -> None:
