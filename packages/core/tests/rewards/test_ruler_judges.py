@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from builders import call, said, trajectory
-from loopback_judge import LoopbackJudge, attempts_of, grades, says, verdict
+from loopback_judge import LoopbackJudge, Reply, attempts_of, grades, says, verdict
 
 from etude.capture import Rollout, bind, current_rollout, require_rollout
 from etude.errors import ConfigError
@@ -143,3 +143,17 @@ def test_a_ruler_reads_the_same_in_every_process() -> None:
         "Ruler('gpt-5-mini', rubric='- Short.', permutations=1, tolerance=0.0, details=(), max_attempts=16, "
         "attempt_chars=24000, window_chars=400000, seed=0)"
     )
+
+
+async def test_a_judge_that_refuses_is_said_to_have_refused(server: LoopbackJudge) -> None:
+    words = {"role": "assistant", "content": None, "refusal": "I can't grade these."}
+    choice = {"index": 0, "finish_reason": "stop", "message": words}
+    body = {"id": "c", "object": "chat.completion", "created": 0, "model": "loopback", "choices": [choice]}
+    server.script = [Reply(body=body)]
+
+    judgement = await Ruler(server.judge()).judge_group(GROUP)
+
+    assert judgement.scores == ()
+    assert judgement.error is not None
+    assert "the judge refused to answer" in judgement.error.message
+    assert "I can't grade these." in judgement.error.message
