@@ -12,8 +12,9 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import openai
 import pytest
@@ -122,17 +123,19 @@ async def test_rollouts_of_a_step_run_while_the_step_before_it_is_trained(engine
     assert run.summary.stale_groups == 0
 
 
+@dataclass(frozen=True, repr=False)
 class Stuck(etude.FunctionReward):
-    """Scores a step; the verdicts of the one after it never come."""
+    """Scores the first step when the second is sampled too, so from the same weights; its verdicts never come."""
 
-    asked: ClassVar[list[int]] = []
+    database: Path = Path()
 
     def __repr__(self) -> str:
         return "reward"
 
     async def judge_group(self, trajectories: Sequence[etude.Trajectory]) -> etude.Judgement:
-        self.asked.append(1)
-        if len(self.asked) > 2:
+        while len(slots := _slots(self.database)) < 16:
+            await asyncio.sleep(0.05)
+        if not slots[trajectories[0].rollout_id].startswith("0/"):
             await asyncio.Event().wait()
         return await super().judge_group(trajectories)
 
@@ -149,8 +152,9 @@ async def test_a_stopped_run_goes_on_and_what_has_grown_too_old_is_dropped_and_s
         config = on_policy(steps=2, max_staleness=max_staleness)
         return etude.train_async(training(engine, tmp_path / "r", reward=reward, config=config))
 
-    running = asyncio.create_task(go(Stuck(length), 1))
-    while not await asyncio.to_thread(_is_ahead, tmp_path / "r" / "run.sqlite"):
+    running = asyncio.create_task(go(Stuck(length, database=tmp_path / "r" / "run.sqlite"), 1))
+    store = RunStore(tmp_path / "r")
+    while not store.history():
         assert not running.done(), running.exception()
         await asyncio.sleep(0.1)
     running.cancel()
@@ -166,13 +170,9 @@ async def test_a_stopped_run_goes_on_and_what_has_grown_too_old_is_dropped_and_s
     assert "step 1: 2 of 2 groups dropped: they hold tokens of weights more than max_staleness=0 steps" in caplog.text
 
 
-def _is_ahead(path: Path) -> bool:
-    """Whether the first step is taken and all rollouts of the second are in."""
-    if not path.exists():
-        return False
-    with closing(sqlite3.connect(path)) as db:
-        steps = db.execute("SELECT count(*) FROM steps").fetchone()[0]
-        return steps == 1 and db.execute("SELECT count(*) FROM trajectories").fetchone()[0] == 16
+def _slots(database: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(database)) as db:
+        return dict(db.execute("SELECT rollout_id, slot FROM trajectories"))
 
 
 async def test_a_step_refused_for_drift_ends_the_run_and_is_sampled_anew_by_the_next(
@@ -180,18 +180,15 @@ async def test_a_step_refused_for_drift_ends_the_run_and_is_sampled_anew_by_the_
 ) -> None:
     config = on_policy(steps=2, max_staleness=1, loss=etude.LossSettings(drift_warn=1e-12, drift_stop=1e-12))
 
-    def slots() -> set[str]:
-        with closing(sqlite3.connect(tmp_path / "r" / "run.sqlite")) as db:
-            return {slot for (slot,) in db.execute("SELECT slot FROM trajectories")}
-
+    database = tmp_path / "r" / "run.sqlite"
     with pytest.raises(etude.DriftError, match=r"differ by.*0 of 2 steps taken.*same command again.*drift_stop above"):
         await etude.train_async(training(engine, tmp_path / "r", config=config))
-    refused = slots()
+    refused = set(_slots(database).values())
     with pytest.raises(etude.DriftError):
         await etude.train_async(training(engine, tmp_path / "r", config=config))
 
     assert "step 1 was refused" in capsys.readouterr().out
-    again = slots()
+    again = set(_slots(database).values())
     aside = {slot.split("/", 1)[1] for slot in again if slot.startswith("aside-")}
     assert aside == refused
     assert len([slot for slot in again if slot.startswith("0/")]) == 8
