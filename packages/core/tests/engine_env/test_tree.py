@@ -116,12 +116,13 @@ CALLS = st.sampled_from([0, 8, 40, looks._CALL])
 
 @contextmanager
 def priced(call: int) -> Iterator[None]:
-    """Plan as if an attention call cost as much as so many pairs."""
-    usual, looks._CALL = looks._CALL, call
+    """Plan as if an attention call cost as much as so many pairs, and with blocks that small trees have several of."""
+    usual = looks._CALL, looks._BLOCK
+    looks._CALL, looks._BLOCK = call, 64 if call == usual[0] else 2
     try:
         yield
     finally:
-        looks._CALL = usual
+        looks._CALL, looks._BLOCK = usual
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -228,20 +229,29 @@ def test_gpu_attention_is_that_of_the_cpu() -> None:
 )
 def test_any_shape_of_tree_is_planned_right_and_not_wastefully(rows: list[tuple[int, ...]]) -> None:
     plan, heads, expected = attended(rows)
-    pairs = sum((q.queries.stop - q.queries.start) * (q.keys.stop - q.keys.start) for q in plan.looks)
+    pairs = sum(look.pairs for look in plan.looks)
 
     assert torch.allclose(tree_attention(*heads, plan, 0.3).double(), expected, atol=2e-5)
     # Never dearer than one call under a mask.
     assert pairs + looks._CALL * len(plan.looks) <= plan.mask_QN.numel() + looks._CALL
 
 
-def test_a_tiny_tree_is_a_few_calls_and_a_long_run_is_cut_in_halves() -> None:
+@pytest.mark.parametrize("count", [127, 128, 200, 255, 448, 700, 1023, 1024])
+def test_a_long_run_is_a_staircase_of_few_calls(count: int) -> None:
+    plan, heads, expected = attended([(1,) * count])
+
+    assert torch.allclose(tree_attention(*heads, plan, 0.3).double(), expected, atol=2e-5)
+    assert len(plan.looks) <= 10
+
+
+def test_a_tiny_tree_is_a_few_calls_and_a_long_run_is_hardly_wasteful() -> None:
     few = attended([(*range(60), k, k % 7, 5) for k in range(61, 90)])[0].looks
     long = attended([(1,) * 1024])[0].looks
 
     assert len(few) <= 3
     assert {look.mask for look in long} == {"causal", "none"}
-    assert sum((q.queries.stop - q.queries.start) * (q.keys.stop - q.keys.start) for q in long) < 0.6 * 1024**2
+    assert len(long) == 5
+    assert sum(look.pairs for look in long) < 0.54 * 1024**2
 
 
 @pytest.mark.gpu

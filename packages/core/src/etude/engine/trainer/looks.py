@@ -1,8 +1,8 @@
 """A trie in preorder → the attention calls that together show every position its own path, few and not wasteful.
 
 A call has a price of its own, and so have pairs that are computed only to be masked. A large run of the trie is seen
-by itself, causally and in halves, and by all behind it without a mask; small subtrees, and small neighbours, are one
-call under a mask. Which is cheaper is decided from the leaves up.
+by itself, in blocks that make a staircase below the diagonal, and by all behind it without a mask; small subtrees, and
+small neighbours, are one call under a mask. Which is cheaper is decided from the leaves up.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from etude.tokens.packing import Segment
 
 _CALL = 2048
 """What a call costs beside its pairs, in pairs: about 0.1 ms on a CPU, as the hidden sizes 128 to 512 have it."""
+_BLOCK = 64
+"""Least length of a block on the diagonal, whose masked half is computed too."""
 
 Place = Callable[[int], int]
 """How many of those that ask lie before a position."""
@@ -22,13 +24,22 @@ Place = Callable[[int], int]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One attention call: some of those that ask look at a run of keys."""
+    """One attention call: some of those that ask look at a run of keys, in one block or in several alike."""
 
     queries: slice
+    """Of the first block, counted among those that ask."""
     keys: slice
     mask: Literal["none", "causal", "tree"]
     is_first: bool
     """Whether nothing was seen by these before; what they see is joined otherwise."""
+    blocks: int = 1
+    apart: int = 0
+    """From the start of a block to that of the next, in queries and in keys."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a query and a key that are computed, masked or not."""
+        return self.blocks * (self.queries.stop - self.queries.start) * (self.keys.stop - self.keys.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +102,7 @@ def _cost(queries: int, keys: int) -> float:
 
 
 def _causal_cost(count: int) -> float:
-    """A causal call computes its masked half too, so a long run is cheaper in halves."""
-    if not _is_halved(count):
-        return _cost(count, count)
-    left = count // 2
-    return _causal_cost(left) + _causal_cost(count - left) + _cost(count - left, left)
-
-
-def _is_halved(count: int) -> bool:
-    left = count // 2
-    return _cost(left, left) + _cost(count - left, count - left) + _cost(count - left, left) < _cost(count, count)
+    return sum(_CALL + look.pairs for look in _causal(0, 0, count, is_first=True))
 
 
 def _emitted(roots: Sequence[_Part], place: Place) -> Iterator[Look]:
@@ -113,18 +115,32 @@ def _emitted(roots: Sequence[_Part], place: Place) -> Iterator[Look]:
             continue
         own, behind = slice(place(part.start), place(part.stop)), slice(place(part.stop), place(part.below))
         if own.start < own.stop:
-            yield from _halves(own.start, part.start, own.stop - own.start, is_first)
+            yield from _causal(own.start, part.start, own.stop - own.start, is_first)
         if behind.start < behind.stop:
             yield Look(behind, slice(part.start, part.stop), "none", is_first)
             stack += [(below, False) for below in reversed(part.inside)]
 
 
-def _halves(query: int, key: int, count: int, is_first: bool) -> Iterator[Look]:
-    """Yield a causal run of `count`, whose queries and keys begin at the places given."""
-    if not _is_halved(count):
-        yield Look(slice(query, query + count), slice(key, key + count), "causal", is_first)
-        return
-    left, right = count // 2, count - count // 2
-    yield from _halves(query, key, left, is_first)
-    yield from _halves(query + left, key + left, right, is_first)
-    yield Look(slice(query + left, query + count), slice(key, key + left), "none", False)
+def _causal(query: int, key: int, count: int, is_first: bool) -> list[Look]:
+    """Return the cheaper calls for a causal run of `count`, whose queries and keys begin at the places given."""
+    if not count:
+        return []
+    one = Look(slice(query, query + count), slice(key, key + count), "causal", is_first)
+    stairs = list(_stairs(query, key, count, is_first))
+    return min([one], stairs, key=lambda looks: sum(_CALL + look.pairs for look in looks))
+
+
+def _stairs(query: int, key: int, count: int, is_first: bool) -> Iterator[Look]:
+    """Yield the blocks on the diagonal as one call, then those below it: of each two, the second sees the first."""
+    blocks = max(1, count // _BLOCK)
+    size = count // blocks
+    yield Look(slice(query, query + size), slice(key, key + size), "causal", is_first, blocks, size)
+    if rest := count - blocks * size:
+        yield Look(slice(query + count - rest, query + count), slice(key, key + count), "tree", is_first)
+    while blocks > 1:
+        first, second = slice(key, key + size), slice(query + size, query + 2 * size)
+        yield Look(second, first, "none", False, blocks // 2, 2 * size)
+        if blocks % 2:
+            before = (blocks - 1) * size
+            yield Look(slice(query + before, query + before + size), slice(key, key + before), "none", False)
+        blocks, size = blocks // 2, 2 * size

@@ -131,54 +131,51 @@ _FLASH_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backwar
 
 
 class _CpuTree(torch.autograd.Function):
-    """Heads that share a key head are a batch of their own, so that grouped keys are views, never copies."""
-
     @staticmethod
     def forward(ctx: Any, query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, looks: Looks, scale: float) -> Tensor:
-        query, key, value = _grouped(query_QHE, key_NKE), _shared(query_QHE, key_NKE), _shared(query_QHE, value_NKE)
         out_QHE = torch.empty_like(query_QHE, memory_format=torch.contiguous_format)
-        out = _grouped(out_QHE, key_NKE)
-        log_sum = query.new_empty(query.shape[:3])
+        log_sum_QH = query_QHE.new_empty(query_QHE.shape[:2])
         for look, mask in looks:
-            q, k, v = query[:, :, look.queries], key[:, :, look.keys], value[:, :, look.keys]
+            q, k, v = _asking(query_QHE, look), _seen(key_NKE, look), _seen(value_NKE, look)
             part, part_sum = _FLASH(q, k, v, 0.0, look.mask == "causal", attn_mask=mask, scale=scale)
             join = _set if look.is_first else _join
-            join(out[:, :, look.queries], log_sum[:, :, look.queries], part, part_sum)
-        ctx.save_for_backward(query_QHE, key_NKE, value_NKE, out_QHE, log_sum)
+            join(_asking(out_QHE, look), _asking(log_sum_QH[:, :, None], look)[..., 0], part, part_sum)
+        ctx.save_for_backward(query_QHE, key_NKE, value_NKE, out_QHE, log_sum_QH)
         ctx.looks, ctx.scale = looks, scale
         return out_QHE
 
     @staticmethod
     def backward(ctx: Any, to_out_QHE: Tensor) -> tuple[Tensor | None, ...]:
-        query_QHE, key_NKE, value_NKE, out_QHE, log_sum = ctx.saved_tensors
-        query, key, value = _grouped(query_QHE, key_NKE), _shared(query_QHE, key_NKE), _shared(query_QHE, value_NKE)
-        out, to_out = _grouped(out_QHE, key_NKE), _grouped(to_out_QHE, key_NKE)
-        to_query_QHE = torch.zeros_like(query_QHE, memory_format=torch.contiguous_format)
-        to_key_NKE = torch.zeros_like(key_NKE, memory_format=torch.contiguous_format)
-        to_value_NKE = torch.zeros_like(to_key_NKE)
-        to_query = _grouped(to_query_QHE, key_NKE)
+        query_QHE, key_NKE, value_NKE, out_QHE, log_sum_QH = ctx.saved_tensors
+        to_query_QHE, to_key_NKE, to_value_NKE = (
+            torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (query_QHE, key_NKE, value_NKE)
+        )
         for look, mask in ctx.looks:
             # With the output and log-sum of the whole path, each part's gradients are those of the whole softmax.
             dq, dk, dv = _FLASH_BACK(
-                to_out[:, :, look.queries], query[:, :, look.queries], key[:, :, look.keys], value[:, :, look.keys],
-                out[:, :, look.queries], log_sum[:, :, look.queries], 0.0, look.mask == "causal",
+                _asking(to_out_QHE, look), _asking(query_QHE, look), _seen(key_NKE, look), _seen(value_NKE, look),
+                _asking(out_QHE, look), _asking(log_sum_QH[:, :, None], look)[..., 0], 0.0, look.mask == "causal",
                 attn_mask=mask, scale=ctx.scale,
             )  # fmt: skip
-            to_query[:, :, look.queries] += dq
-            to_key_NKE[look.keys] += dk.sum(1).transpose(0, 1)
-            to_value_NKE[look.keys] += dv.sum(1).transpose(0, 1)
+            _asking(to_query_QHE, look).add_(dq)
+            _seen(to_key_NKE, look).add_(dk)
+            _seen(to_value_NKE, look).add_(dv)
         return to_query_QHE, to_key_NKE, to_value_NKE, None, None
 
 
-def _grouped(x_QHE: Tensor, key_NKE: Tensor) -> Tensor:
-    """Return Q x H x E as a view K x H/K x Q x E."""
-    return x_QHE.unflatten(1, (key_NKE.shape[1], -1)).permute(1, 2, 0, 3)
+def _asking(x_QHE: Tensor, look: Look) -> Tensor:
+    return _blocks(x_QHE, look.queries, look)
 
 
-def _shared(query_QHE: Tensor, x_NKE: Tensor) -> Tensor:
-    """Return N x K x E as a view K x H/K x N x E whose second dimension has no stride."""
-    heads = query_QHE.shape[1] // x_NKE.shape[1]
-    return x_NKE.transpose(0, 1)[:, None].expand(-1, heads, -1, -1)
+def _seen(x_NKE: Tensor, look: Look) -> Tensor:
+    return _blocks(x_NKE, look.keys, look)
+
+
+def _blocks(x_NHE: Tensor, first: slice, look: Look) -> Tensor:
+    """Return a view: blocks x heads x positions of a block x E."""
+    size = first.stop - first.start
+    reach = x_NHE[first.start : first.stop + (look.blocks - 1) * look.apart]
+    return reach.unfold(0, size, max(1, look.apart)).transpose(2, 3)
 
 
 def _set(out: Tensor, log_sum: Tensor, part: Tensor, part_sum: Tensor) -> None:
