@@ -185,7 +185,7 @@ async def test_a_request_without_a_reply_frees_its_place(server: LoopbackJudge) 
         ({"judge": "engine/judge", "max_cost_usd": -1.0}, r"max_cost_usd is -1\.0; expected more than 0"),
         ({"judge": by_place, "rubric": " \n"}, "rubric is empty"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_settings_that_cannot_work_are_refused_at_construction(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
