@@ -19,6 +19,7 @@ import etude
 from etude.cli import main
 from etude.engine.provision import engine_python
 from etude.errors import EngineMissing, RolloutError
+from etude.mcp import run as mcp_run
 from etude.testing import Reply, ScriptedEngine, call_tool, in_order, say, scripted_rollout
 from etude.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
 from etude_tiny_world import policy_path
@@ -152,6 +153,29 @@ def test_a_run_is_reported_and_a_server_that_goes_stops_it_and_loses_nothing_fin
     report = (tmp_path / "report.md").read_text()
     assert "### held out" in report and "tool get_stock: 66 left" in report
     assert "- left out: `refund_order` (looks destructive" in report
+
+
+def test_a_run_cut_off_in_its_report_comes_back_to_it_and_trains_nothing_again(
+    engine: GatewayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenarios(tmp_path, ["held out", "one", "two"])
+    engine.vllm.play(by_turn(lambda n: call_tool("get_stock", item="Tuba"), lambda n: say(f"{n} left")))
+    whole = mcp_run.write_markdown
+
+    def cut_off(*_: Any) -> None:
+        monkeypatch.setattr(mcp_run, "write_markdown", whole)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mcp_run, "write_markdown", cut_off)
+    with serving(SHOP, "--db", str(tmp_path / "shop.sqlite")) as (url, _):
+        with pytest.raises(KeyboardInterrupt):
+            training(engine, url, tmp_path).run()
+        asked = len(engine.vllm.asked)
+        again = training(engine, url, tmp_path).run()
+
+    assert len(engine.vllm.asked) == asked
+    assert (again.figures["steps"], len(list(tmp_path.glob("training*")))) == (1, 1)
+    assert (tmp_path / "report.md").exists()
 
 
 def etude_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, str]:

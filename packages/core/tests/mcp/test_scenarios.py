@@ -266,6 +266,18 @@ async def test_a_model_that_cannot_be_asked_is_named_without_its_key(shop_url: s
     assert "sk-secret" not in f"{refused.value} {model!r}"
 
 
+async def test_what_is_written_stays_where_the_model_stops_answering(shop_url: str) -> None:
+    answers = [say(written(row("Any Tuba left?", item="Tuba"), row("Any Harp left?", item="Harp"))), fail(401)]
+    lines: list[str] = []
+    with ScriptedEngine(lambda request: answers.pop(0)) as chat:
+        model = Generator("writer", base_url=chat.base_url, api_key="k")
+        sessions = Sessions(server=Server.of(shop_url))
+        found = await scenarios_async(sessions, count=4, generator=model, say=lines.append)
+
+    assert [s.task for s in found.scenarios] == ["Any Tuba left?", "Any Harp left?"]
+    assert any("cannot be asked" in line and "goes on with them" in line for line in lines)
+
+
 def test_a_mix_is_shared_out_whole() -> None:
     assert Generator("m").wanted(10) == {"easy": 4, "medium": 4, "hard": 2}
     assert sum(Generator("m", mix={"easy": 1, "medium": 1, "hard": 1}).wanted(100).values()) == 100

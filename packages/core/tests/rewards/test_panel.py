@@ -196,4 +196,6 @@ def test_a_raised_ceiling_is_the_same_reward_to_a_resumed_run() -> None:
     judge = Judge("m", prompt_usd_per_million=1.0, completion_usd_per_million=1.0)
 
     assert repr(Ruler(judge, max_cost_usd=1.0)) == repr(Ruler(judge, max_cost_usd=2.0))
+    assert repr(Ruler(Judge("m", timeout_s=1, max_retries=0, max_concurrency=1))) == repr(Ruler("m"))
+    assert repr(Ruler(Judge("m", temperature=0.5))) != repr(Ruler("m"))
     assert repr(Ruler((by_place, silent))) != repr(Ruler((silent, by_place)))

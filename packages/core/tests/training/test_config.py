@@ -126,3 +126,8 @@ def test_a_batch_never_holds_a_scenario_twice() -> None:
 
 def test_a_batch_is_no_larger_than_the_scenario_list() -> None:
     assert sorted(batch_ids(["a", "b"], 0, TrainConfig(scenarios_per_step=8))) == ["a", "b"]
+
+
+def test_an_evaluation_of_no_rollouts_is_refused() -> None:
+    with pytest.raises(etude.ConfigError, match="rollouts_per_scenario is 0; expected at least 1"):
+        etude.Evaluation(scenarios=["q"], measure=lambda trajectory, scenario: 1.0, rollouts_per_scenario=0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 from builders import call, said, trajectory
 
 import etude
-from etude.training.folder import open_folder
+from etude.training.folder import open_folder, run_folder
 from etude.training.step import give_up_refused, note_refused
 from etude.training.store import RunStore
 from etude.types import Judgement, StepReport
@@ -54,6 +56,31 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(etude.ConfigError, match="is a file; expected a folder"):
         open_folder(tmp_path / "r", name="x", fresh=False)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_in_which_a_process_is_at_work_is_refused_and_stays(tmp_path: Path, fresh: bool) -> None:
+    with run_folder(tmp_path / "r", name="x", fresh=False) as folder:
+        RunStore(folder).close()
+        with (
+            pytest.raises(
+                etude.ConfigError, match=rf"process {os.getpid()} is at work on the run in .*another run_dir"
+            ),
+            run_folder(folder, name="x", fresh=fresh),
+        ):
+            pass
+        assert (folder / "run.sqlite").exists()
+    with run_folder(folder, name="x", fresh=fresh):
+        pass  # the first has ended
+
+
+def test_the_seconds_of_a_run_that_is_cut_off_count(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), store.timed(time.perf_counter() - 10):
+            raise KeyboardInterrupt
+
+    assert 20 <= store.fact("seconds") < 30
 
 
 def test_other_settings_in_an_unfinished_folder_are_refused_by_name(tmp_path: Path) -> None:

@@ -108,3 +108,9 @@ def test_drift_that_cannot_be_measured_for_some_steps_is_said_once() -> None:
 
     assert said_at == [DRIFT_EVERY]
     assert drift_unmeasured([*[blind] * DRIFT_EVERY, measured]) is None
+
+
+def test_groups_with_fewer_than_two_scores_are_not_called_equal() -> None:
+    group_of_none = group((trajectory("a", call(said("x"))), None), (trajectory("b", call(said("y"))), None))
+
+    assert "equal scores" not in _warned(group_of_none)

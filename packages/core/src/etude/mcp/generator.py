@@ -90,7 +90,13 @@ async def generate(
     while len(kept) < count and fruitless < _FRUITLESS:
         wanted = _missing(model.wanted(count), kept, min(_PER_REQUEST, count - len(kept)))
         user = _request(offer, wanted, kept, rejected)
-        made, unread = await _ask(chat, Question(system=system, user=user, schema=SCHEMA), model.model)
+        try:
+            made, unread = await _ask(chat, Question(system=system, user=user, schema=SCHEMA), model.model)
+        except ConfigError as error:
+            if not kept:
+                raise
+            say(f"{error}; {len(kept)} scenarios are there, and the run goes on with them")
+            break
         good, bad = await dry_run.sift(made)
         kept += good[: count - len(kept)]
         rejected += [*unread, *bad]

@@ -17,13 +17,15 @@ from etude.mcp.comparison import Comparison, Pair, compare, pairs, worked
 from etude.mcp.frameworks import load_agent
 from etude.mcp.generator import Generator
 from etude.mcp.practice import McpAgent
-from etude.mcp.report import figures, write_json, write_markdown
+from etude.mcp.report import figures as figures_of
+from etude.mcp.report import write_json, write_markdown
 from etude.mcp.scenario import HeldOut
 from etude.mcp.server import Limits, Server
 from etude.mcp.session import Sessions
+from etude.rewards.cache import SqliteCache
 from etude.rewards.function import Reward
 from etude.training.config import Evaluation, Measure, Policy, TrainConfig
-from etude.training.loop import Run, Training, train_async
+from etude.training.loop import VERDICTS, Run, Training, train_async
 from etude.training.store import RunStore
 
 _TRAINING = "training"
@@ -107,10 +109,16 @@ class McpTraining:
                 sessions=sessions, framework=self.framework, run=agent_function, offer=found.offer,
                 instructions=self.instructions,
             )  # fmt: skip
-            finished = await train_async(self._training(agent, found, folder))
+            figures: dict[str, Any] = {}
+
+            async def report(finished: Run) -> None:
+                await sessions.drain()
+                figures.update(await self._reported(finished, found, sessions, folder, console))
+
+            finished = await train_async(self._training(agent, found, folder), then=report)
         finally:
             await sessions.drain()
-        return await self._reported(finished, found, sessions, folder, console)
+        return McpRun(folder=folder, figures=figures, training=finished, scenarios=found)
 
     def _training(self, agent: McpAgent, found: Collection, folder: Path) -> Training:
         return Training(
@@ -132,7 +140,7 @@ class McpTraining:
 
     async def _reported(
         self, finished: Run, found: Collection, sessions: Sessions, folder: Path, console: Console
-    ) -> McpRun:
+    ) -> dict[str, Any]:
         store = RunStore(finished.folder)
         try:
             examples = pairs(store, found.held_out, self.rollouts_per_scenario)
@@ -140,7 +148,7 @@ class McpTraining:
             store.close()
         tally = sessions.tally
         assert tally.opened == tally.closed, f"{tally.opened} sessions were opened and {tally.closed} closed"
-        said = figures(
+        said = figures_of(
             finished.summary, found, tally, framework=self.framework, measure=self.measure_name,
             comparison=await self._compared(examples, folder, console) if self.compare else None,
         )  # fmt: skip
@@ -148,18 +156,22 @@ class McpTraining:
         write_markdown(folder / "report.md", said, found, examples, self.measure or worked)
         console.print(f"sessions opened {said['sessions_opened']}, closed {said['sessions_closed']}")
         console.print(f"report: {folder / 'report.md'}   figures: {folder / 'summary.json'}")
-        return McpRun(folder=folder, figures=said, training=finished, scenarios=found)
+        return said
 
     async def _compared(self, examples: Sequence[Pair], folder: Path, console: Console) -> Comparison | None:
         """Return the judge's view of before and after; a judge that the engine serves needs it once more."""
         console.print("the judge compares the held-out rollouts before and after")
+        # The run's own verdicts: what is compared again is not paid again, and max_cost_usd counts on.
+        cache = SqliteCache(folder / _TRAINING / VERDICTS)
         try:
             if "engine/" not in repr(self.reward):
-                return await compare(self.reward, examples)
+                return await compare(self.reward.bound(base_url="", api_key="", cache=cache), examples)
             async with self.engine.running([self.policy.served()], home=folder / _TRAINING / "engine") as client:
-                bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key)
+                bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
                 return await compare(bound, examples)
         except EtudeError as error:
             # The training is done and paid for: its report is written without the comparison.
             console.print(f"no comparison by the judge: {type(error).__name__}: {error}", markup=False)
             return None
+        finally:
+            cache.close()

@@ -90,13 +90,13 @@ class Ruler:
 
     def __repr__(self) -> str:
         """Show the settings; the same in every process, without the key, and without what does not touch a verdict."""
-        judges = [repr(j) if isinstance(j, Judge) else repr(asked_of(j)[0].name) for j in self._judges]
+        judges = [_shown(j) for j in self._judges]
         shown = [
             judges[0] if len(judges) == 1 else f"({', '.join(judges)})",
             *(f"{name}={getattr(self, name)!r}" for name in _SHOWN),
         ]
-        if self._second is not None:
-            shown += [f"escalate_to={self._second.name!r}", f"escalate_below={self.escalate_below}"]
+        if self.escalate_to is not None:
+            shown += [f"escalate_to={_shown(self.escalate_to)}", f"escalate_below={self.escalate_below}"]
         return f"Ruler({', '.join(shown)})"
 
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
@@ -250,6 +250,20 @@ class Ruler:
 _SHOWN = (
     "rubric", "permutations", "tolerance", "details", "max_attempts", "attempt_chars", "window_chars", "seed",
 )  # fmt: skip
+
+
+def _shown(judge: JudgeLike) -> str:
+    """Return a judge as what makes its verdicts: not how long it is waited for, or what it costs."""
+    named = Judge(judge) if isinstance(judge, str) else judge
+    if not isinstance(named, Judge):
+        return repr(asked_of(named)[0].name)
+    usual = Judge(named.model)
+    own = [
+        f"{name}={getattr(named, name)!r}"
+        for name in ("base_url", "temperature", "max_tokens", "structured")
+        if getattr(named, name) != getattr(usual, name)
+    ]
+    return f"Judge({', '.join([repr(named.model), *own])})" if own else repr(named.model)
 
 
 def _is_panel(judge: JudgeLike | Sequence[JudgeLike]) -> bool:

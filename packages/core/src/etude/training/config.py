@@ -178,6 +178,8 @@ class Evaluation:
         """Refuse an evaluation of nothing."""
         if not self.scenarios:
             raise ConfigError("Evaluation.scenarios is empty; expected at least one held-out scenario")
+        if self.rollouts_per_scenario < 1:
+            raise ConfigError(f"Evaluation.rollouts_per_scenario is {self.rollouts_per_scenario}; expected at least 1")
 
 
 def scenario_ids(scenarios: Sequence[Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,14 +22,18 @@ from etude.training.ahead import Slots
 from etude.training.config import Evaluation, Policy, TrainConfig, scenario_ids
 from etude.training.doctor import first_step
 from etude.training.evaluation import evaluate
-from etude.training.folder import open_folder
+from etude.training.folder import run_folder
 from etude.training.groups import Stage
+from etude.training.identity import scenarios_identity, stable_repr
 from etude.training.memory import MemoryPeak
 from etude.training.progress import Progress
 from etude.training.report import Summary, write_report
 from etude.training.step import take_steps
 from etude.training.store import RunStore
 from etude.types import OpenPolicy
+
+VERDICTS = "judge.sqlite"
+"""File of a run's verdicts and of what its judges have cost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,39 +146,60 @@ def train(
     ).run()
 
 
-async def train_async(training: Training) -> Run:
-    """Run a training inside an event loop that is already there; see `train`."""
+async def train_async(training: Training, then: Callable[[Run], Awaitable[None]] | None = None) -> Run:
+    """Run a training inside an event loop that is already there; see `train`.
+
+    Args:
+        training: What to do.
+        then: What is left to do when all steps are taken and reported. Only after it does the run count as finished:
+            cut off before, the same command comes back to it and trains nothing again.
+    """
     function = rollout(training.rollout)
-    ids = scenario_ids(training.scenarios)
+    identity = _identity(training)
     starting_adapter(training.policy, training.engine)  # refused before any work
     if isinstance(training.engine, LocalEngine):
         check_trainer(training.policy.trainer, training.policy.load_in_4bit)
-    folder = open_folder(training.run_dir, name=function.name, fresh=training.fresh)
-    store = RunStore(folder)
-    store.claim(_settings(training, ids), training.config.limits())
-    started = time.perf_counter()
-    with Progress(folder=folder, steps=training.config.steps) as progress:
-        async with training.engine.running(
-            [training.policy.served()], home=folder / "engine", progress=progress.engine
-        ) as client:
-            memory = MemoryPeak(client)
-            watch = asyncio.create_task(memory.watch())
-            try:
-                await _practise(training, function, client, store, progress)
-                await memory.sample()
-                health = await client.health()
-            finally:
-                watch.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watch
-        seconds = (store.fact("seconds") or 0.0) + time.perf_counter() - started
-        store.save_fact("seconds", seconds)
-        store.save_fact("finished", True)
-        summary = write_report(store, health=health, seconds=seconds, peak_rss_mb=memory.peak_mb, judge=training.reward)
-        progress.done(summary)
-    history = tuple(store.history())
-    store.close()
-    return Run(folder=folder, summary=summary, history=history)
+    with run_folder(training.run_dir, name=function.name, fresh=training.fresh) as folder:
+        store = RunStore(folder)
+        try:
+            store.claim(identity, training.config.limits())
+            with Progress(folder=folder, steps=training.config.steps) as progress:
+                summary = await _reported(training, function, store, progress)
+                progress.done(summary)
+            run = Run(folder=folder, summary=summary, history=tuple(store.history()))
+            if then is not None:
+                await then(run)
+            store.save_fact("finished", True)
+        finally:
+            store.close()
+    return run
+
+
+async def _reported(training: Training, function: RolloutFunction, store: RunStore, progress: Progress) -> Summary:
+    """Take all steps on a running engine, and write the report."""
+    home = store.folder / "engine"
+    cache = SqliteCache(store.folder / VERDICTS)
+    try:
+        with store.timed(time.perf_counter()):
+            async with training.engine.running(
+                [training.policy.served()], home=home, progress=progress.engine
+            ) as client:
+                memory = MemoryPeak(client)
+                watch = asyncio.create_task(memory.watch())
+                try:
+                    await _practise(training, function, client, store, cache, progress)
+                    await memory.sample()
+                    health = await client.health()
+                finally:
+                    watch.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await watch
+        return write_report(
+            store, health=health, seconds=store.fact("seconds"), peak_rss_mb=memory.peak_mb, judge=training.reward,
+            paid_usd=cache.paid_usd(),
+        )  # fmt: skip
+    finally:
+        cache.close()
 
 
 def _run_id(store: RunStore) -> str:
@@ -184,23 +209,32 @@ def _run_id(store: RunStore) -> str:
     return str(known)
 
 
-def _settings(training: Training, ids: Sequence[str]) -> dict[str, Any]:
+def _identity(training: Training) -> dict[str, Any]:
+    measured = training.evaluation
     return {
         "policy": training.policy.model_dump(mode="json"),
         "config": training.config.identity(),
-        "reward": repr(training.reward),
-        "scenarios": list(ids),
+        "reward": stable_repr(training.reward),
+        "scenarios": scenarios_identity(training.scenarios),
+        "evaluation": measured
+        and {
+            **scenarios_identity(measured.scenarios),
+            "rollouts_per_scenario": measured.rollouts_per_scenario,
+        },
     }
 
 
 async def _practise(
-    training: Training, function: RolloutFunction, client: EngineClient, store: RunStore, progress: Progress
+    training: Training,
+    function: RolloutFunction,
+    client: EngineClient,
+    store: RunStore,
+    cache: SqliteCache,
+    progress: Progress,
 ) -> None:
     """Open the policy, measure, take all steps, measure again."""
     stage = await _open(training, function, client, store)
-    reward = training.reward.bound(
-        base_url=client.openai_base_url, api_key=client.api_key, cache=SqliteCache(store.folder / "judge.sqlite")
-    )
+    reward = training.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
     if training.checks and store.fact("checks") is None:
         found = await first_step(client, stage.policy_name, stage.policy.sampling(), stage.config.loss, reward)
         progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in found])

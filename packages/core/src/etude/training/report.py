@@ -10,7 +10,7 @@ from typing import Any
 
 from etude.rewards.function import Reward
 from etude.tokens import MergeStats
-from etude.training.rows import DRIFT
+from etude.training.rows import DRIFT, cost_usd
 from etude.training.store import RunStore
 from etude.types import EngineHealth, Record
 
@@ -38,7 +38,8 @@ class Summary(Record):
     judge: str
     judge_requests: int
     judge_tokens: int
-    judge_cost_usd: float
+    judge_cost_usd: float | None
+    """What all replies have cost, also those that were of no use; None where a judge's price is not known."""
     rollouts: int
     masked_rollouts: int
     unjudged_groups: int
@@ -57,10 +58,14 @@ class Summary(Record):
 
 
 def write_report(
-    store: RunStore, *, health: EngineHealth, seconds: float, peak_rss_mb: float, judge: Reward
+    store: RunStore, *, health: EngineHealth, seconds: float, peak_rss_mb: float, judge: Reward, paid_usd: float = 0.0
 ) -> Summary:
-    """Write the run's summary, history and plot into its folder, and return the summary."""
+    """Write the run's summary, history and plot into its folder, and return the summary.
+
+    `paid_usd` is what the run's cache of verdicts has paid for, unused replies included.
+    """
     history = store.history()
+    billed_usd = cost_usd(r["judge_cost_usd"] for r in history)
     summary = Summary(
         success_before=store.fact("success_before"),
         success_after=store.fact("success_after"),
@@ -75,7 +80,7 @@ def write_report(
         judge=str(getattr(judge, "name", type(judge).__name__)),
         judge_requests=sum(r["judge_requests"] for r in history),
         judge_tokens=sum(r["judge_tokens"] for r in history),
-        judge_cost_usd=sum(r["judge_cost_usd"] for r in history),
+        judge_cost_usd=None if billed_usd is None else max(billed_usd, paid_usd),
         rollouts=sum(r["rollouts"] for r in history),
         masked_rollouts=sum(r["masked"] for r in history),
         unjudged_groups=sum(r["unjudged_groups"] for r in history),

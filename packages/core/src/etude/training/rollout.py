@@ -11,7 +11,7 @@ from typing import Any
 from etude.capture import Rollout, RolloutFunction, assemble, bind, new_id
 from etude.capture.recorder import failure
 from etude.engine.client import EngineClient
-from etude.errors import EngineError, RolloutTimeout
+from etude.errors import EngineError, RolloutError, RolloutTimeout
 from etude.types import OpenSession, Status, Trajectory
 
 _log = logging.getLogger("etude.training")
@@ -80,9 +80,13 @@ async def _rolled_out(
 async def _bounded(function: RolloutFunction, scenario: Any, scope: Rollout, timeout_s: float) -> Any:
     async def inside() -> Any:
         with bind(scope):
-            if function.is_async:
-                return await function(scenario)
-            return await asyncio.to_thread(function, scenario)
+            try:
+                if function.is_async:
+                    return await function(scenario)
+                return await asyncio.to_thread(function, scenario)
+            except SystemExit as wish:
+                # Outside a rollout it would end the agent's process; here it would end the run.
+                raise RolloutError(f"the agent called sys.exit({wish.code!r}); the rollout is masked") from wish
 
     task = asyncio.ensure_future(inside())
     done, _ = await _wait(task, timeout_s)
@@ -93,6 +97,11 @@ async def _bounded(function: RolloutFunction, scenario: Any, scope: Rollout, tim
         raise RolloutTimeout(
             f"the rollout took longer than rollout_timeout_s={timeout_s:g}; it is masked. Raise the limit if the agent "
             "is slow rather than stuck"
+        )
+    if task.cancelled():
+        raise RolloutError(
+            "the agent ended with asyncio.CancelledError although nobody cancelled it: a timeout or cancel scope in "
+            "it let its own cancellation out; the rollout is masked"
         )
     return task.result()
 

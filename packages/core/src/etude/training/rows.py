@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etude.tokens import MergeStats, merge_stats
@@ -67,5 +68,11 @@ def _judged(groups: Sequence[Group]) -> dict[str, Any]:
         "unjudged_groups": sum(v.error is not None for v in verdicts),
         "judge_requests": sum(v.requests for v in verdicts),
         "judge_tokens": sum(v.prompt_tokens + v.completion_tokens for v in verdicts),
-        "judge_cost_usd": sum(v.cost_usd or 0.0 for v in verdicts),
+        "judge_cost_usd": cost_usd(v.cost_usd if v.requests else 0.0 for v in verdicts),
     }
+
+
+def cost_usd(costs: Iterable[float | None]) -> float | None:
+    """Return the sum; None, not 0, where one of them is not known."""
+    known = list(costs)
+    return None if None in known else math.fsum(c for c in known if c is not None)

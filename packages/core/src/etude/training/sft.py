@@ -16,7 +16,7 @@ from etude.errors import ConfigError
 from etude.training.adapters import starting_adapter
 from etude.training.config import Policy
 from etude.training.conversations import lessons_of_file
-from etude.training.folder import open_folder
+from etude.training.folder import run_folder
 from etude.training.lessons import Choice, Lesson, lessons_of_run, run_settings
 from etude.training.sft_progress import SftProgress
 from etude.training.store import RunStore
@@ -121,25 +121,39 @@ async def sft_async(warm: WarmUp) -> SftRun:
     lessons = lessons_of_file(warm.source) if _is_file(warm.source) else lessons_of_run(warm.source, warm.choice)
     held = _held_out(lessons, warm.config)
     adapter = starting_adapter(warm.policy, warm.engine)
-    folder = open_folder(warm.run_dir, name="sft", fresh=warm.fresh)
-    store = RunStore(folder)
-    _forget_unbegun(store)
-    store.claim(_identity(warm, lessons))
+    with run_folder(warm.run_dir, name="sft", fresh=warm.fresh) as folder:
+        store = RunStore(folder)
+        try:
+            _forget_unbegun(store)
+            store.claim(_identity(warm, lessons))
+            with SftProgress(folder=folder, epochs=warm.config.epochs) as progress:
+                summary = await _learnt(warm, lessons, held, adapter, store, progress)
+                progress.finished(summary)
+            history = tuple(store.history())
+        finally:
+            store.close()
+    return SftRun(folder=folder, adapter=summary.adapter, summary=summary, history=history)
+
+
+async def _learnt(
+    warm: WarmUp,
+    lessons: Sequence[Lesson],
+    held: frozenset[int],
+    adapter: str | None,
+    store: RunStore,
+    progress: SftProgress,
+) -> SftSummary:
     began = time.perf_counter()
-    with SftProgress(folder=folder, epochs=warm.config.epochs) as progress:
-        async with warm.engine.running([warm.policy.served()], home=folder / "engine", progress=progress.engine) as c:
-            taught = Teaching(
-                client=c, store=store, policy=warm.policy, config=warm.config, source=warm.source, progress=progress
-            )
+    home = store.folder / "engine"
+    async with warm.engine.running([warm.policy.served()], home=home, progress=progress.engine) as client:
+        taught = Teaching(
+            client=client, store=store, policy=warm.policy, config=warm.config, source=warm.source, progress=progress
+        )
+        with store.timed(began):
             await taught.give(lessons)
             await taught.open(adapter)
             await taught.learn([k for k in range(len(lessons)) if k not in held], sorted(held))
-            store.save_fact("seconds", (store.fact("seconds") or 0.0) + time.perf_counter() - began)
-            summary = await taught.finish(lessons, held)
-        progress.finished(summary)
-    history = tuple(store.history())
-    store.close()
-    return SftRun(folder=folder, adapter=summary.adapter, summary=summary, history=history)
+        return await taught.finish(lessons, held)
 
 
 def _forget_unbegun(store: RunStore) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +146,11 @@ class RunStore:
     def save_fact(self, name: str, value: Any) -> None:
         """Keep a named figure of the run."""
         self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, json.dumps(value))
+
+    @contextmanager
+    def timed(self, began: float) -> Iterator[None]:
+        """Add the seconds since `began`, of `time.perf_counter`, to the run's when the block ends, however it ends."""
+        try:
+            yield
+        finally:
+            self.save_fact("seconds", (self.fact("seconds") or 0.0) + time.perf_counter() - began)

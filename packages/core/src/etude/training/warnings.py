@@ -114,7 +114,8 @@ def _reward_side(groups: Sequence[Group], tolerance: float) -> list[str]:
     if unjudged:
         why = next((g.judgement.error.message for g in unjudged if g.judgement and g.judgement.error), "no verdict")
         found.append(f"{len(unjudged)} of {len(groups)} groups have no verdict and are masked; the first says: {why}")
-    judged = [g.judgement for g in groups if g.judgement is not None and g.judgement.error is None]
+    verdicts = [g.judgement for g in groups if g.judgement is not None and g.judgement.error is None]
+    judged = [j for j in verdicts if len(j.scores) > 1]
     flat = [j for j in judged if _spread([s.value for s in j.scores]) <= tolerance]
     if judged and len(flat) == len(judged):
         found.append(
