@@ -16,6 +16,7 @@ EtudeError
     ├── EngineMissing                   the engine environment is not installed
     ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
     ├── RequestRefused (ValueError)     what was sent to the engine cannot be used as it is
+    ├── PolicyLost                      another run holds the policy that this one opened; ends the run, which resumes
     └── TrainError                      an optimizer step could not be taken
         └── DriftError                  … because the engine did not sample from the policy that is trained
 """
@@ -85,6 +86,10 @@ class EngineUnreachable(EngineError, ConnectionError):
 
 class RequestRefused(EngineError, ValueError):
     """What was sent to the engine cannot be used as it is, such as a conversation its model has no template for."""
+
+
+class PolicyLost(EngineError):
+    """A run no longer holds the policy that it opened; what it has finished is kept, and the run resumes."""
 
 
 class TrainError(EngineError):

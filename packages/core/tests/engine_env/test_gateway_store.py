@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from etude.engine.server.conversations import History
+from etude.engine.server.gateway import Gateway
 from etude.engine.server.sessions import Session, Sessions
 from etude.engine.server.store import Store
-from etude.errors import EngineError
+from etude.errors import EngineError, PolicyLost
 from etude.types import Completion, Message, OpenSession, TokenCall
 
 NEW = History(messages=[])
@@ -93,3 +96,34 @@ def test_an_sdk_retry_joins_the_call_with_the_same_body(tmp_path: Path) -> None:
     assert (none, one, fresh) == (0, 1, 0)
     assert first == second != third
     assert other not in (first, third)
+
+
+async def test_what_a_run_left_open_is_refused_once_another_run_has_its_policy(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    lost = await sessions.open(OpenSession(rollout_id="lost", policy="policy", run_id="a"))
+    await sessions.open(OpenSession(rollout_id="sealed", policy="policy", run_id="a"))
+    await sessions.seal("sealed")
+    await sessions.open(OpenSession(rollout_id="of no run", policy="policy"))
+    sessions.lose("policy", "a", "held by run 'b' now")
+    head, body = await answered(Gateway({}, sessions, None), lost)
+
+    assert (head["status"], dict(head["headers"])[b"x-should-retry"]) == (409, b"false")
+    assert b"held by run 'b' now" in body
+    with pytest.raises(PolicyLost, match="held by run 'b' now"):
+        await sessions.seal("lost")
+    assert (await sessions.seal("sealed")).rollout_id == "sealed"
+    assert (await sessions.seal("of no run")).rollout_id == "of no run"
+
+
+async def answered(gateway: Gateway, secret: str) -> tuple[MutableMapping[str, Any], bytes]:
+    """Return the head and the body of the answer to a chat completion call."""
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+
+    await gateway.chat({"headers": [(b"authorization", f"Bearer {secret}".encode())]}, receive, send)
+    return sent[0], sent[1]["body"]

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from etude.errors import DriftError, EngineError, EngineUnreachable, RequestRefused, TrainError
+from etude.errors import DriftError, EngineError, EngineUnreachable, PolicyLost, RequestRefused, TrainError
 from etude.types import (
     PROTOCOL,
     AdapterPlace,
@@ -34,8 +34,9 @@ from etude.types import (
 )
 
 Answer = TypeVar("Answer", bound=BaseModel)
+Asked = TypeVar("Asked", OpenSession, StepRequest)
 
-_ERRORS: dict[str, type[EngineError]] = {"TrainError": TrainError, "DriftError": DriftError}
+_ERRORS: dict[str, type[EngineError]] = {kind.__name__: kind for kind in (TrainError, DriftError, PolicyLost)}
 _QUICK_S = 60.0
 
 
@@ -52,6 +53,8 @@ class EngineClient:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.api_key = api_key or "unset"
         """What an OpenAI client sends for calls that belong to no rollout, such as a judge's."""
+        self._runs: dict[str, str] = {}
+        """Policy → the run that it was opened for here, which sessions and steps then speak for."""
         self._http = httpx.AsyncClient(
             base_url=f"{self.url}/etude/v1",
             headers={"authorization": f"Bearer {self.api_key}"},
@@ -78,11 +81,21 @@ class EngineClient:
         return self._read(EngineHealth, answer)
 
     async def open_policy(self, request: OpenPolicy) -> PolicyState:
-        """Open a policy for training; one that was trained before continues from its newest checkpoint."""
-        return self._read(PolicyState, await self._ask("POST", "policies", request, timeout_s=600.0))
+        """Open a policy for training; one that was trained before continues from its newest checkpoint.
+
+        From then on this client's sessions and steps of that policy are the run's, where they name no other.
+        """
+        state = self._read(PolicyState, await self._ask("POST", "policies", request, timeout_s=600.0))
+        self._runs[request.name] = request.run_id
+        return state
 
     async def open_session(self, request: OpenSession) -> SessionGrant:
-        """Open a session for one rollout; an unsealed session of the same rollout is replaced, its calls forgotten."""
+        """Open a session for one rollout; an unsealed session of the same rollout is replaced, its calls forgotten.
+
+        Raises:
+            PolicyLost: another run holds the policy that this one opened.
+        """
+        request = self._by_run(request, request.policy)
         return self._read(SessionGrant, await self._ask("POST", "sessions", request))
 
     async def seal(self, rollout_id: str) -> SealedSession:
@@ -94,8 +107,9 @@ class EngineClient:
 
         Raises:
             TrainError: The step could not be taken; the policy is as it was.
+            PolicyLost: another run holds the policy that this one opened.
         """
-        path = f"policies/{quote(policy, safe='')}/step"
+        path, request = f"policies/{quote(policy, safe='')}/step", self._by_run(request, policy)
         return self._read(StepReport, await self._ask("POST", path, request, timeout_s=None))
 
     async def adapter(self, policy: str) -> AdapterPlace:
@@ -156,6 +170,11 @@ class EngineClient:
     ) -> None:
         """Close the connections."""
         await self.aclose()
+
+    def _by_run(self, request: Asked, policy: str) -> Asked:
+        """Return the request in the name of the run that the policy was opened for."""
+        run_id = request.run_id or self._runs.get(policy)
+        return request.model_copy(update={"run_id": run_id})
 
     async def _ask(
         self, method: str, path: str, body: BaseModel | None = None, *, timeout_s: float | None = _QUICK_S

@@ -85,6 +85,8 @@ class OpenSession(Record):
     policy: str
     sampling: dict[str, Any] = Field(default_factory=dict)
     """Overrides that win over what the agent's client asks for, such as `temperature`."""
+    run_id: str | None = None
+    """The run that is to train it: refused where another one holds the policy. None is served whoever holds it."""
 
 
 class SessionGrant(Record):
@@ -130,6 +132,8 @@ class StepRequest(Record):
     objective: Objective = "policy_gradient"
     """`supervised`: cross-entropy of the recorded tokens, weighted by the advantages. `evaluate`: the same figures and
     the drift from the engine, and no step."""
+    run_id: str | None = None
+    """The run that asks: refused where another one holds the policy. None steps whichever is open."""
 
     @model_validator(mode="after")
     def _each_rollout_once(self) -> Self:

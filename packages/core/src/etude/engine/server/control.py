@@ -21,7 +21,7 @@ from etude.engine.server.processes import memory_mb, tree
 from etude.engine.server.requests import BadRequest, check_sampling
 from etude.engine.server.sessions import Sessions
 from etude.engine.trainer import Trainer
-from etude.errors import EngineError, EtudeError, TrainError
+from etude.errors import EngineError, EtudeError, PolicyLost, TrainError
 from etude.types import (
     EngineHealth,
     ModelHealth,
@@ -154,21 +154,22 @@ class Control:
                 f"policy {asked.name!r} is being trained by run {former!r}, which has {practising} rollouts open here; "
                 f"wait until it ends, or start another engine for run {asked.run_id!r}"
             )
+        self._sessions.lose(asked.name, former, _lost(asked.name, former, asked.run_id))
         del self._policies[asked.name]
         await known.trainer.close()
         await known.slots.to_base()
 
     async def _step(self, request: Request) -> Response:
         asked, name = await read(request, StepRequest), request.path_params["name"]
-        policy = self._policies.get(name)
-        if policy is None:
-            raise NotFound(f"policy {name!r} is not open; open are {sorted(self._policies) or 'none'}")
+        self._opened(name, asked.run_id)
         # A step that has begun is finished and served, also when the client that asked for it has gone.
-        report = await asyncio.shield(asyncio.ensure_future(self._take_step(policy, name, asked)))
+        report = await asyncio.shield(asyncio.ensure_future(self._take_step(name, asked)))
         return answer(report)
 
-    async def _take_step(self, policy: Policy, name: str, asked: StepRequest) -> StepReport:
+    async def _take_step(self, name: str, asked: StepRequest) -> StepReport:
         async with self._locks[name]:
+            # While this step waited, another run may have taken the policy.
+            policy = self._opened(name, asked.run_id)
             done = asked.step_id in policy.state.steps
             sessions = {} if done else {r.rollout_id: self._sessions.sealed(r.rollout_id) for r in asked.rollouts}
             report = await policy.trainer.step(asked, sessions)
@@ -184,6 +185,8 @@ class Control:
         if asked.policy not in self._upstreams:
             raise NotFound(f"there is no policy {asked.policy!r}; this engine serves {sorted(self._upstreams)}")
         check_sampling(asked.sampling)
+        if asked.run_id is not None:
+            self._opened(asked.policy, asked.run_id)
         secret = await self._sessions.open(asked)
         base_url = f"{str(request.base_url).rstrip('/')}/v1"
         return answer(SessionGrant(rollout_id=asked.rollout_id, secret=secret, base_url=base_url))
@@ -202,6 +205,15 @@ class Control:
     async def _shutdown(self, _: Request) -> Response:
         self._shut_down()
         return JSONResponse({"shutting_down": True})
+
+    def _opened(self, name: str, run_id: str | None) -> Policy:
+        """Return an open policy; a run's own where one is named."""
+        known = self._policies.get(name)
+        if run_id is not None and (known is None or known.opened.run_id != run_id):
+            raise PolicyLost(_lost(name, run_id, known.opened.run_id if known else None))
+        if known is None:
+            raise NotFound(f"policy {name!r} is not open; open are {sorted(self._policies) or 'none'}")
+        return known
 
     def _trainable(self, asked: OpenPolicy) -> AdapterSlots:
         upstream = self._upstreams.get(asked.name)
@@ -228,7 +240,7 @@ class Control:
                 return await work(request)
             except NotFound as error:
                 return refusal(404, "EngineError", str(error))
-            except TrainError as error:
+            except (TrainError, PolicyLost) as error:
                 return refusal(409, type(error).__name__, str(error))
             except BadRequest as error:
                 return refusal(400, "EngineError", error.message)
@@ -236,3 +248,13 @@ class Control:
                 return refusal(409, "EngineError", str(error))
 
         return guarded
+
+
+def _lost(name: str, run_id: str, holder: str | None) -> str:
+    """Say that a policy is not a run's any more, and what to do."""
+    found = f"held by run {holder!r} now, not by run {run_id!r}" if holder else f"not open for run {run_id!r}"
+    wait = f"once run {holder!r} has ended" if holder else "once the engine is free"
+    return (
+        f"policy {name!r} is {found}; an engine trains a policy for one run at a time. What run {run_id!r} has "
+        f"finished is kept: run the same command again {wait}, or give each run an engine of its own"
+    )

@@ -80,6 +80,9 @@ class Gateway:
             self._sessions.refuse(session)
             await _refuse_sealed(session, reply)
             return
+        if session.lost is not None:
+            await reply.error(409, session.lost, kind="conflict_error", code="policy_lost", headers=_NO_RETRY)
+            return
         request = await self._admit(raw, reply)
         if request is None:
             return

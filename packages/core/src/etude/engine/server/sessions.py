@@ -11,7 +11,7 @@ from typing import Any
 
 from etude.engine.server.conversations import Conversations, History
 from etude.engine.server.store import Store
-from etude.errors import EngineError
+from etude.errors import EngineError, PolicyLost
 from etude.types import OpenSession, SealedSession, TokenCall, ToolSpec
 
 _ABANDONED_AFTER_S = 60.0
@@ -34,7 +34,10 @@ class Session:
     rollout_id: str
     policy: str
     sampling: dict[str, Any]
+    run_id: str | None = None
     is_sealed: bool = False
+    lost: str | None = None
+    """What to say of it once another run has taken the policy: its calls would be answered by that run's weights."""
     in_flight: dict[str, InFlight] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     """Call id → how often it was received."""
@@ -73,18 +76,30 @@ class Sessions:
             self._by_secret.pop(former[0], None)
         self._keep(
             secret,
-            Session(rollout_id=request.rollout_id, policy=request.policy, sampling=dict(request.sampling)),
+            Session(
+                rollout_id=request.rollout_id,
+                policy=request.policy,
+                sampling=dict(request.sampling),
+                run_id=request.run_id,
+            ),
         )
         return secret
 
     async def seal(self, rollout_id: str) -> SealedSession:
-        """Close a session; calls in flight are cancelled and recorded as such."""
+        """Close a session; calls in flight are cancelled and recorded as such.
+
+        Raises:
+            EngineError: there is none.
+            PolicyLost: another run has taken its policy meanwhile.
+        """
         found = self._by_rollout.get(rollout_id)
         if found is None:
             raise EngineError(
                 f"there is no session for rollout {rollout_id!r} in this engine; was it opened elsewhere?"
             )
         session = found[1]
+        if session.lost is not None:
+            raise PolicyLost(session.lost)
         session.is_sealed = True
         await self._stop(session, "the session was sealed")
         self._store.seal(rollout_id)
@@ -109,6 +124,12 @@ class Sessions:
             s.policy == policy and not s.is_sealed and (bool(s.in_flight) or s.used_at > since)
             for _, s in self._by_rollout.values()
         )
+
+    def lose(self, policy: str, run_id: str, why: str) -> None:
+        """Refuse what is left open of a run whose policy another one takes."""
+        for _, session in self._by_rollout.values():
+            if session.policy == policy and session.run_id == run_id and not session.is_sealed:
+                session.lost = why
 
     def refuse(self, session: Session) -> None:
         """Count a call that came after the seal; it never reaches the trace."""

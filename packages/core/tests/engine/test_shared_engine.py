@@ -1,0 +1,100 @@
+"""Promises of an engine that several runs connect to: none of them ever practises or trains another's policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+import etude
+from etude.engine import Engine, EngineClient
+from etude.engine.provision import engine_python
+from etude.errors import EngineMissing, PolicyLost
+from etude.testing import say
+from etude.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
+from etude.training.store import RunStore
+from etude.types import OpenPolicy, OpenSession
+
+pytestmark = pytest.mark.slow
+MODEL = Path(__file__).parents[3] / "tiny_world/src/etude_tiny_world/weights/policy"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[GatewayEngine]:
+    try:
+        engine_python()
+    except EngineMissing as missing:
+        pytest.skip(str(missing))
+    engine = GatewayEngine(MODEL).start()
+    yield engine
+    engine.close()
+
+
+def other_run(run_id: str) -> OpenPolicy:
+    return OpenPolicy(name="policy", run_id=run_id, loss=SCRIPTED_LOSS)
+
+
+async def ask(question: str) -> None:
+    here = etude.current_rollout()
+    assert here is not None
+    async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
+        await client.chat.completions.create(model="any", messages=[{"role": "user", "content": question}])
+
+
+@dataclass(frozen=True, repr=False)
+class TakenMeanwhile(etude.FunctionReward):
+    """Scores a group; while it does, no session is open, and another run opens the policy, once."""
+
+    other: EngineClient | None = None
+
+    def __repr__(self) -> str:
+        return "reward"
+
+    async def judge_group(self, trajectories: Sequence[etude.Trajectory]) -> etude.Judgement:
+        if self.other is not None:
+            await self.other.open_policy(other_run("other"))
+        return await super().judge_group(trajectories)
+
+
+async def test_a_run_whose_policy_another_run_took_stops_trains_nothing_of_it_and_goes_on_later(
+    engine: GatewayEngine, tmp_path: Path
+) -> None:
+    engine.vllm.play(lambda request: say("x" * (1 + len(engine.vllm.asked))))
+    settings: dict[str, Any] = {
+        "rollout": etude.rollout(ask),
+        "scenarios": ["How many lamps?"],
+        "policy": etude.Policy(str(MODEL)),
+        "engine": Engine.connect(engine.url),
+        "config": etude.TrainConfig(steps=1, group_size=2, scenarios_per_step=1, max_staleness=0, loss=SCRIPTED_LOSS),
+        "run_dir": tmp_path / "run",
+        "checks": False,
+    }
+
+    def length(trajectory: etude.Trajectory) -> float:
+        return float(sum(len(m.token_ids) for c in trajectory.calls for m in c.tokens.completions))
+
+    async with EngineClient(engine.url) as other, EngineClient(engine.url) as nobody:
+        with pytest.raises(
+            PolicyLost, match=r"'policy' is held by run 'other' now.*same command again once run 'other'"
+        ):
+            await etude.train_async(etude.Training(reward=TakenMeanwhile(length, other=other), **settings))
+        (untouched,) = (await other.health()).policies
+        store = RunStore(tmp_path / "run")
+        asked = OpenSession(rollout_id="late", policy="policy", run_id=store.fact("run_id"))
+        with pytest.raises(PolicyLost, match="held by run 'other'"):
+            await nobody.open_session(asked)
+        # Who names no run, and the run that holds it, are served.
+        await nobody.open_session(asked.model_copy(update={"run_id": None, "rollout_id": "no-run"}))
+        await nobody.seal("no-run")
+        assert (await other.open_session(OpenSession(rollout_id="others", policy="policy"))).secret
+        await other.seal("others")
+    sampled, kept = len(engine.vllm.asked), store.history()
+    run = await etude.train_async(etude.Training(reward=TakenMeanwhile(length), **settings))
+
+    assert (untouched.version, untouched.steps, kept) == (0, (), [])
+    assert [(row["version"], row["trained"]) for row in run.history] == [(1, True)]
+    assert sampled == len(engine.vllm.asked) == 2
