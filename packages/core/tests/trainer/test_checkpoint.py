@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from etude.engine.trainer.checkpoint import KEPT, Checkpoints, Position
+from etude.errors import TrainError
 from etude.types import OpenPolicy, StepReport
 
 
@@ -46,15 +48,38 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["position.json", "state.pt", "adapter/weights"])
 @pytest.mark.parametrize("how", ["cut", "gone"])
-def test_damaged_checkpoint_is_not_whole_and_is_cleaned_away(tmp_path: Path, damage: str, how: str) -> None:
+def test_damaged_checkpoint_is_not_whole_and_is_named_and_left(tmp_path: Path, damage: str, how: str) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(position(1), write)
     checkpoints.save(position(2), write)
     file = checkpoints.path(2) / damage
     file.unlink() if how == "gone" else file.write_bytes(file.read_bytes()[:5])
+    before = sorted(checkpoints.folder.rglob("*"))
 
     assert checkpoints.kept() == (1,)
+    with pytest.raises(TrainError, match=r"00002' cannot be read: .*move the folder away"):
+        checkpoints.clean()
+    assert sorted(checkpoints.folder.rglob("*")) == before
+
+
+def test_checkpoint_of_another_version_of_etude_is_named_and_left(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(position(7), write)
+    file = checkpoints.path(7) / "position.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2, "later": 1}))
+
+    with pytest.raises(TrainError, match=r"00007' cannot be read: .*format.*later.*Use the étude that wrote it"):
+        checkpoints.clean()
+    assert (checkpoints.path(7) / "adapter" / "weights").stat().st_size == 1000
+
+
+def test_only_what_was_left_half_written_is_removed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(position(1), write)
+    for half in (".00002", ".old-00000"):
+        (checkpoints.folder / half / "adapter").mkdir(parents=True)
     checkpoints.clean()
+
     assert [p.name for p in checkpoints.folder.iterdir()] == ["00001"]
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written aside, flushed, renamed. What is there under its own name is whole.
+"""Checkpoints on disk: written aside, flushed, renamed. What is there under its own name was made whole.
 
 `home/checkpoints/00007/` holds:
 
@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from etude.errors import TrainError
 from etude.types import FORMAT, OpenPolicy, StepReport
 from etude.types.record import Record
 
@@ -57,20 +58,23 @@ class Checkpoints:
 
     def position(self, version: int) -> Position | None:
         """Return the position of a checkpoint, or None where it is missing or not whole."""
-        folder = self.path(version)
         try:
-            position = Position.model_validate_json((folder / _POSITION).read_bytes())
-            whole = all((folder / name).stat().st_size == size for name, size in position.sizes.items())
-        except (OSError, ValidationError):
+            return _read(self.path(version))
+        except (OSError, ValueError):
             return None
-        return position if whole and position.version == version else None
 
     def clean(self) -> None:
-        """Remove what a killed process left half-written."""
+        """Remove what a killed process left half-written, which has no name of its own yet.
+
+        Raises:
+            TrainError: a checkpoint cannot be read. It was whole when it got its name, so it is left for its owner.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.iterdir():
-            if path.name.startswith(".") or (path.name.isdigit() and self.position(int(path.name)) is None):
+            if path.name.startswith("."):
                 shutil.rmtree(path)
+            elif path.name.isdigit():
+                _check(path)
 
     def save(self, position: Position, write: Callable[[Path], None]) -> None:
         """Make a checkpoint of what `write` puts into the folder it is given, and drop the oldest beyond `KEPT`.
@@ -108,6 +112,29 @@ class Checkpoints:
         aside = self.folder / f".old-{version:05d}"
         self.path(version).rename(aside)
         shutil.rmtree(aside)
+
+
+def _read(folder: Path) -> Position:
+    """Return the position in a checkpoint's folder; an OSError or ValueError says what is wrong with it."""
+    position = Position.model_validate_json((folder / _POSITION).read_bytes())
+    if position.version != int(folder.name):
+        raise ValueError(f"{_POSITION} is of version {position.version}")
+    for name, size in position.sizes.items():
+        if (found := (folder / name).stat().st_size) != size:
+            raise ValueError(f"{name} has {found} bytes, expected {size}")
+    return position
+
+
+def _check(folder: Path) -> None:
+    """Raise TrainError where a checkpoint cannot be read."""
+    try:
+        _read(folder)
+    except (OSError, ValueError) as error:
+        raise TrainError(
+            f"checkpoint {str(folder)!r} cannot be read: {' '.join(str(error).split())}. It was written whole, so "
+            "it is another version's or was changed since, and it is left as it is. Use the étude that wrote it, put a copy "
+            "in its place, or move the folder away to go on from the newest that is left"
+        ) from error
 
 
 def _flush(path: Path) -> None:
