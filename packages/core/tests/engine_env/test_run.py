@@ -100,13 +100,18 @@ def test_step_after_a_failed_one_is_as_if_it_had_not_been(model_path: str, tmp_p
     assert same(adapter(tmp_path / "failed", 1), adapter(tmp_path / "other", 1))
 
 
-def test_damaged_checkpoint_is_ignored_and_made_again(model_path: str, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_named_and_left_and_without_it_the_step_is_made_again(
+    model_path: str, tmp_path: Path
+) -> None:
     of = run(model_path, tmp_path)
     step(of, 1)
     step(of, 2)
     expected = adapter(tmp_path, 2)
     (tmp_path / "checkpoints" / "00002" / "state.pt").write_bytes(b"half")
     (tmp_path / "checkpoints" / ".00003").mkdir()
+    with pytest.raises(TrainError, match=r"00002' cannot be read: state.pt has 4 bytes, expected \d+"):
+        run(model_path, tmp_path)
+    (tmp_path / "checkpoints" / "00002").rename(tmp_path / "moved away")
     resumed = run(model_path, tmp_path)
 
     assert resumed.state.version == 1

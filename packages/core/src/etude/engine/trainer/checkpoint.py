@@ -131,9 +131,9 @@ def _check(folder: Path) -> None:
         _read(folder)
     except (OSError, ValueError) as error:
         raise TrainError(
-            f"checkpoint {str(folder)!r} cannot be read: {' '.join(str(error).split())}. It was written whole, so "
-            "it is another version's or was changed since, and it is left as it is. Use the étude that wrote it, put a copy "
-            "in its place, or move the folder away to go on from the newest that is left"
+            f"checkpoint {str(folder)!r} cannot be read: {' '.join(str(error).split())}. It was written whole, so it "
+            "is another version's or was changed since, and it is left as it is. Use the étude that wrote it, put a "
+            "copy in its place, or move the folder away to go on from the newest that is left"
         ) from error
 
 
