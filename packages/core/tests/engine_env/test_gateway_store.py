@@ -85,17 +85,22 @@ def test_another_versions_file_is_refused(tmp_path: Path) -> None:
         Store(path)
 
 
-def test_an_sdk_retry_joins_the_call_with_the_same_body(tmp_path: Path) -> None:
+def test_an_sdk_retry_is_the_oldest_call_with_its_body_that_was_left_unanswered(tmp_path: Path) -> None:
     sessions = Sessions(Store(tmp_path / "engine.sqlite"))
     session = Session(rollout_id="r", policy="policy", sampling={})
-    first, none = sessions.receive(session, None, b"same", 0)
-    second, one = sessions.receive(session, None, b"same", 1)
-    third, fresh = sessions.receive(session, None, b"same", 0)
-    other, _ = sessions.receive(session, None, b"other", 2)
+    first, second, third = (sessions.receive(session, None, b"same", 0)[0] for _ in range(3))
+    other, _ = sessions.receive(session, None, b"other", 0)
+    sessions.left(session, other, b"other")
+    sessions.left(session, second, b"same")
+    sessions.left(session, first, b"same")
+    retries = [sessions.receive(session, None, b"same", count) for count in (1, 0, 2, 1)]
 
-    assert (none, one, fresh) == (0, 1, 0)
-    assert first == second != third
-    assert other not in (first, third)
+    assert len({first, second, third, other}) == 4
+    assert retries[0] == (second, 1)
+    assert retries[1][1] == 0 and retries[1][0] not in (first, second, third)
+    assert retries[2] == (first, 2)
+    # The third is in flight or answered: somebody else's.
+    assert retries[3][0] not in (first, second, third, retries[1][0])
 
 
 async def test_what_a_run_left_open_is_refused_once_another_run_has_its_policy(tmp_path: Path) -> None:

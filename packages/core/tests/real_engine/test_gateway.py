@@ -193,12 +193,15 @@ async def test_a_repeated_call_id_is_one_call_with_retries(engine: RunningEngine
 async def test_an_sdk_retry_without_a_call_id_is_one_call(engine: RunningEngine) -> None:
     async with engine.session() as session, httpx.AsyncClient() as http:
         url, headers = f"{session.grant.base_url}/chat/completions", {"authorization": f"Bearer {session.grant.secret}"}
-        for retry in (None, "1"):
-            again = {} if retry is None else {"x-stainless-retry-count": retry}
-            assert (await http.post(url, json=question(), headers=headers | again)).status_code == 200
+        asked = question(ignore_eos=True, max_tokens=200)
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post(url, json=asked, headers=headers, timeout=0.05)
+        await asyncio.sleep(0.5)  # as SDKs do
+        again = headers | {"x-stainless-retry-count": "1"}
+        assert (await http.post(url, json=asked, headers=again, timeout=60.0)).status_code == 200
         sealed = await session.seal()
 
-    assert [call.retries for call in sealed.calls] == [1]
+    assert [(call.retries, call.error) for call in sealed.calls] == [(1, None)]
 
 
 async def test_two_calls_with_the_same_prompt_are_two_calls(engine: RunningEngine) -> None:

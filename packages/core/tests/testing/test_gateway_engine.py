@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from etude.engine.provision import engine_python
 from etude.errors import EngineMissing
-from etude.testing import call_tool, call_tools, fail, in_order, say, scripted_rollout
+from etude.testing import call_tool, call_tools, fail, hang, in_order, say, scripted_rollout
 from etude.testing.conformance.engine import GatewayEngine, unscripted
 from etude.testing.conformance.truth import assert_faithful, text
 from etude.testing.conformance.upstream import ScriptedVllm, strip_thoughts
@@ -142,6 +144,31 @@ def test_an_upstream_that_fails_is_a_502_at_once_and_a_refusal_is_passed_on(engi
     assert failed.value.status_code == 502
     kinds = [call.tokens.error.kind for call in engine.trajectory(rollout).calls if call.tokens.error]
     assert kinds == ["UpstreamError", "BadRequestError"]
+
+
+def test_a_retry_that_names_no_call_takes_over_its_own_and_no_other_with_the_same_prompt(engine: GatewayEngine) -> None:
+    answers = iter([hang(), say("late", delay_s=3.0), say("again"), say("lost"), say("another")])
+    engine.script = lambda request: next(answers)
+    with scripted_rollout(engine) as rollout, ThreadPoolExecutor(2) as pool:
+
+        def ask(timeout_s: float, max_retries: int = 0, **headers: str) -> str | None:
+            agent = openai.OpenAI(base_url=rollout.base_url, api_key=rollout.secret, max_retries=max_retries)
+            with agent.with_options(timeout=timeout_s) as chat:
+                answer = chat.chat.completions.create(model="any", messages=ASK, extra_headers=headers)
+            return answer.choices[0].message.content
+
+        impatient = pool.submit(ask, 1.0, 1)
+        while not engine.vllm.asked:
+            time.sleep(0.01)
+        patient = pool.submit(ask, 60.0)
+        answered = [impatient.result(), patient.result(), ask(60.0), ask(60.0, **{"x-stainless-retry-count": "1"})]
+
+    assert answered == ["again", "late", "lost", "another"]
+    calls = [call.tokens for call in engine.trajectory(rollout).calls]
+    assert [(c.completions[0].message.content, c.retries) for c in calls] == [
+        ("late", 0), ("again", 1), ("lost", 0), ("another", 1),
+    ]  # fmt: skip
+    assert len({c.call_id for c in calls}) == 4
 
 
 def test_an_engine_without_a_script_says_so(engine: GatewayEngine) -> None:

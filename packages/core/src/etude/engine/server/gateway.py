@@ -26,6 +26,7 @@ from etude.types import TokenCall
 
 CALL_ID = "x-etude-call-id"
 _RETRY_AFTER_S = "1"
+_REPEATED = "the client repeated the call"
 # OpenAI's SDKs repeat a 409 unless they are told not to.
 _NO_RETRY = {"x-should-retry": "false"}
 
@@ -91,7 +92,7 @@ class Gateway:
         former = session.in_flight.get(call_id)
         if former is not None:
             # The client has stopped waiting for its first attempt; only the one it waits for is answered.
-            former.stopped_because = "the client repeated the call"
+            former.stopped_because = _REPEATED
             former.task.cancel()
             await asyncio.wait([former.task])
         started_s, began = time.time(), time.monotonic()
@@ -118,16 +119,18 @@ class Gateway:
                 error=outcome.error,
             )
             self._sessions.record(session, call, history)
+            if outcome.error is not None and in_flight.stopped_because != _REPEATED:
+                self._sessions.left(session, call_id, raw)
 
         exchange = self._exchange(request, session.policy, reply, {CALL_ID: call_id})
         exchange.keep, exchange.history = keep, history
-        call = InFlight(task=asyncio.ensure_future(exchange.run()))
-        exchange.stopped_because = lambda: call.stopped_because
-        session.in_flight[call_id] = call
+        in_flight = InFlight(task=asyncio.ensure_future(exchange.run()))
+        exchange.stopped_because = lambda: in_flight.stopped_because
+        session.in_flight[call_id] = in_flight
         try:
-            await _answer_or_gone(call.task, receive)
+            await _answer_or_gone(in_flight.task, receive)
         finally:
-            if session.in_flight.get(call_id) is call:
+            if session.in_flight.get(call_id) is in_flight:
                 del session.in_flight[call_id]
         if session.is_sealed and not reply.has_begun:
             await _refuse_sealed(session, reply)

@@ -45,8 +45,9 @@ class Session:
     """When it was opened or last asked for a call (monotonic clock)."""
     conversations: Conversations | None = None
     """What was sampled, to be gone on from; None before the first call and after the seal."""
-    bodies: dict[int, str] = field(default_factory=dict)
-    """Hash of a request's body → its call id, for SDKs that retry without naming the call."""
+    unanswered: dict[int, list[str]] = field(default_factory=dict)
+    """Hash of a request's body → ids of its calls that failed or whose client has gone, oldest first, for SDKs that
+    retry without naming the call."""
 
 
 class Sessions:
@@ -104,7 +105,7 @@ class Sessions:
         await self._stop(session, "the session was sealed")
         self._store.seal(rollout_id)
         session.attempts.clear()
-        session.bodies.clear()
+        session.unanswered.clear()
         session.conversations = None
         return self._store.sealed(rollout_id)
 
@@ -159,17 +160,22 @@ class Sessions:
     def receive(self, session: Session, call_id: str | None, body: bytes, sdk_retries: int) -> tuple[str, int]:
         """Return the id of the call that a request is part of, and how often it was repeated.
 
-        A request is part of an earlier call when it names the same call id, or when it names none and the SDK says that
-        it repeats a request with the same body.
+        A request is part of an earlier call when it names the same call id, or when it names none, the SDK says that it
+        repeats a request, and one with the same body was left unanswered. A call that somebody still waits for, or has
+        the answer of, is another agent's with the same prompt.
         """
-        key, session.used_at = hash(body), time.monotonic()
+        session.used_at, left = time.monotonic(), session.unanswered.get(hash(body), [])
         if call_id is None:
-            repeated = session.bodies.get(key) if sdk_retries else None
-            call_id = repeated or f"call-{secrets.token_hex(12)}"
-        session.bodies[key] = call_id
+            call_id = left[0] if sdk_retries and left else f"call-{secrets.token_hex(12)}"
+        if call_id in left:
+            left.remove(call_id)
         received = session.attempts.get(call_id, 0)
         session.attempts[call_id] = received + 1
         return call_id, max(received, sdk_retries)
+
+    def left(self, session: Session, call_id: str, body: bytes) -> None:
+        """Note that a call failed or that its client has gone, so that a retry may be the same call."""
+        session.unanswered.setdefault(hash(body), []).append(call_id)
 
     async def _stop(self, session: Session, why: str) -> None:
         """Cancel a session's calls in flight and wait until each has been recorded."""
