@@ -141,6 +141,14 @@ def test_overrides_win_and_replace_both_names_of_the_length() -> None:
     assert "max_completion_tokens" not in parsed.body
 
 
+def test_a_seed_is_the_callers_own_where_nothing_is_overridden_and_dropped_where_anything_is() -> None:
+    asked = parse_request(request(seed=7))
+
+    assert with_sampling(asked, {}).body["seed"] == 7
+    assert "seed" not in with_sampling(asked, {"temperature": 1.0}).body
+    assert with_sampling(asked, {"temperature": 1.0, "seed": 8}).body["seed"] == 8
+
+
 def test_sampling_defaults_are_written_out() -> None:
     assert sampling_of(parse_request(request()).body) == {"temperature": 1.0, "top_p": 1.0}
 

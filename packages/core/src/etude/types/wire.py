@@ -84,7 +84,8 @@ class OpenSession(Record):
     rollout_id: str
     policy: str
     sampling: dict[str, Any] = Field(default_factory=dict)
-    """Overrides that win over what the agent's client asks for, such as `temperature`."""
+    """Overrides that win over what the agent's client asks for, such as `temperature`; where there are any, a `seed` of
+    the client's is dropped."""
     run_id: str | None = None
     """The run that is to train it: refused where another one holds the policy. None is served whoever holds it."""
 

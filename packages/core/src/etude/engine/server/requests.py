@@ -98,10 +98,13 @@ def check_sampling(sampling: Mapping[str, Any]) -> None:
 
 
 def with_sampling(request: ChatRequest, sampling: Mapping[str, Any]) -> ChatRequest:
-    """Return the request under a session's overrides, which win over what the caller asked."""
+    """Return the request under a session's overrides, which win over what the caller asked.
+
+    A caller's seed goes with what it was for: all rollouts of a group would answer the same, and nothing be learnt.
+    """
     if not sampling:
         return request
-    body = dict(request.body)
+    body = {key: value for key, value in request.body.items() if key != "seed"}
     if "max_tokens" in sampling or "max_completion_tokens" in sampling:
         body.pop("max_tokens", None)
         body.pop("max_completion_tokens", None)
