@@ -41,8 +41,8 @@ demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai o
 demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n): tasks, rollouts, judge, steps, report.
 	@$(BIN)/python -m etude_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)
 
-test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM.
-	@$(BIN)/python -m pytest -n 2 --dist loadfile packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
+test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM. Files that take longest go first.
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/real_engine packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
 	@.engine/bin/python -m pytest packages/core/tests/engine_env packages/core/tests/real_engine
 
 # Both ends of each adapter's declared range, each in an environment of its own; with the contract, but for the rows
