@@ -1,4 +1,4 @@
-"""Promises of an engine that several runs connect to: none of them ever practises or trains another's policy."""
+"""Promises of an engine that outlives its runs: none practises or trains another's policy, and each can go on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 import etude
 from etude.engine import Engine, EngineClient
 from etude.engine.provision import engine_python
-from etude.errors import EngineMissing, PolicyLost
+from etude.errors import DriftError, EngineError, EngineMissing, PolicyLost
 from etude.testing import say
 from etude.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
 from etude.training.store import RunStore
-from etude.types import OpenPolicy, OpenSession
+from etude.types import OpenPolicy, OpenSession, StepRequest, WeightedRollout
 
 pytestmark = pytest.mark.slow
 MODEL = Path(__file__).parents[3] / "tiny_world/src/etude_tiny_world/weights/policy"
@@ -34,8 +34,8 @@ def engine() -> Iterator[GatewayEngine]:
     engine.close()
 
 
-def other_run(run_id: str) -> OpenPolicy:
-    return OpenPolicy(name="policy", run_id=run_id, loss=SCRIPTED_LOSS)
+def other_run(run_id: str, **loss: float) -> OpenPolicy:
+    return OpenPolicy(name="policy", run_id=run_id, loss=SCRIPTED_LOSS.model_copy(update=loss))
 
 
 async def ask(question: str) -> None:
@@ -98,3 +98,36 @@ async def test_a_run_whose_policy_another_run_took_stops_trains_nothing_of_it_an
     assert (untouched.version, untouched.steps, kept) == (0, (), [])
     assert [(row["version"], row["trained"]) for row in run.history] == [(1, True)]
     assert sampled == len(engine.vllm.asked) == 2
+
+
+async def practised(client: EngineClient, rollout_id: str) -> WeightedRollout:
+    """Return a sealed rollout of one call."""
+    grant = await client.open_session(OpenSession(rollout_id=rollout_id, policy="policy"))
+    async with openai.AsyncOpenAI(base_url=grant.base_url, api_key=grant.secret) as agent:
+        await agent.chat.completions.create(model="any", messages=[{"role": "user", "content": "How many lamps?"}])
+    await client.seal(rollout_id)
+    return WeightedRollout(rollout_id=rollout_id, advantage=1.0)
+
+
+async def test_a_run_goes_on_where_it_was_with_other_drift_limits_and_with_no_other_settings(
+    engine: GatewayEngine,
+) -> None:
+    engine.vllm.play(lambda request: say("seven"))
+    async with EngineClient(engine.url) as client:
+        await client.open_policy(other_run("drifting"))
+        first = StepRequest(step_id="1", rollouts=(await practised(client, "one"),))
+        await client.step("policy", first)
+        state = await client.open_policy(other_run("drifting", drift_warn=1e-9, drift_stop=1e-9))
+        second = StepRequest(step_id="2", rollouts=(await practised(client, "two"),))
+        with pytest.raises(DriftError, match="above 1e-09"):
+            await client.step("policy", second)
+        await client.open_policy(other_run("drifting"))
+        report = await client.step("policy", second)
+        with pytest.raises(EngineError, match=r"with other settings \(loss, seed differ\)"):
+            await client.open_policy(other_run("drifting", kl_coef=0.1).model_copy(update={"seed": 1}))
+        answered = (await client.health()).policies
+
+    assert (state.version, state.steps) == (1, ("1",))
+    assert (report.version, report.trained) == (2, True)
+    assert [policy.steps for policy in answered] == [("1", "2")]
+    assert engine.requests[-1].body["model"].startswith("policy@1")

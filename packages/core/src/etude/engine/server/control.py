@@ -33,6 +33,8 @@ from etude.types import (
     StepRequest,
 )
 
+_LIMITS = {"drift_warn", "drift_stop"}
+"""Settings of the loss that stop a run and do not change what it learns, so it may go on with others."""
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -127,24 +129,29 @@ class Control:
                 await self._hand_over(known, asked)
                 known = None
             if known is None:
-                path = self._upstreams[asked.name].server.model.path
-                home = self._home / "policies" / asked.name / asked.run_id
-                trainer = Trainer(path, home, asked)
-                try:
-                    state = await trainer.start()
-                    if state.version:
-                        await slots.swap(state.version, trainer.adapter_path(state.version))
-                except BaseException:
-                    await trainer.close()
-                    raise
+                known = await self._launched(asked, slots)
                 # The adapter of a checkpoint is a policy found again, not one that a step changed.
                 slots.swaps = 0
-                known = self._policies[asked.name] = Policy(trainer, slots, asked, state)
             elif known.opened != asked:
-                raise EngineError(
-                    f"policy {asked.name!r} is open with other settings; restart the engine to change them"
-                )
+                _check_same(known.opened, asked)
+                # Its checkpoint has all it needs, so a trainer with other limits costs no more than its start.
+                await known.trainer.close()
+                known = await self._launched(asked, slots)
+            self._policies[asked.name] = known
         return answer(known.state)
+
+    async def _launched(self, asked: OpenPolicy, slots: AdapterSlots) -> Policy:
+        """Return the policy where the run's newest checkpoint has it, trained and served."""
+        home = self._home / "policies" / asked.name / asked.run_id
+        trainer = Trainer(self._upstreams[asked.name].server.model.path, home, asked)
+        try:
+            state = await trainer.start()
+            if state.version:
+                await slots.swap(state.version, trainer.adapter_path(state.version))
+        except BaseException:
+            await trainer.close()
+            raise
+        return Policy(trainer, slots, asked, state)
 
     async def _hand_over(self, known: Policy, asked: OpenPolicy) -> None:
         """Take the policy from a run that is over: its checkpoints stay on disk, new calls get the base model again."""
@@ -248,6 +255,16 @@ class Control:
                 return refusal(409, "EngineError", str(error))
 
         return guarded
+
+
+def _check_same(opened: OpenPolicy, asked: OpenPolicy) -> None:
+    """Raise EngineError where a run asks for its policy with other settings than those it may change on the way."""
+    first, second = (of.model_dump(exclude={"loss": _LIMITS}) for of in (opened, asked))
+    if differ := sorted(name for name in first if first[name] != second[name]):
+        raise EngineError(
+            f"policy {asked.name!r} is open with other settings ({', '.join(differ)} differ); restart the engine to "
+            "change them"
+        )
 
 
 def _lost(name: str, run_id: str, holder: str | None) -> str:
