@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar
 
 from etude.errors import EtudeError
@@ -74,11 +74,8 @@ class Ahead(Generic[Batch]):
             if later not in self._tasks:
                 self._tasks[later] = asyncio.create_task(self._sample(later))
         try:
-            return await self._tasks[step]
-        except ExceptionGroup as group:
-            if (own := _own_error(group)) is None:
-                raise
-            raise own from group
+            with one_error():
+                return await self._tasks[step]
         finally:
             if self._tasks[step].done():
                 del self._tasks[step]
@@ -91,8 +88,18 @@ class Ahead(Generic[Batch]):
         self._tasks.clear()
 
 
+@contextmanager
+def one_error() -> Iterator[None]:
+    """Raise the first of étude's own errors in place of the group that many rollouts at once make of one."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        if (own := _own_error(group)) is None:
+            raise
+        raise own from group
+
+
 def _own_error(group: ExceptionGroup[Exception]) -> EtudeError | None:
-    """Return the first of étude's own errors in the group that many rollouts at once make of one."""
     own: EtudeError | ExceptionGroup[EtudeError] | None = group.subgroup(EtudeError)
     while isinstance(own, ExceptionGroup):
         own = own.exceptions[0]

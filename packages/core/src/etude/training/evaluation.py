@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from etude.training.ahead import one_error
 from etude.training.config import Evaluation, scenario_ids
 from etude.training.groups import Stage
 from etude.training.progress import Progress
@@ -43,6 +44,7 @@ async def _roll_out(
         counted()
         return trajectory, scenario
 
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(one(i, s, k)) for i, s in scenarios for k in range(each)]
+    with one_error():
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(one(i, s, k)) for i, s in scenarios for k in range(each)]
     return [t.result() for t in running]
