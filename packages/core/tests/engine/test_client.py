@@ -11,9 +11,9 @@ import pytest
 
 from etude.engine import Engine, EngineClient
 from etude.errors import EngineError, EngineUnreachable, TrainError
-from etude.types import OpenSession, SealedSession, StepRequest
+from etude.types import PROTOCOL, OpenSession, SealedSession, StepRequest
 
-HEALTH = {"etude": "0.1.0", "protocol": 1}
+HEALTH = {"etude": "0.1.0", "protocol": PROTOCOL}
 
 
 @asynccontextmanager
@@ -66,7 +66,7 @@ async def test_a_step_that_failed_is_a_train_error() -> None:
 async def test_another_protocol_is_refused_with_both_numbers() -> None:
     body = json.dumps(HEALTH | {"protocol": 99, "new_field": 1}).encode()
     async with answering(200, body) as (url, _), EngineClient(url) as client:
-        with pytest.raises(EngineError, match="speaks protocol 99, this client 1"):
+        with pytest.raises(EngineError, match=f"speaks protocol 99, this client {PROTOCOL}"):
             await client.health()
 
 

@@ -10,7 +10,7 @@ from etude.types.call import TokenCall
 from etude.types.loss import LossSettings
 from etude.types.record import Record
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the control plane; client and engine must agree."""
 
 
