@@ -17,8 +17,7 @@ import pytest
 
 import etude
 from etude.cli import main
-from etude.engine.provision import engine_python
-from etude.errors import EngineMissing, RolloutError
+from etude.errors import RolloutError
 from etude.mcp import run as mcp_run
 from etude.testing import Reply, ScriptedEngine, call_tool, in_order, say, scripted_rollout
 from etude.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
@@ -48,11 +47,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[GatewayEngine]:
-    try:
-        engine_python()
-    except EngineMissing as missing:
-        pytest.skip(str(missing))
+def engine(needs_engine: None) -> Iterator[GatewayEngine]:
     running = GatewayEngine(policy_path()).start()
     yield running
     running.close()

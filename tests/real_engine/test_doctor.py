@@ -17,8 +17,7 @@ import pytest_asyncio
 
 import etude
 from etude.engine import EngineClient, ServedModel
-from etude.engine.provision import engine_python
-from etude.errors import EngineMissing, JudgeError
+from etude.errors import JudgeError
 from etude.training.doctor import Finding, examine_run, failing, first_step
 from etude.training.doctor.finding import guarded
 from etude.training.doctor.serving import check_template, check_tool_parser
@@ -40,12 +39,8 @@ ODD_TEMPLATE = (
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
+async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
     """One engine: the policy, and the same under a template that no tool parser fits."""
-    try:
-        engine_python()
-    except EngineMissing as missing:
-        pytest.skip(str(missing))
     home = tmp_path_factory.mktemp("engine")
     (home / "odd.jinja").write_text(ODD_TEMPLATE)
     odd = ServedModel(

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from etude.engine.provision import engine_python
-from etude.errors import EngineMissing
 from etude.training.report import Summary
 
 ROOT = Path(__file__).parents[2]
@@ -20,11 +18,7 @@ EXAMPLES = ["03_train_on_cpu.py", "05_train_a_crew.py", "06_train_an_adk_agent.p
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_trains(example: str, tmp_path: Path) -> None:
-    try:
-        engine_python()
-    except EngineMissing as missing:
-        pytest.skip(str(missing))
+def test_an_example_trains(needs_engine: None, example: str, tmp_path: Path) -> None:
     few = ["--steps", "1", "--group-size", "4", "--scenarios-per-step", "3", "--run-dir", str(tmp_path / "run")]
     quiet = {"CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_DISABLE_TRACKING": "true", "OTEL_SDK_DISABLED": "true"}
     done = subprocess.run(

@@ -18,8 +18,6 @@ from pydantic import SecretStr
 import etude_tiny_world
 from etude.capture import Rollout, assemble, bind
 from etude.engine import Engine, EngineClient, ServedModel
-from etude.engine.provision import engine_python
-from etude.errors import EngineMissing
 from etude.types import OpenPolicy, OpenSession, Trajectory
 from etude_langgraph import wrap
 from etude_tiny_world.agent import build_agent
@@ -41,11 +39,7 @@ def question(item: str) -> dict[str, Any]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    try:
-        engine_python()
-    except EngineMissing as missing:
-        pytest.skip(str(missing))
+async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
     policy = ServedModel(name="policy", path=str(WEIGHTS), trainable=True, dtype="float32", max_num_seqs=32)
     async with Engine.local().running([policy], tmp_path_factory.mktemp("engine")) as client:
         await client.open_policy(OpenPolicy(name="policy"))

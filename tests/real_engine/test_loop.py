@@ -22,8 +22,6 @@ import pytest_asyncio
 
 import etude
 from etude.engine import EngineClient
-from etude.engine.provision import engine_python
-from etude.errors import EngineMissing
 from etude.training.store import RunStore
 from etude_tiny_world import policy_path
 
@@ -32,11 +30,7 @@ QUESTIONS = ["Is the Horn still in stock?", "How many of the Tuba do you have?"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    try:
-        engine_python()
-    except EngineMissing as missing:
-        pytest.skip(str(missing))
+async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
     served = etude.Policy(str(policy_path()), max_model_len=512).served()
     async with etude.Engine.local().running([served], tmp_path_factory.mktemp("engine")) as client:
         yield client

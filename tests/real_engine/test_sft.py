@@ -12,8 +12,6 @@ import pytest_asyncio
 
 import etude
 from etude.engine import EngineClient
-from etude.engine.provision import engine_python
-from etude.errors import EngineMissing
 from etude.training.lessons import Choice, lessons_of_run
 from etude.training.sft import WarmUp, sft_async, warm_up
 from etude.training.store import RunStore
@@ -42,11 +40,7 @@ TALK = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    try:
-        engine_python()
-    except EngineMissing as missing:
-        pytest.skip(str(missing))
+async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
     async with etude.Engine.local().running([POLICY.served()], tmp_path_factory.mktemp("engine")) as client:
         yield client
 

@@ -12,8 +12,7 @@ import pytest
 
 import etude
 from etude.engine import Engine, EngineClient
-from etude.engine.provision import engine_python
-from etude.errors import DriftError, EngineError, EngineMissing, PolicyLost
+from etude.errors import DriftError, EngineError, PolicyLost
 from etude.testing import say
 from etude.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
 from etude.training.store import RunStore
@@ -24,11 +23,7 @@ MODEL = Path(__file__).parents[3] / "tiny_world/src/etude_tiny_world/weights/pol
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[GatewayEngine]:
-    try:
-        engine_python()
-    except EngineMissing as missing:
-        pytest.skip(str(missing))
+def engine(needs_engine: None) -> Iterator[GatewayEngine]:
     engine = GatewayEngine(MODEL).start()
     yield engine
     engine.close()

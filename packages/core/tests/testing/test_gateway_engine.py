@@ -12,8 +12,6 @@ from typing import Any
 import openai
 import pytest
 
-from etude.engine.provision import engine_python
-from etude.errors import EngineMissing
 from etude.testing import call_tool, call_tools, fail, hang, in_order, say, scripted_rollout
 from etude.testing.conformance.engine import GatewayEngine, unscripted
 from etude.testing.conformance.truth import assert_faithful, text
@@ -24,11 +22,7 @@ ASK: Any = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[GatewayEngine]:
-    try:
-        engine_python()
-    except EngineMissing as missing:
-        pytest.skip(str(missing))
+def running(needs_engine: None) -> Iterator[GatewayEngine]:
     engine = GatewayEngine(None).start()
     yield engine
     engine.close()
