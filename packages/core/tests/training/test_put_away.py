@@ -16,8 +16,8 @@ def test_a_step_or_an_evaluation_is_put_away_and_no_other(tmp_path: Path) -> Non
     for group in ("1/s", "11/s"):
         store.save_judgement(group, Judgement())
 
-    store.put_away("1")
-    store.put_away("after")
+    store.set_failed_aside("1")
+    store.set_failed_aside("after")
 
     assert [slot for slot in slots if store.trajectory(slot) is not None] == ["11/s/0", "before/s/0"]
     assert (store.judgement("1/s"), store.judgement("11/s")) == (None, Judgement())

@@ -11,6 +11,7 @@ from crewai.tools import BaseTool
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import ValidationError
 
+from etude.mcp.answers import ToolAnswer
 from etude.mcp.frameworks import Job
 from etude.mcp.tools import Tool
 from etude_crewai.instrumentor import instrument
@@ -53,17 +54,16 @@ def _tool(tool: Tool, job: Job, loop: asyncio.AbstractEventLoop) -> BaseTool:
             # CrewAI fills what the model left out with None, which few schemas take.
             given = {name: value for name, value in arguments.items() if value is not None}
             answer = asyncio.run_coroutine_threadsafe(_called(job, tool.name, given), loop).result()
-            if answer[1]:
-                raise RuntimeError(answer[0])
-            return answer[0]
+            if answer.is_error:
+                raise RuntimeError(answer.text)
+            return answer.text
 
     arguments = create_model_from_schema(tool.parameters, model_name=_class_name(tool.name))
     return McpTool(name=tool.name, description=tool.description or tool.name, args_schema=arguments)
 
 
-async def _called(job: Job, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
-    answer = await job.call(name, arguments)
-    return answer.text, answer.is_error
+async def _called(job: Job, name: str, arguments: dict[str, Any]) -> ToolAnswer:
+    return await job.call(name, arguments)
 
 
 def _class_name(name: str) -> str:

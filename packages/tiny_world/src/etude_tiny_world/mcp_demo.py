@@ -16,7 +16,7 @@ import httpx
 
 import etude
 from etude.errors import McpServerUnreachable
-from etude.mcp.report import write_json
+from etude.training.report import write_summary
 from etude_tiny_world import held_out_scenarios, judge_model, policy_path, verify
 from etude_tiny_world.demo import CONFIG, HELD_OUT_ROLLOUTS
 from etude_tiny_world.scenarios import Scenario, all_scenarios
@@ -98,7 +98,7 @@ def run(*, server: Path, framework: str, seed: int, steps: int | None, folder: P
         finished = training(url, framework=framework, seed=seed, steps=steps, folder=folder).run()
         seen = said_by(url)
     figures = {**finished.figures, "seed": seed, "sessions_seen_by_the_server": seen}
-    write_json(folder / "summary.json", figures)
+    write_summary(folder, figures)
     print(json.dumps(figures, indent=2), flush=True)
     return figures
 

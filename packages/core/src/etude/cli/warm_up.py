@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,4 +39,4 @@ def build(
     if rank is not None:
         changes["lora"] = LoraSettings(rank=rank, alpha=2.0 * rank)
     policy = Policy(**{**warm.policy.model_dump(), **changes})
-    return WarmUp(**{**{name: getattr(warm, name) for name in warm.__dataclass_fields__}, "policy": policy})
+    return replace(warm, policy=policy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from etude.errors import McpServerError
@@ -23,8 +23,6 @@ class DryRun:
 
     sessions: Sessions
     offer: Offer
-    on_call: Callable[[], None] = lambda: None
-    """Told of every call that was tried."""
     _refusals: dict[str, str | None] = field(default_factory=dict)
     _tasks: set[str] = field(default_factory=set)
 
@@ -66,7 +64,6 @@ class DryRun:
                     while waiting and session.fault is None:
                         key, call = waiting.pop()
                         self._refusals[key] = await _refusal(session, call)
-                        self.on_call()
 
         done = await asyncio.gather(*(work() for _ in range(min(_AT_ONCE, len(waiting)))), return_exceptions=True)
         for failed in done:

@@ -13,7 +13,7 @@ from etude.mcp.dry_run import DryRun
 from etude.mcp.offer import Offer
 from etude.mcp.scenario import DIFFICULTIES, Difficulty, PlannedCall, Rejected, Scenario, scenario
 from etude.rewards.chat import ChatJudge
-from etude.rewards.judge import Judge, Question
+from etude.rewards.judge import ENGINE_PREFIX, Judge, Question
 
 _PER_REQUEST = 10
 _FRUITLESS = 3
@@ -23,7 +23,7 @@ _REMEMBERED = 40
 """Tasks and rejections the model is reminded of."""
 
 
-def _even_mix() -> dict[Difficulty, float]:
+def _usual_mix() -> dict[Difficulty, float]:
     return {"easy": 0.4, "medium": 0.4, "hard": 0.2}
 
 
@@ -43,12 +43,12 @@ class Generator:
     """None is `OPENAI_API_KEY`. Never shown, logged or stored."""
     temperature: float = 1.0
     timeout_s: float = 300.0
-    mix: Mapping[Difficulty, float] = field(default_factory=_even_mix)
+    mix: Mapping[Difficulty, float] = field(default_factory=_usual_mix)
     """Share of each difficulty."""
 
     def __post_init__(self) -> None:
         """Refuse a mix of nothing, and a model that runs only inside a training run."""
-        if self.model.startswith("engine/"):
+        if self.model.startswith(ENGINE_PREFIX):
             raise ConfigError(
                 f"generator {self.model!r} names a model of the engine, which does not run yet when scenarios are "
                 "written; give its address: Generator('policy', base_url=...)"

@@ -29,7 +29,6 @@ class Resource(Record):
 
     name: str
     uri: str
-    description: str = ""
     text: str
     """Its text, cut where it is long."""
 
@@ -163,7 +162,6 @@ async def _resources(session: Session, silent: list[str]) -> list[Resource]:
                 Resource(
                     name=resource.name,
                     uri=str(resource.uri),
-                    description=resource.description or "",
                     text=cut(text, _RESOURCE_CHARS),
                 )
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,13 +76,6 @@ def write_markdown(
         for name, side in (("Before", pair.before), ("After", pair.after)):
             lines += [f"{name}:", "", "~~~", _shown(side[0]), "~~~", ""]
     path.write_text("\n".join(lines) + "\n")
-
-
-def write_json(path: Path, said: dict[str, Any]) -> None:
-    """Write the figures, whole or not at all."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(said, indent=2) + "\n")
-    aside.replace(path)
 
 
 def _telling(examples: Sequence[Pair], measure: Callable[..., float]) -> list[Pair]:

@@ -18,14 +18,16 @@ from etude.mcp.frameworks import load_agent
 from etude.mcp.generator import Generator
 from etude.mcp.practice import McpAgent
 from etude.mcp.report import figures as figures_of
-from etude.mcp.report import write_json, write_markdown
+from etude.mcp.report import write_markdown
 from etude.mcp.scenario import HeldOut
 from etude.mcp.server import Limits, Server
 from etude.mcp.session import Sessions
 from etude.rewards.cache import SqliteCache
 from etude.rewards.function import Reward
+from etude.rewards.judge import ENGINE_PREFIX
 from etude.training.config import Evaluation, Measure, Policy, TrainConfig
 from etude.training.loop import VERDICTS, Run, Training, train_async
+from etude.training.report import write_summary
 from etude.training.store import RunStore
 
 _TRAINING = "training"
@@ -152,7 +154,7 @@ class McpTraining:
             finished.summary, found, tally, framework=self.framework, measure=self.measure_name,
             comparison=await self._compared(examples, folder, console) if self.compare else None,
         )  # fmt: skip
-        write_json(folder / "summary.json", said)
+        write_summary(folder, said)
         write_markdown(folder / "report.md", said, found, examples, self.measure or worked)
         console.print(f"sessions opened {said['sessions_opened']}, closed {said['sessions_closed']}")
         console.print(f"report: {folder / 'report.md'}   figures: {folder / 'summary.json'}")
@@ -164,7 +166,7 @@ class McpTraining:
         # The run's own verdicts: what is compared again is not paid again, and max_cost_usd counts on.
         cache = SqliteCache(folder / _TRAINING / VERDICTS)
         try:
-            if "engine/" not in repr(self.reward):
+            if ENGINE_PREFIX not in repr(self.reward):
                 return await compare(self.reward.bound(base_url="", api_key="", cache=cache), examples)
             async with self.engine.running([self.policy.served()], home=folder / _TRAINING / "engine") as client:
                 bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)

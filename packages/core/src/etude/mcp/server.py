@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from etude.engine.config import LOOPBACK
 from etude.errors import ConfigError
 
-_SECRET = re.compile(r"[\r\n\0]")
+_BREAK = re.compile(r"[\r\n\0]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +65,7 @@ class Server:
             raise ConfigError(f"headers {sorted(self.headers)} are for a server over HTTP; a command takes env instead")
         if self.env and self.url is not None:
             raise ConfigError(f"env {sorted(self.env)} is for a command; a server over HTTP takes headers instead")
-        if broken := sorted(k for k, v in {**self.headers, **self.env}.items() if _SECRET.search(k + v)):
+        if broken := sorted(k for k, v in {**self.headers, **self.env}.items() if _BREAK.search(k + v)):
             raise ConfigError(f"the values of {broken} hold a line break, which no header or variable may")
 
     @classmethod
@@ -108,7 +109,7 @@ class Server:
         """A short name that a folder may have."""
         if self.url is not None:
             host = urlsplit(self.url).hostname or "server"
-            return "mcp" if host in ("127.0.0.1", "localhost", "::1") else _as_name(host)
+            return "mcp" if host in LOOPBACK else _as_name(host)
         scripts = [w for w in self.command[1:] if not w.startswith("-")]
         return _as_name(Path(scripts[0] if scripts else self.command[0]).stem)
 

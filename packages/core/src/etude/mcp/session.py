@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from mcp import ClientSession, types
 from mcp.shared.exceptions import McpError
 
+from etude import __version__
 from etude.errors import McpServerError, McpServerUnreachable
 from etude.mcp.answers import ToolAnswer, to_answer
 from etude.mcp.server import Limits, Server
@@ -22,7 +23,7 @@ from etude.mcp.transport import connected, explain
 T = TypeVar("T")
 STARTING = 2 * (os.cpu_count() or 2)
 """Most processes that are waited for their hello at the same time."""
-_CLIENT = types.Implementation(name="etude", version="0.1.0")
+_CLIENT = types.Implementation(name="etude", version=__version__)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,9 @@ import httpx
 from mcp import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import McpError
+from mcp.types import METHOD_NOT_FOUND
 
+from etude.engine.config import LOOPBACK
 from etude.errors import McpServerError, McpServerUnreachable
 from etude.mcp.server import Server
 
@@ -22,9 +24,6 @@ _KEEPALIVE_S = 2.0
 _IDLE_S = 600.0
 """A quiet HTTP stream may stay open this long; how long an answer is waited for is the session's own limit."""
 _STDERR_LINES = 8
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-_CODE_METHOD_NOT_FOUND = -32601
 
 
 @asynccontextmanager
@@ -53,7 +52,7 @@ def _process(server: Server, stderr: TextIO) -> AbstractAsyncContextManager[tupl
 
 
 def _client(server: Server) -> httpx.AsyncClient:
-    local = urlsplit(server.url or "").hostname in _LOOPBACK
+    local = urlsplit(server.url or "").hostname in LOOPBACK
     return httpx.AsyncClient(
         headers=dict(server.headers),
         timeout=httpx.Timeout(_IDLE_S, connect=_CONNECT_S),
@@ -134,4 +133,4 @@ def _last_words(stderr: TextIO) -> str:
 
 def is_unknown_method(error: BaseException) -> bool:
     """Whether a server answered that it does not have the method at all."""
-    return isinstance(error, McpError) and error.error.code == _CODE_METHOD_NOT_FOUND
+    return isinstance(error, McpError) and error.error.code == METHOD_NOT_FOUND

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from etude.errors import JudgeError
-from etude.rewards.opinion import Opinion
+from etude.rewards.opinion import Opinion, all_of
 from etude.rewards.verdict import Mark
 
 _ANCHORS = 2
@@ -60,15 +59,11 @@ async def in_chunks(order: Sequence[int], size: int, judge: JudgeSome) -> Opinio
     anchors = _anchors(first, base.marks)
     rest, step = order[size:], size - _ANCHORS
     chunks = [[*anchors, *rest[i : i + step]] for i in range(0, len(rest), step)]
-    # Every chunk is waited for, so that each verdict is kept also where one of them fails.
-    found = await asyncio.gather(*(judge(chunk) for chunk in chunks), return_exceptions=True)
+    found = await all_of(judge(chunk) for chunk in chunks)
     for chunk, opinion in zip(chunks, found, strict=True):
-        if isinstance(opinion, BaseException):
-            raise opinion
         line = _line([m.score for m in opinion.marks[:_ANCHORS]], [marks[a].score for a in anchors])
         marks |= {p: _moved(m, line) for p, m in zip(chunk[_ANCHORS:], opinion.marks[_ANCHORS:], strict=True)}
-    opinions = [base, *(o for o in found if not isinstance(o, BaseException))]
-    return Opinion(marks=tuple(marks[p] for p in sorted(marks)), consistency=_consistency(opinions))
+    return Opinion(marks=tuple(marks[p] for p in sorted(marks)), consistency=_consistency([base, *found]))
 
 
 def _anchors(places: Sequence[int], marks: Sequence[Mark]) -> list[int]:

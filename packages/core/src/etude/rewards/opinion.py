@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar, cast
 
 from etude.rewards.verdict import Mark
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,9 +24,18 @@ class Opinion:
     """Share of pairs whose order stayed the same from one showing to another; None for a single showing."""
 
 
+async def all_of(asked: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for every one, so that bills are whole and verdicts kept, and only then raise the first failure."""
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return cast("list[T]", found)
+
+
 def averaged(rows: Sequence[Sequence[Mark]], tolerance: float) -> Opinion:
     """Return the mean over showings of the same attempts; the explanations are the first's."""
-    return Opinion(marks=_joined(rows, _mean), consistency=consistency_of(rows, tolerance))
+    return Opinion(marks=_joined(rows, statistics.fmean), consistency=consistency_of(rows, tolerance))
 
 
 def panel(opinions: Sequence[Opinion]) -> Opinion:
@@ -44,15 +57,11 @@ def consistency_of(rows: Sequence[Sequence[Mark]], tolerance: float) -> float | 
         return None
     signs = [[_sign(a.score - b.score, tolerance) for a, b in combinations(row, 2)] for row in rows]
     agreed = [1 - abs(a - b) / 2 for one, other in combinations(signs, 2) for a, b in zip(one, other, strict=True)]
-    return math.fsum(agreed) / len(agreed)
+    return statistics.fmean(agreed)
 
 
 def _sign(difference: float, tolerance: float) -> int:
     return 0 if abs(difference) <= tolerance else int(math.copysign(1, difference))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _joined(rows: Sequence[Sequence[Mark]], join: Callable[[Sequence[float]], float]) -> tuple[Mark, ...]:

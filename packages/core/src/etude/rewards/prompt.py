@@ -65,7 +65,7 @@ class Transcripts:
 
 def default_rubric() -> str:
     """Return the rubric used where the user names none."""
-    return _text("rubric.md").strip()
+    return prompt_text("rubric.md").strip()
 
 
 def build_prompt(trajectories: Sequence[Trajectory], *, order: Sequence[int], form: Form, salt: str) -> JudgePrompt:
@@ -91,11 +91,12 @@ def build_prompt(trajectories: Sequence[Trajectory], *, order: Sequence[int], fo
 
 
 def _system(form: Form) -> str:
-    system = _text("ruler_system.md").format(rubric=form.rubric).strip()
-    return "\n".join([system, *(_text(f"{detail}.md").strip() for detail in form.details)])
+    system = prompt_text("ruler_system.md").format(rubric=form.rubric).strip()
+    return "\n".join([system, *(prompt_text(f"{detail}.md").strip() for detail in form.details)])
 
 
-def _text(name: str) -> str:
+def prompt_text(name: str) -> str:
+    """Return one of the prompts that come with étude."""
     return (resources.files("etude.rewards") / "prompts" / name).read_text()
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 
 from etude.errors import ConfigError, JudgeError
 from etude.rewards.cache import VerdictCache
 from etude.rewards.chat import ChatJudge
 from etude.rewards.judge import Answer, Asked, AskFunction, FunctionJudge, Judge, Question
 from etude.rewards.ledger import Bill, Ledger
-from etude.rewards.opinion import Opinion, averaged
-from etude.rewards.prompt import Form, JudgePrompt, build_prompt, transcripts
+from etude.rewards.opinion import Opinion, all_of, averaged
+from etude.rewards.prompt import Form, JudgePrompt, build_prompt, prompt_text, transcripts
 from etude.rewards.verdict import Mark, Reading, read_verdict
 from etude.types import FORMAT, Trajectory
 
@@ -52,12 +50,7 @@ class Referee:
             CostCeilingError: the run's ceiling forbids to ask.
         """
         asked = [self._one_order(attempts, order, k, bill) for k, order in enumerate(self._orders(attempts))]
-        # Every request is waited for, so that the bill is whole and each verdict kept also where one of them fails.
-        rows = await asyncio.gather(*asked, return_exceptions=True)
-        for row in rows:
-            if isinstance(row, BaseException):
-                raise row
-        return averaged([r for r in rows if not isinstance(r, BaseException)], self.tolerance)
+        return averaged(await all_of(asked), self.tolerance)
 
     def _orders(self, attempts: Sequence[Trajectory]) -> list[list[int]]:
         """Return the orders to show the attempts in: each shuffle is followed by its reverse."""
@@ -120,13 +113,17 @@ class Referee:
 
 def asked_of(judge: str | Judge | AskFunction) -> tuple[Asked, float]:
     """Return what can be asked, and the temperature it answers at."""
-    if isinstance(judge, str):
-        judge = Judge(judge)
-    if isinstance(judge, Judge):
-        return ChatJudge(judge), judge.temperature
-    if not callable(judge):
-        raise ConfigError(f"Ruler.judge is {judge!r}; expected a model's name, a Judge or an async function")
-    return FunctionJudge(judge), 0.0
+    found = named(judge)
+    if isinstance(found, Judge):
+        return ChatJudge(found), found.temperature
+    if not callable(found):
+        raise ConfigError(f"Ruler.judge is {found!r}; expected a model's name, a Judge or an async function")
+    return FunctionJudge(found), 0.0
+
+
+def named(judge: str | Judge | AskFunction) -> Judge | AskFunction:
+    """Return a model's name as its `Judge`, anything else as it is."""
+    return Judge(judge) if isinstance(judge, str) else judge
 
 
 def shuffler(attempts: Sequence[Trajectory], form: Form, seed: int) -> random.Random:
@@ -137,5 +134,5 @@ def shuffler(attempts: Sequence[Trajectory], form: Form, seed: int) -> random.Ra
 
 
 def _complaint(reading: Reading, ids: Sequence[str]) -> str:
-    template = (resources.files("etude.rewards") / "prompts" / "repair.md").read_text()
-    return template.format(problems="\n".join(f"- {p}" for p in reading.problems), ids=", ".join(ids)).strip()
+    problems = "\n".join(f"- {p}" for p in reading.problems)
+    return prompt_text("repair.md").format(problems=problems, ids=", ".join(ids)).strip()

@@ -18,7 +18,7 @@ from etude.rewards.judge import AskFunction, Judge
 from etude.rewards.ledger import Bill, Ledger
 from etude.rewards.opinion import Opinion, panel
 from etude.rewards.prompt import Form, Transcripts, default_rubric, transcripts
-from etude.rewards.referee import Referee, asked_of, shuffler
+from etude.rewards.referee import Referee, asked_of, named, shuffler
 from etude.rewards.transcript import histories
 from etude.rewards.verdict import Mark
 from etude.types import Failure, Judgement, Score, Trajectory
@@ -107,12 +107,12 @@ class Ruler:
         """
 
         def ready(judge: JudgeLike) -> JudgeLike:
-            named = Judge(judge) if isinstance(judge, str) else judge
-            if not isinstance(named, Judge):
-                return named
-            found = named.bound(base_url=base_url, api_key=api_key)
-            found.key()
-            return found
+            found = named(judge)
+            if not isinstance(found, Judge):
+                return found
+            bound = found.bound(base_url=base_url, api_key=api_key)
+            bound.key()
+            return bound
 
         judges = tuple(ready(j) for j in self._judges)
         second = None if self.escalate_to is None else ready(self.escalate_to)
@@ -239,8 +239,8 @@ class Ruler:
         if not self.max_cost_usd > 0:
             yield f"Ruler.max_cost_usd is {self.max_cost_usd}; expected more than 0, or None for no ceiling"
         for judge in (*self._judges, *(() if self.escalate_to is None else (self.escalate_to,))):
-            named = Judge(judge) if isinstance(judge, str) else judge
-            if not isinstance(named, Judge) or (named.cost_usd(1, 1) is None and not named.is_engine):
+            found = named(judge)
+            if not isinstance(found, Judge) or (found.cost_usd(1, 1) is None and not found.is_engine):
                 yield (
                     f"Ruler.max_cost_usd is set and the price of judge {asked_of(judge)[0].name!r} is not known; give "
                     "Judge(..., prompt_usd_per_million=..., completion_usd_per_million=...), or leave the ceiling out"
@@ -254,16 +254,16 @@ _SHOWN = (
 
 def _shown(judge: JudgeLike) -> str:
     """Return a judge as what makes its verdicts: not how long it is waited for, or what it costs."""
-    named = Judge(judge) if isinstance(judge, str) else judge
-    if not isinstance(named, Judge):
-        return repr(asked_of(named)[0].name)
-    usual = Judge(named.model)
+    found = named(judge)
+    if not isinstance(found, Judge):
+        return repr(asked_of(found)[0].name)
+    usual = Judge(found.model)
     own = [
-        f"{name}={getattr(named, name)!r}"
+        f"{name}={getattr(found, name)!r}"
         for name in ("base_url", "temperature", "max_tokens", "structured")
-        if getattr(named, name) != getattr(usual, name)
+        if getattr(found, name) != getattr(usual, name)
     ]
-    return f"Judge({', '.join([repr(named.model), *own])})" if own else repr(named.model)
+    return f"Judge({', '.join([repr(found.model), *own])})" if own else repr(found.model)
 
 
 def _is_panel(judge: JudgeLike | Sequence[JudgeLike]) -> bool:

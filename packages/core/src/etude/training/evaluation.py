@@ -28,7 +28,7 @@ async def evaluate(stage: Stage, evaluation: Evaluation | None, name: str, progr
     measured = await _roll_out(stage, name, pairs, evaluation.rollouts_per_scenario, progress.counted)
     values = [float(evaluation.measure(t, s)) for t, s in measured if t.status == "completed"]
     if not values:
-        stage.store.put_away(name)
+        stage.store.set_failed_aside(name)
         check_rollouts([t for t, _ in measured])
     stage.store.save_fact(f"success_{name}", sum(values) / len(values))
     stage.store.save_fact(f"masked_{name}", len(measured) - len(values))

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import ConfigError
-from etude.types import GivenConversation, GivenSession, Judgement, ModelCall, SealedSession, TokenCall, Trajectory
+from etude.types import (
+    Completion,
+    GivenConversation,
+    GivenSession,
+    Judgement,
+    ModelCall,
+    SealedSession,
+    TokenCall,
+    Trajectory,
+)
 
 UNKNOWN_VERSION = -1
 _BINS = 5
@@ -125,8 +134,12 @@ def _lesson(trajectory: Trajectory) -> Lesson | None:
 
 def _is_whole(call: ModelCall) -> bool:
     thrown_away = call.note is not None and call.note.superseded
-    finished = [c for c in call.tokens.completions if c.token_ids and c.finish_reason != "length"]
-    return not thrown_away and call.tokens.error is None and bool(call.tokens.prompt_ids) and bool(finished)
+    usable = call.tokens.error is None and bool(call.tokens.prompt_ids) and bool(_finished(call.tokens))
+    return usable and not thrown_away
+
+
+def _finished(tokens: TokenCall) -> list[Completion]:
+    return [c for c in tokens.completions if c.token_ids and c.finish_reason != "length"]
 
 
 def _as_given(call: ModelCall) -> TokenCall:
@@ -138,8 +151,7 @@ def _as_given(call: ModelCall) -> TokenCall:
     are_own = not tokens.constrained and tokens.sampling.get("temperature", 1.0) == 1.0
     finished = tuple(
         c if are_own else c.model_copy(update={"weight_versions": (UNKNOWN_VERSION,) * len(c.token_ids)})
-        for c in tokens.completions
-        if c.token_ids and c.finish_reason != "length"
+        for c in _finished(tokens)
     )
     return tokens.model_copy(update={"completions": finished, "sampling": {"temperature": 1.0}, "constrained": False})
 

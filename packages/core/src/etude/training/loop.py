@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from etude.capture import RolloutFunction, new_id, rollout
+from etude.capture import RolloutFunction, rollout
 from etude.engine.client import EngineClient
 from etude.engine.config import check_trainer
 from etude.engine.local import ConnectedEngine, Engine, LocalEngine
@@ -202,13 +202,6 @@ async def _reported(training: Training, function: RolloutFunction, store: RunSto
         cache.close()
 
 
-def _run_id(store: RunStore) -> str:
-    """Return what the engine knows this run by, the same however often it is gone on with."""
-    if (known := store.fact("run_id")) is None:
-        store.save_fact("run_id", known := new_id())
-    return str(known)
-
-
 def _identity(training: Training) -> dict[str, Any]:
     measured = training.evaluation
     return {
@@ -253,7 +246,7 @@ async def _open(training: Training, function: RolloutFunction, client: EngineCli
     state = await client.open_policy(
         OpenPolicy(
             name=name,
-            run_id=_run_id(store),
+            run_id=store.run_id(),
             lora=training.policy.lora,
             optimizer=config.optimizer,
             loss=config.loss,

@@ -69,7 +69,7 @@ def _look_at(stage: Stage, step: int, batch: Batch, progress: Progress) -> None:
         check_rollouts([t for g in batch.groups for t in g.trajectories])
     except RolloutError:
         # Once what broke all of them is repaired, the same command samples the step anew.
-        stage.store.put_away(str(step))
+        stage.store.set_failed_aside(str(step))
         raise
     found = step_warnings(batch.groups, stage.config.score_tolerance)
     if step == 0:

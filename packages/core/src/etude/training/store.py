@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from etude.capture import new_id
 from etude.errors import ConfigError
 from etude.types import Judgement, StepReport, Trajectory
 
@@ -99,25 +100,23 @@ class RunStore:
 
     def set_aside(self, first_step: int) -> int:
         """Put away the rollouts and verdicts of a step and those after it, never to be trained; return how many."""
-        mark = f"aside-{self._one('SELECT count(*) FROM trajectories')}"
         later = "CAST(substr({0}, 1, instr({0}, '/') - 1) AS INTEGER) >= ? AND {0} GLOB '[0-9]*'"
+        return self._put_away("aside", later, first_step)
+
+    def set_failed_aside(self, group: str) -> None:
+        """Put away what failed as a whole, such as step `7` or the evaluation `after`, so that it is sampled anew."""
+        self._put_away("failed", "{0} GLOB ? || '/*'", group)
+
+    def _put_away(self, mark: str, where: str, value: Any) -> int:
+        """Rename what is found, in one transaction, so that no slot has it any more."""
+        mark = f"{mark}-{self._one('SELECT count(*) FROM trajectories')}"
         with self._lock, self._db:
             self._db.execute("BEGIN")
             for table, key in (("judgements", "group_id"), ("trajectories", "slot")):
                 done = self._db.execute(
-                    f"UPDATE {table} SET {key} = ? || '/' || {key} WHERE {later.format(key)}", (mark, first_step)
+                    f"UPDATE {table} SET {key} = ? || '/' || {key} WHERE {where.format(key)}", (mark, value)
                 )
         return done.rowcount
-
-    def put_away(self, group: str) -> None:
-        """Put away what failed as a whole, such as step `7` or the evaluation `after`, so that it is sampled anew."""
-        mark = f"failed-{self._one('SELECT count(*) FROM trajectories')}"
-        with self._lock, self._db:
-            self._db.execute("BEGIN")
-            for table, key in (("judgements", "group_id"), ("trajectories", "slot")):
-                self._db.execute(
-                    f"UPDATE {table} SET {key} = ? || '/' || {key} WHERE {key} GLOB ? || '/*'", (mark, group)
-                )
 
     def step(self, step_id: str) -> tuple[StepReport, dict[str, Any]] | None:
         """Return a finished step's report and its row of the history, if it was taken."""
@@ -137,6 +136,12 @@ class RunStore:
         with self._lock:
             rows = self._db.execute("SELECT row FROM steps ORDER BY position").fetchall()
         return [json.loads(r[0]) for r in rows]
+
+    def run_id(self) -> str:
+        """Return what the engine knows this run by, the same however often it is gone on with."""
+        if (known := self.fact("run_id")) is None:
+            self.save_fact("run_id", known := new_id())
+        return str(known)
 
     def fact(self, name: str) -> Any:
         """Return a named figure of the run (plain JSON), or None."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import Field
 
-from etude.capture import new_id
 from etude.engine.client import EngineClient
 from etude.errors import ConfigError, RequestRefused
 from etude.training.config import Policy, _Settings
@@ -83,20 +82,13 @@ class Teaching:
         """Return the served policy's name."""
         return self.policy.served().name
 
-    @property
-    def run_id(self) -> str:
-        """Return what the engine knows this warm-up by, the same however often it is gone on with."""
-        if (known := self.store.fact("run_id")) is None:
-            self.store.save_fact("run_id", known := new_id())
-        return str(known)
-
     async def open(self, adapter: str | None) -> None:
         """Open the policy, from the adapter it starts from or from the base model."""
         policy, config = self.policy, self.config
         await self.client.open_policy(
             OpenPolicy(
-                name=self.name, run_id=self.run_id, lora=policy.lora, optimizer=config.optimizer, seed=config.seed,
-                trainer=policy.trainer, load_in_4bit=policy.load_in_4bit, adapter=adapter,
+                name=self.name, run_id=self.store.run_id(), lora=policy.lora, optimizer=config.optimizer,
+                seed=config.seed, trainer=policy.trainer, load_in_4bit=policy.load_in_4bit, adapter=adapter,
             )
         )  # fmt: skip
 
@@ -210,7 +202,7 @@ class Teaching:
         return await self.client.step(self.name, StepRequest(step_id=step_id, rollouts=rollouts, objective=objective))
 
     def _rollout_id(self, number: int) -> str:
-        return f"sft/{self.run_id}/{number}"
+        return f"sft/{self.store.run_id()}/{number}"
 
 
 def mean_loss(rows: Sequence[dict[str, Any]]) -> float:

@@ -74,7 +74,7 @@ class Control:
         self._shut_down = shut_down
         self._policies: dict[str, Policy] = {}
         self._locks = {name: asyncio.Lock() for name in upstreams}
-        self._probes = Probes(upstreams, self._policies, sessions, home)
+        self._probes = Probes(upstreams, self._opened, sessions, home)
 
     def routes(self) -> list[Route]:
         """Return the control plane's routes."""
@@ -213,7 +213,7 @@ class Control:
         self._shut_down()
         return JSONResponse({"shutting_down": True})
 
-    def _opened(self, name: str, run_id: str | None) -> Policy:
+    def _opened(self, name: str, run_id: str | None = None) -> Policy:
         """Return an open policy; a run's own where one is named."""
         known = self._policies.get(name)
         if run_id is not None and (known is None or known.opened.run_id != run_id):

@@ -50,14 +50,14 @@ class Probes:
     def __init__(
         self,
         upstreams: Mapping[str, Upstream],
-        policies: Mapping[str, OpenedPolicy],
+        opened: Callable[[str], OpenedPolicy],
         sessions: Sessions,
         home: Path,
     ) -> None:
-        """Look at `upstreams` and the opened `policies`; keep given sessions in `sessions`."""
+        """Look at `upstreams` and what `opened` finds of a policy; keep given sessions in `sessions`."""
         self._templates = {name: Template(upstream) for name, upstream in upstreams.items()}
         self._upstreams = upstreams
-        self._policies = policies
+        self._opened = opened
         self._sessions = sessions
         self._home = home
         self._rehearsing = asyncio.Lock()
@@ -143,9 +143,7 @@ class Probes:
         return self._templates[name], self._upstreams[name]
 
     def _place(self, name: str) -> AdapterPlace:
-        policy = self._policies.get(name)
-        if policy is None:
-            raise NotFound(f"policy {name!r} is not open; open are {sorted(self._policies) or 'none'}")
+        policy = self._opened(name)
         path = policy.trainer.adapter_path(policy.state.version)
         size = sum(file.stat().st_size for file in path.iterdir())
         return AdapterPlace(version=policy.state.version, path=str(path), size_mb=size / 2**20)

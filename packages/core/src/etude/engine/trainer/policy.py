@@ -58,11 +58,15 @@ class LoraPolicy:
         state = {"optimizer": self.optimizer.state_dict(), "random": _random_state()}
         torch.save(state, folder / "state.pt")
 
+    def take_adapter(self, adapter: dict[str, Tensor], folder: Path) -> None:
+        """Take over the tensors of the LoRA in a folder; raises TrainError where they do not fit."""
+        _check_adapter(adapter, get_peft_model_state_dict(self.model), folder)
+        set_peft_model_state_dict(self.model, adapter)
+
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote."""
         adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
-        _check_adapter(adapter, get_peft_model_state_dict(self.model), folder)
-        set_peft_model_state_dict(self.model, adapter)
+        self.take_adapter(adapter, folder)
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:  # what is asked for now, not what it was when saved

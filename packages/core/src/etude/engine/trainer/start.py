@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from etude.engine.trainer.policy import LoraPolicy, _check_adapter
+from etude.engine.trainer.policy import LoraPolicy
 from etude.errors import TrainError
 from etude.types import LoraSettings
 
@@ -29,8 +28,7 @@ def start_from(policy: LoraPolicy, folder: Path) -> None:
             "adapter_model.safetensors there, on the engine's machine"
         ) from error
     _check_settings(made, policy.settings.lora, folder)
-    _check_adapter(adapter, get_peft_model_state_dict(policy.model), folder)
-    set_peft_model_state_dict(policy.model, adapter)
+    policy.take_adapter(adapter, folder)
 
 
 def _check_settings(made: dict[str, Any], asked: LoraSettings, folder: Path) -> None:

@@ -11,29 +11,23 @@ from torch import Tensor
 
 from etude.engine.trainer.batch import Batch
 from etude.engine.trainer.drift import Drift
-from etude.engine.trainer.forward import MicroBatch, told
+from etude.engine.trainer.forward import told
 from etude.engine.trainer.step import StepRunner
 from etude.errors import TrainError
 from etude.loss.sft import sft_loss
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(slots=True)
 class _Sums:
     """What the micro-batches of a batch add up to."""
 
     tokens: int = 0
     surprise: float = 0.0
-    drift: Drift
-    drift_max: float = 0.0
 
-    def add(self, logprobs_M: Tensor, part: MicroBatch, version: int) -> None:
+    def add(self, logprobs_M: Tensor) -> None:
         """Count a micro-batch."""
-        fresh_M = part.version_M == version
         self.tokens += len(logprobs_M)
         self.surprise -= logprobs_M.double().sum().item()
-        self.drift += Drift.of(logprobs_M, part.old_logprobs_M, fresh_M)
-        away_M = (logprobs_M - part.old_logprobs_M).abs()[fresh_M]
-        self.drift_max = max(self.drift_max, away_M.max().item() if len(away_M) else 0.0)
 
     def metrics(self) -> dict[str, float]:
         """Return the mean negative log-likelihood in nats a token, and how many tokens there were."""
@@ -45,7 +39,7 @@ def supervised_step(runner: StepRunner, batch: Batch, version: int) -> dict[str,
 
     Raises TrainError where loss or gradient is not finite; weights and optimizer are then as before.
     """
-    began, policy, sums = time.monotonic(), runner.policy, _Sums(drift=Drift())
+    began, policy, sums = time.monotonic(), runner.policy, _Sums()
     parts = runner.micro_batches(batch)
     tokens = sum(rollout.tokens for rollout in batch.learning)
     loss = 0.0
@@ -57,7 +51,7 @@ def supervised_step(runner: StepRunner, batch: Batch, version: int) -> dict[str,
             if not math.isfinite(loss := loss + share.item()):
                 raise TrainError(f"the loss is {loss}; no step was taken and the weights are as before")
             share.backward()
-            sums.add(logprobs_M.detach(), part, version)
+            sums.add(logprobs_M.detach())
         figures = policy.update(version)
     finally:
         policy.optimizer.zero_grad(set_to_none=True)
@@ -74,9 +68,13 @@ def supervised_step(runner: StepRunner, batch: Batch, version: int) -> dict[str,
 
 def evaluation(runner: StepRunner, batch: Batch, version: int) -> dict[str, float]:
     """Return the loss of the batch's tokens, and how far trainer and engine are apart on those of this version."""
-    sums = _Sums(drift=Drift())
+    sums, drift, drift_max = _Sums(), Drift(), 0.0
     with torch.no_grad():
         for part in runner.micro_batches(batch):
-            sums.add(told(runner.policy.model, part, runner.path).logprobs_M, part, version)
-    drift = sums.drift.metrics()
-    return {**sums.metrics(), **drift, **({"logprob_drift_max": sums.drift_max} if drift else {})}
+            logprobs_M, fresh_M = told(runner.policy.model, part, runner.path).logprobs_M, part.version_M == version
+            sums.add(logprobs_M)
+            drift += Drift.of(logprobs_M, part.old_logprobs_M, fresh_M)
+            away_M = (logprobs_M - part.old_logprobs_M).abs()[fresh_M]
+            drift_max = max(drift_max, away_M.max().item() if len(away_M) else 0.0)
+    measured = drift.metrics()
+    return {**sums.metrics(), **measured, **({"logprob_drift_max": drift_max} if measured else {})}
