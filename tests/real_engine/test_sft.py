@@ -147,7 +147,7 @@ async def test_rollouts_that_another_model_sampled_under_the_same_name_are_refus
         for lesson in lessons
     ]
     monkeypatch.setattr("etude.training.sft.lessons_of_run", lambda *_: shifted)
-    monkeypatch.setattr("etude.training.teaching.new_id", lambda: ONE_TRAINER)
+    monkeypatch.setattr("etude.training.store.RunStore.run_id", lambda _: ONE_TRAINER)
 
     with pytest.raises(etude.ConfigError, match=r"was not sampled by the .* of today"):
         await sft_async(warm(engine, source.folder, tmp_path / "sft"))
@@ -156,7 +156,7 @@ async def test_rollouts_that_another_model_sampled_under_the_same_name_are_refus
 async def test_a_file_is_learnt_turn_by_turn_under_the_models_own_template(
     engine: EngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etude.training.teaching.new_id", lambda: ONE_TRAINER)
+    monkeypatch.setattr("etude.training.store.RunStore.run_id", lambda _: ONE_TRAINER)
     monkeypatch.setattr("etude.training.teaching.Teaching._rollout_id", lambda _, number: f"talk-{number}")
     file = write_lines(tmp_path / "talks.jsonl", [{"messages": TALK, "tools": [TOOL]}] * 4)
 
