@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +94,36 @@ async def test_each_step_is_sampled_from_the_weights_the_step_before_made_and_th
     assert (run.folder / "plot.png").stat().st_size > 1000
 
 
-@etude.rollout
-async def ask_twice(question: str) -> None:
-    await ask(question)
-    await asyncio.sleep(0.5)
-    await ask(question)
+@dataclass(frozen=True, repr=False)
+class Slow(etude.FunctionReward):
+    """Scores a step when a call of the next one has been answered, so by weights that this step has not made yet."""
+
+    database: Path = Path()
+    answered: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return "reward"
+
+    async def judge_group(self, trajectories: Sequence[etude.Trajectory]) -> etude.Judgement:
+        step = int(_slots(self.database)[trajectories[0].rollout_id].split("/")[0])
+        async with asyncio.timeout(120):
+            while len(self.answered) < min(8 * (step + 1) + 1, 24):
+                await asyncio.sleep(0.02)
+        return await super().judge_group(trajectories)
 
 
 async def test_rollouts_of_a_step_run_while_the_step_before_it_is_trained(engine: EngineClient, tmp_path: Path) -> None:
     config = etude.TrainConfig(steps=3, group_size=4, scenarios_per_step=2)
+    slow = Slow(length, database=tmp_path / "r" / "run.sqlite")
 
-    run = await etude.train_async(training(engine, tmp_path / "r", rollout=ask_twice, config=config))
+    @etude.rollout
+    async def ask_twice(question: str) -> None:
+        await ask(question)
+        slow.answered.append(question)
+        await asyncio.sleep(0.5)
+        await ask(question)
+
+    run = await etude.train_async(training(engine, tmp_path / "r", rollout=ask_twice, reward=slow, config=config))
 
     store, (first, second, third) = RunStore(run.folder), run.history
     v1, v2 = first["version"], second["version"]
