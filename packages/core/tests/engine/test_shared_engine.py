@@ -95,6 +95,20 @@ async def test_a_run_whose_policy_another_run_took_stops_trains_nothing_of_it_an
     assert sampled == len(engine.vllm.asked) == 2
 
 
+async def test_a_run_is_not_told_of_the_adapter_of_the_run_that_took_its_policy(engine: GatewayEngine) -> None:
+    engine.vllm.play(lambda request: say("seven"))
+    async with EngineClient(engine.url) as first, EngineClient(engine.url) as second:
+        await first.open_policy(other_run("first"))
+        await first.step("policy", StepRequest(step_id="1", rollouts=(await practised(first, "first"),)))
+        place = await first.adapter("policy")
+        await second.open_policy(other_run("second"))
+        for ask_first in (first.adapter, first.rehearse):
+            with pytest.raises(PolicyLost, match="held by run 'second' now"):
+                await ask_first("policy")
+
+    assert "first" in Path(place.path).parts
+
+
 async def practised(client: EngineClient, rollout_id: str) -> WeightedRollout:
     """Return a sealed rollout of one call."""
     grant = await client.open_session(OpenSession(rollout_id=rollout_id, policy="policy"))

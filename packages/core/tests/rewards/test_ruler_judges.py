@@ -11,6 +11,9 @@ from loopback_judge import LoopbackJudge, Reply, attempts_of, grades, says, verd
 
 from etude.capture import Rollout, bind, current_rollout, require_rollout
 from etude.errors import ConfigError
+from etude.rewards.blend import Blend
+from etude.rewards.function import FunctionReward, Reward
+from etude.rewards.judge import Judge
 from etude.rewards.ruler import Ruler
 from etude.types import Judgement, Trajectory
 
@@ -41,6 +44,21 @@ async def test_a_judge_on_the_engine_is_asked_where_the_run_binds_it(server: Loo
     assert judgement.judge == "engine/judge"
     assert server.requests[0]["model"] == "judge"
     assert server.keys == ["Bearer engine-key"]
+
+
+@pytest.mark.parametrize(
+    ("reward", "asks"),
+    [
+        (Ruler("engine/judge"), True),
+        (Ruler(("gpt-5-mini", Judge("engine/judge"))), True),
+        (Ruler("gpt-5-mini", escalate_to="engine/judge", permutations=2), True),
+        (Blend((1.0, FunctionReward(lambda _: 1.0)), (1.0, Ruler("engine/judge"))), True),
+        (Ruler("gpt-5-mini", rubric="Attempts that blame the search engine/judge are poor."), False),
+        (FunctionReward(lambda _: 1.0), False),
+    ],
+)
+def test_a_reward_knows_whether_it_needs_the_engine(reward: Reward, asks: bool) -> None:
+    assert reward.asks_engine is asks
 
 
 async def test_an_async_function_judges_and_repairs_like_a_model() -> None:

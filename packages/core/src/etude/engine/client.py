@@ -22,6 +22,7 @@ from etude.types import (
     OpenPolicy,
     OpenSession,
     ParseRequest,
+    PolicyQuestion,
     PolicyState,
     Rehearsal,
     Rendered,
@@ -34,7 +35,7 @@ from etude.types import (
 )
 
 Answer = TypeVar("Answer", bound=BaseModel)
-Asked = TypeVar("Asked", OpenSession, StepRequest)
+Asked = TypeVar("Asked", OpenSession, PolicyQuestion, StepRequest)
 
 _ERRORS: dict[str, type[EngineError]] = {kind.__name__: kind for kind in (TrainError, DriftError, PolicyLost)}
 _QUICK_S = 60.0
@@ -113,12 +114,22 @@ class EngineClient:
         return self._read(StepReport, await self._ask("POST", path, request, timeout_s=None))
 
     async def adapter(self, policy: str) -> AdapterPlace:
-        """Return where an open policy's newest adapter is on the engine's machine."""
-        return self._read(AdapterPlace, await self._ask("POST", f"policies/{quote(policy, safe='')}/adapter"))
+        """Return where an open policy's newest adapter is on the engine's machine.
+
+        Raises:
+            PolicyLost: another run holds the policy that this one opened.
+        """
+        path, asked = f"policies/{quote(policy, safe='')}/adapter", self._by_run(PolicyQuestion(), policy)
+        return self._read(AdapterPlace, await self._ask("POST", path, asked))
 
     async def rehearse(self, policy: str) -> Rehearsal:
-        """Have vLLM load an open policy's newest adapter beside the one that serves, answer with it, and unload it."""
-        return self._read(Rehearsal, await self._ask("POST", f"policies/{quote(policy, safe='')}/rehearse"))
+        """Have vLLM load an open policy's newest adapter beside the one that serves, answer with it, and unload it.
+
+        Raises:
+            PolicyLost: another run holds the policy that this one opened.
+        """
+        path, asked = f"policies/{quote(policy, safe='')}/rehearse", self._by_run(PolicyQuestion(), policy)
+        return self._read(Rehearsal, await self._ask("POST", path, asked))
 
     async def give(self, given: GivenConversation | GivenSession) -> Given:
         """Have the engine keep calls that it did not serve, to be trained like its own.

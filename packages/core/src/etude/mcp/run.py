@@ -24,7 +24,6 @@ from etude.mcp.server import Limits, Server
 from etude.mcp.session import Sessions
 from etude.rewards.cache import SqliteCache
 from etude.rewards.function import Reward
-from etude.rewards.judge import ENGINE_PREFIX
 from etude.training.config import Evaluation, Measure, Policy, TrainConfig
 from etude.training.loop import VERDICTS, Run, Training, train_async
 from etude.training.report import write_summary
@@ -166,7 +165,7 @@ class McpTraining:
         # The run's own verdicts: what is compared again is not paid again, and max_cost_usd counts on.
         cache = SqliteCache(folder / _TRAINING / VERDICTS)
         try:
-            if ENGINE_PREFIX not in repr(self.reward):
+            if not self.reward.asks_engine:
                 return await compare(self.reward.bound(base_url="", api_key="", cache=cache), examples)
             async with self.engine.running([self.policy.served()], home=folder / _TRAINING / "engine") as client:
                 bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)

@@ -50,6 +50,11 @@ class Blend:
         """The parts with their weights."""
         return " + ".join(f"{weight:g} x {reward.name}" for weight, reward in self.parts)
 
+    @property
+    def asks_engine(self) -> bool:
+        """Whether a part does."""
+        return any(reward.asks_engine for _, reward in self.parts)
+
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
         """Return a copy of which every part is bound."""
         return type(self)(*((w, r.bound(base_url=base_url, api_key=api_key, cache=cache)) for w, r in self.parts))

@@ -18,6 +18,10 @@ class Reward(Protocol):
     def name(self) -> str:
         """What reports call it."""
 
+    @property
+    def asks_engine(self) -> bool:
+        """Whether it asks a model that the engine serves."""
+
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
         """Return a copy that can reach the models the engine serves and keeps its verdicts in `cache`."""
 
@@ -35,6 +39,11 @@ class FunctionReward:
     def name(self) -> str:
         """The function's name."""
         return str(getattr(self.function, "__qualname__", "function"))
+
+    @property
+    def asks_engine(self) -> bool:
+        """Never."""
+        return False
 
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
         """Return itself: a function needs no engine."""

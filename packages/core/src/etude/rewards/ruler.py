@@ -88,6 +88,11 @@ class Ruler:
         """The judge's name; the names of a panel, joined."""
         return " + ".join(r.name for r in self._referees)
 
+    @property
+    def asks_engine(self) -> bool:
+        """Whether a judge of the panel, or the one asked in doubt, is a model that the engine serves."""
+        return any(isinstance(found := named(judge), Judge) and found.is_engine for judge in self._all_judges)
+
     def __repr__(self) -> str:
         """Show the settings; the same in every process, without the key, and without what does not touch a verdict."""
         judges = [_shown(j) for j in self._judges]
@@ -203,6 +208,10 @@ class Ruler:
         return tuple(self.judge) if _is_panel(self.judge) else (self.judge,)  # type: ignore[arg-type, return-value]
 
     @property
+    def _all_judges(self) -> tuple[JudgeLike, ...]:
+        return (*self._judges, *(() if self.escalate_to is None else (self.escalate_to,)))
+
+    @property
     def _form(self) -> Form:
         rubric = self.rubric.strip() if self.rubric is not None else default_rubric()
         return Form(rubric=rubric, attempt_chars=self.attempt_chars, details=self.details)
@@ -238,7 +247,7 @@ class Ruler:
             return
         if not self.max_cost_usd > 0:
             yield f"Ruler.max_cost_usd is {self.max_cost_usd}; expected more than 0, or None for no ceiling"
-        for judge in (*self._judges, *(() if self.escalate_to is None else (self.escalate_to,))):
+        for judge in self._all_judges:
             found = named(judge)
             if not isinstance(found, Judge) or (found.cost_usd(1, 1) is None and not found.is_engine):
                 yield (

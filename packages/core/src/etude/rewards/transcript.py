@@ -42,7 +42,7 @@ def histories(trajectory: Trajectory) -> tuple[History, ...]:
     """
     found: list[History] = []
     for call in trajectory.calls:
-        if not call.tokens.completions or (call.note is not None and call.note.superseded):
+        if not call.tokens.completions or call.superseded:
             continue
         seen = call.tokens.messages
         full = History(

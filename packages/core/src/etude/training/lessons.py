@@ -133,9 +133,8 @@ def _lesson(trajectory: Trajectory) -> Lesson | None:
 
 
 def _is_whole(call: ModelCall) -> bool:
-    thrown_away = call.note is not None and call.note.superseded
     usable = call.tokens.error is None and bool(call.tokens.prompt_ids) and bool(_finished(call.tokens))
-    return usable and not thrown_away
+    return usable and not call.superseded
 
 
 def _finished(tokens: TokenCall) -> list[Completion]:

@@ -64,7 +64,7 @@ def _penalised(score: Score, penalty: float) -> Score:
 
 
 def _longest_answer(trajectory: Trajectory) -> int:
-    kept = (c for c in trajectory.calls if not (c.note and c.note.superseded))
+    kept = (c for c in trajectory.calls if not c.superseded)
     return max((len(m.token_ids) for c in kept for m in c.tokens.completions), default=0)
 
 
@@ -90,7 +90,7 @@ def _agents(trajectory: Trajectory) -> dict[str, str]:
 
 
 def _weighted(trajectory: Trajectory, advantage: float, by_call: Mapping[str, float] | None = None) -> WeightedRollout:
-    thrown_away = tuple(c.tokens.call_id for c in trajectory.calls if c.note is not None and c.note.superseded)
+    thrown_away = tuple(c.tokens.call_id for c in trajectory.calls if c.superseded)
     return WeightedRollout(
         rollout_id=trajectory.rollout_id,
         advantage=advantage,

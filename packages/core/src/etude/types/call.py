@@ -91,6 +91,11 @@ class ModelCall(Record):
     note: CallNote | None = None
     """None for a call that no adapter saw, such as one by a plain OpenAI client."""
 
+    @property
+    def superseded(self) -> bool:
+        """Whether the framework threw the answer away."""
+        return self.note is not None and self.note.superseded
+
 
 class ToolCall(Record):
     """One execution of a tool by the agent's framework."""

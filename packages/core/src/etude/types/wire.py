@@ -90,6 +90,13 @@ class OpenSession(Record):
     """The run that is to train it: refused where another one holds the policy. None is served whoever holds it."""
 
 
+class PolicyQuestion(Record):
+    """A question about a policy that is open."""
+
+    run_id: str | None = None
+    """The run that asks: refused where another one holds the policy. None asks about whichever is open."""
+
+
 class SessionGrant(Record):
     """A bearer secret that lets any OpenAI client speak for one rollout."""
 

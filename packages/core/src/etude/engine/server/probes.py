@@ -26,6 +26,7 @@ from etude.types import (
     GivenConversation,
     GivenSession,
     ParseRequest,
+    PolicyQuestion,
     PolicyState,
     Rehearsal,
     Rendered,
@@ -50,7 +51,7 @@ class Probes:
     def __init__(
         self,
         upstreams: Mapping[str, Upstream],
-        opened: Callable[[str], OpenedPolicy],
+        opened: Callable[[str, str | None], OpenedPolicy],
         sessions: Sessions,
         home: Path,
     ) -> None:
@@ -101,12 +102,11 @@ class Probes:
         return answer(await template.parse(asked.messages, asked.tools, asked.prompt_ids, asked.token_ids))
 
     async def _adapter(self, request: Request) -> Response:
-        return answer(self._place(request.path_params["name"]))
+        return answer(await self._place(request))
 
     async def _rehearse(self, request: Request) -> Response:
         """Load the newest adapter beside the one that serves, have it answer one token, and unload it."""
-        name = request.path_params["name"]
-        place, upstream = self._place(name), self._upstreams[name]
+        place, upstream = await self._place(request), self._upstreams[request.path_params["name"]]
         adapter = f"{upstream.server.model.name}@{_REHEARSED}"
         async with self._rehearsing:
             await upstream.server.ready()
@@ -142,8 +142,9 @@ class Probes:
             raise NotFound(f"there is no model {name!r}; this engine serves {sorted(self._templates)}")
         return self._templates[name], self._upstreams[name]
 
-    def _place(self, name: str) -> AdapterPlace:
-        policy = self._opened(name)
+    async def _place(self, request: Request) -> AdapterPlace:
+        asked = await read(request, PolicyQuestion)
+        policy = self._opened(request.path_params["name"], asked.run_id)
         path = policy.trainer.adapter_path(policy.state.version)
         size = sum(file.stat().st_size for file in path.iterdir())
         return AdapterPlace(version=policy.state.version, path=str(path), size_mb=size / 2**20)

@@ -11,7 +11,7 @@ from etude.types import TokenCall, Trajectory
 
 def thrown_away(trajectory: Trajectory) -> tuple[str, ...]:
     """Return the calls whose answer the framework did not use."""
-    return tuple(c.tokens.call_id for c in trajectory.calls if c.note is not None and c.note.superseded)
+    return tuple(c.tokens.call_id for c in trajectory.calls if c.superseded)
 
 
 def rows_of(trajectory: Trajectory) -> tuple[Row, ...]:
