@@ -107,7 +107,7 @@ async def test_the_judge_compares_before_and_after_side_by_side() -> None:
     assert comparison is not None
     assert comparison.model_dump() == pytest.approx(
         {"before": (0.5 + 0.8 + 0.2) / 3, "after": (0.8 + 0.2 + 0.2) / 3, "preferred_after": 0.5,
-         "scenarios": 3, "unjudged": 1}
+         "scenarios": 3, "unjudged": 1, "cost_usd": 0.0}
     )  # fmt: skip
 
 

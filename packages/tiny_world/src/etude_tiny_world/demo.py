@@ -44,6 +44,11 @@ class ShuffledReward:
         """Name the control in reports."""
         return "shuffled scores"
 
+    @property
+    def asks_engine(self) -> bool:
+        """Whether the judge is a model that the engine serves."""
+        return self.inner.asks_engine
+
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
         """Return a copy whose judge can reach the engine."""
         return replace(self, inner=self.inner.bound(base_url=base_url, api_key=api_key, cache=cache))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from etude.errors import JudgeError
 from etude.mcp.scenario import Scenario
 from etude.rewards.function import Reward
+from etude.training.rows import cost_usd
 from etude.training.store import RunStore
-from etude.types import Record, Trajectory
+from etude.types import Failure, Judgement, Record, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +33,8 @@ class Comparison(Record):
     """Share of the scenarios whose rollouts after training scored higher; ties count half."""
     scenarios: int
     unjudged: int = 0
+    cost_usd: float | None = None
+    """What the judge took for it, beside the training's `judge_cost_usd`; None where a price is not known."""
 
 
 def worked(trajectory: Trajectory, scenario: Scenario) -> float:
@@ -57,25 +62,27 @@ def pairs(store: RunStore, scenarios: Sequence[Scenario], rollouts: int) -> list
 
 async def compare(reward: Reward, found: Sequence[Pair]) -> Comparison | None:
     """Return the judge's comparison; None where it could judge nothing."""
-    scored, unjudged = [], 0
-    for pair in found:
-        try:
-            verdict = await reward.judge_group((*pair.before, *pair.after))
-        except JudgeError:
-            unjudged += 1
-            continue
-        values = {s.rollout_id: s.value for s in verdict.scores}
+    verdicts = await asyncio.gather(*(_judged(reward, pair) for pair in found))
+    scored = []
+    for pair, verdict in zip(found, verdicts, strict=True):
+        values = {} if verdict.error is not None else {s.rollout_id: s.value for s in verdict.scores}
         sides = [[values[t.rollout_id] for t in side if t.rollout_id in values] for side in (pair.before, pair.after)]
-        if verdict.error is not None or not all(sides):
-            unjudged += 1
-        else:
-            scored.append((sum(sides[0]) / len(sides[0]), sum(sides[1]) / len(sides[1])))
+        if all(sides):
+            scored.append((fmean(sides[0]), fmean(sides[1])))
     if not scored:
         return None
     return Comparison(
-        before=sum(b for b, _ in scored) / len(scored),
-        after=sum(a for _, a in scored) / len(scored),
-        preferred_after=sum(1.0 if a > b else 0.5 if a == b else 0.0 for b, a in scored) / len(scored),
+        before=fmean(b for b, _ in scored),
+        after=fmean(a for _, a in scored),
+        preferred_after=fmean(1.0 if a > b else 0.5 if a == b else 0.0 for b, a in scored),
         scenarios=len(scored),
-        unjudged=unjudged,
+        unjudged=len(found) - len(scored),
+        cost_usd=cost_usd(verdict.cost_usd for verdict in verdicts),
     )
+
+
+async def _judged(reward: Reward, pair: Pair) -> Judgement:
+    try:
+        return await reward.judge_group((*pair.before, *pair.after))
+    except JudgeError as error:
+        return Judgement(error=Failure(kind=type(error).__name__, message=str(error)))
