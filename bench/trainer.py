@@ -1,9 +1,11 @@
 """One optimizer step of étude's trainer beside TRL's GRPOTrainer: same model, tokens and LoRA, in one run.
 
-    python bench/trainer.py [--rounds 3] [--threads 1] [--hidden 256 512] [--cases shared turns] [--scaling] [--json]
+    python bench/trainer.py [--rounds 3] [--threads 1] [--hidden 256 512] [--cases shared turns]
+                            [--precisions fp32 bf16] [--scaling] [--json]
 
 Each trainer is a process of its own; they take steps in turn, and a figure is the smallest of the rounds in CPU seconds
-(the first round of each warms up). `shared`: rollouts that share 1,024 tokens and have 256 of their own. `turns`: six
+(the first round of each warms up). Both compute in the same precision; by itself étude takes bf16 on a CPU only where
+it is three times as fast. `shared`: rollouts that share 1,024 tokens and have 256 of their own. `turns`: six
 turns with tool results and two sub-agents. Memory is a process's peak, the libraries it imports included.
 
 `make bench-train` runs it in an environment that has TRL; without TRL only étude's side is measured, and it says so.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -35,9 +38,9 @@ WANTED = {("shared", "speed"): 6.0, ("turns", "speed"): 8.0, ("shared", "memory"
 class Worker:
     """One trainer's process."""
 
-    def __init__(self, trainer: str, case: str, hidden: int, rollouts: int, threads: int) -> None:
+    def __init__(self, trainer: str, precision: str, case: str, hidden: int, rollouts: int, threads: int) -> None:
         """Start it and wait until it has loaded."""
-        command = [sys.executable, str(WORKER), trainer, case, str(hidden), str(rollouts), str(threads)]
+        command = [sys.executable, str(WORKER), trainer, precision, case, str(hidden), str(rollouts), str(threads)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
         self._answer()
@@ -65,9 +68,11 @@ class Worker:
         return found
 
 
-def measured(trainers: list[str], case: str, hidden: int, asked: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measured(
+    trainers: list[str], precision: str, case: str, hidden: int, asked: argparse.Namespace
+) -> dict[str, dict[str, float]]:
     """Return each trainer's best step and its peak, and what étude's step consists of."""
-    workers = {name: Worker(name, case, hidden, ROLLOUTS, asked.threads) for name in trainers}
+    workers = {name: Worker(name, precision, case, hidden, ROLLOUTS, asked.threads) for name in trainers}
     try:
         for worker in workers.values():
             worker.ask()
@@ -84,7 +89,7 @@ def scaling(case: str, hidden: int, asked: argparse.Namespace) -> list[dict[str,
     """Return étude's best step over growing groups."""
     found = []
     for rollouts in SCALING:
-        worker = Worker("ours", case, hidden, rollouts, asked.threads)
+        worker = Worker("ours", "fp32", case, hidden, rollouts, asked.threads)
         try:
             worker.ask()
             best = min((worker.ask() for _ in range(asked.rounds)), key=lambda s: s["cpu_s"])
@@ -94,11 +99,11 @@ def scaling(case: str, hidden: int, asked: argparse.Namespace) -> list[dict[str,
     return found
 
 
-def show(case: str, hidden: int, best: dict[str, dict[str, float]]) -> None:
+def show(precision: str, case: str, hidden: int, best: dict[str, dict[str, float]]) -> None:
     """Print one table."""
     ours = best["ours"]
     tokens = f"{ours['row_tokens']:.0f} tokens, {ours['packed_tokens']:.0f} unique"
-    print(f"{case}, hidden {hidden}: {ROLLOUTS} rollouts, {tokens}")
+    print(f"{case}, hidden {hidden}, {precision}: {ROLLOUTS} rollouts, {tokens}")
     for name, took in best.items():
         print(f"  {name:5} {took['cpu_s']:7.2f} CPU s {took['wall_s']:7.2f} s  peak {took['peak_mb']:6.0f} MiB")
     rate = ours["operations"] / ours["cpu_s"]
@@ -123,17 +128,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--cases", nargs="+", default=["shared", "turns"])
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--scaling", action="store_true", help="also measure groups of 2, 4, 8 and 16")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the tables")
     asked = parser.parse_args()
     trainers = ["ours"] + ["trl"] * (importlib.util.find_spec("trl") is not None)
     everything: dict[str, object] = {}
-    for case in asked.cases:
-        for hidden in asked.hidden:
-            best = measured(trainers, case, hidden, asked)
-            everything[f"{case}/{hidden}"] = best
-            if not asked.json:
-                show(case, hidden, best)
+    for case, hidden, precision in itertools.product(asked.cases, asked.hidden, asked.precisions):
+        best = measured(trainers, precision, case, hidden, asked)
+        everything[f"{case}/{hidden}/{precision}"] = best
+        if not asked.json:
+            show(precision, case, hidden, best)
     if asked.scaling:
         everything["scaling"] = points = scaling("turns", asked.hidden[0], asked)
         for line in () if asked.json else plot(points):

@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Callable
 
 import torch
-from shapes import ALPHA, CASES, RANK, SHAPES, Attempt, advantages, logprob, make_model
+from shapes import ALPHA, CASES, DTYPES, RANK, SHAPES, Attempt, advantages, logprob, make_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from etude.engine.trainer import loader
 from etude.engine.trainer.batch import Batch, build_batch
 from etude.engine.trainer.memory import keep_freed_memory
 from etude.engine.trainer.policy import LoraPolicy
@@ -26,12 +27,18 @@ from etude.types import (
 )
 
 
-def prepare(case: str, hidden: int, rollouts: int) -> tuple[Callable[[], dict[str, float]], Callable[[], float]]:
-    """Return a function that takes a step, and one that counts a step's floating-point operations."""
+def prepare(
+    precision: str, case: str, hidden: int, rollouts: int
+) -> tuple[Callable[[], dict[str, float]], Callable[[], float]]:
+    """Return a function that takes a step, and one that counts a step's floating-point operations.
+
+    By itself the trainer would compute in what it finds worth it on this machine.
+    """
+    loader.faster_dtype = lambda kind: getattr(torch, DTYPES[precision])  # type: ignore[assignment]
     keep_freed_memory()
     shape = SHAPES[hidden]
     with tempfile.TemporaryDirectory() as folder:
-        make_model(shape).save_pretrained(folder)  # type: ignore[attr-defined]
+        make_model(shape, precision).save_pretrained(folder)  # type: ignore[attr-defined]
         # A random model is nobody's policy, so its drift from made-up log-probabilities means nothing.
         settings = OpenPolicy(
             name="bench", lora=LoraSettings(rank=RANK, alpha=ALPHA), loss=LossSettings(preset="dapo", drift_stop=1e9)
@@ -92,11 +99,11 @@ def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
     return total
 
 
-def gemm_rate() -> float:
+def gemm_rate(precision: str) -> float:
     """Return this machine's floating-point operations a CPU second in a large product, best of some."""
     import time
 
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    a, b = torch.randn(2, 1024, 1024).to(getattr(torch, DTYPES[precision]))
     best = float("inf")
     for _ in range(8):
         began = time.process_time()

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 
 RANK, ALPHA = 8, 16
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""Precision → what the model's own weights are held in; PEFT keeps the LoRA in fp32."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -93,7 +95,7 @@ def logprob(number: int) -> float:
     return -8.3 - 0.5 * random.Random(number).random()
 
 
-def make_model(shape: Shape) -> object:
+def make_model(shape: Shape, precision: str) -> object:
     """Return the random model, the same in every process."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
@@ -110,4 +112,4 @@ def make_model(shape: Shape) -> object:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config)
+    return AutoModelForCausalLM.from_config(config).to(getattr(torch, DTYPES[precision]))

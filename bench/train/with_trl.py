@@ -1,6 +1,6 @@
 """One optimizer step of TRL's GRPOTrainer at the settings that were fastest on a CPU.
 
-fp32 without gradient checkpointing; no reference model; rollouts are handed over ready-made, so nothing is generated;
+Without gradient checkpointing; no reference model; rollouts are handed over ready-made, so nothing is generated;
 old log-probabilities are not computed again, as one step a batch does not need them.
 """
 
@@ -38,7 +38,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = not self.answer(took)
 
 
-def serve(case: str, hidden: int, rollouts: int, answer: Callable[[dict[str, float]], bool]) -> None:
+def serve(precision: str, case: str, hidden: int, rollouts: int, answer: Callable[[dict[str, float]], bool]) -> None:
     """Take steps until `answer` says no."""
     shape = SHAPES[hidden]
     attempts = CASES[case](rollouts, shape.vocabulary)
@@ -55,11 +55,11 @@ def serve(case: str, hidden: int, rollouts: int, answer: Callable[[dict[str, flo
             output_dir=folder, per_device_train_batch_size=count, gradient_accumulation_steps=1, num_generations=count,
             max_completion_length=max(len(a.tokens) for a in attempts), max_steps=10_000, learning_rate=1e-5,
             report_to=[], logging_steps=100_000, save_strategy="no", use_cpu=True, beta=0.0, disable_tqdm=True, seed=0,
-            dataloader_pin_memory=False, bf16=False, gradient_checkpointing=False, loss_type="dapo",
+            dataloader_pin_memory=False, bf16=precision == "bf16", gradient_checkpointing=False, loss_type="dapo",
             scale_rewards="none",
         )  # fmt: skip
         trainer = GRPOTrainer(
-            model=make_model(shape),
+            model=make_model(shape, precision),
             reward_funcs=lambda completions, **_: [worth[a.rollout] for a in attempts],
             args=config,
             train_dataset=Dataset.from_list([{"prompt": "w5"}] * 2 * count),

@@ -1,6 +1,6 @@
 """A trainer in a process of its own: takes a step for each line of standard input and answers with its cost as JSON.
 
-python bench/train/worker.py ours|trl CASE HIDDEN ROLLOUTS THREADS
+python bench/train/worker.py ours|trl fp32|bf16 CASE HIDDEN ROLLOUTS THREADS
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ os.dup2(2, 1)  # what libraries print is not an answer
 
 def main() -> None:
     """Answer until standard input ends."""
-    trainer, case, hidden, rollouts, threads = sys.argv[1:]
+    trainer, precision, case, hidden, rollouts, threads = sys.argv[1:]
     os.environ["OMP_NUM_THREADS"] = threads
     import torch
 
@@ -26,15 +26,16 @@ def main() -> None:
 
         tell({"ready": 1.0})
         if sys.stdin.readline():
-            serve(case, int(hidden), int(rollouts), lambda took: bool(tell({**took, **peak()}) or sys.stdin.readline()))
+            answer = lambda took: bool(tell({**took, **peak()}) or sys.stdin.readline())  # noqa: E731
+            serve(precision, case, int(hidden), int(rollouts), answer)
         return
     from ours import gemm_rate, prepare
 
-    step, operations = prepare(case, int(hidden), int(rollouts))
+    step, operations = prepare(precision, case, int(hidden), int(rollouts))
     tell({"ready": 1.0})
     for line in sys.stdin:
         if line.strip() == "operations":
-            tell({"operations": operations(), "gemm_rate": gemm_rate()})
+            tell({"operations": operations(), "gemm_rate": gemm_rate(precision)})
             continue
         cpu, wall = time.process_time(), time.monotonic()
         metrics = step()

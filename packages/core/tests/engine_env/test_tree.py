@@ -5,6 +5,7 @@ Three architectures, the tree path and the dense one, with and without checkpoin
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from etude.engine.trainer import looks
 from etude.engine.trainer import tree as tree_module
 from etude.engine.trainer.forward import Path, TrainingRow, micro_batches, told
+from etude.engine.trainer.kernels import lora_linear
 from etude.engine.trainer.paths import choose_path
 from etude.engine.trainer.tree import TreePlan, tree_attention
 from etude.tokens import Row, pack_rows
@@ -138,6 +140,50 @@ def test_random_trees_train_as_one_row_at_a_time(
 
     assert found == pytest.approx(expected, abs=2e-5)
     assert (along - plain).norm() <= 2e-5 * plain.norm()
+
+
+@cache
+def half(architecture: str) -> tuple[Any, Any]:
+    """Return the model in bfloat16 with its LoRA in fp32, as PEFT has it, and the same weights all in fp32."""
+    rounded = copy.deepcopy(model(architecture))
+    for name, parameter in rounded.named_parameters():
+        if "lora" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return rounded, copy.deepcopy(rounded).float()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_half_precision_strays_no_further_along_the_tree_than_row_by_row(architecture: str) -> None:
+    of, whole = half(architecture)
+    strayed = {"tree": 0.0, "rows": 0.0}
+    for seed in range(12):
+        expected, exact = one_at_a_time(whole, tree(seed))
+        for path in ("tree", "rows"):
+            found, along = packed(of, tree(seed), path, 40)
+            off = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+            strayed[path] += float((along - exact).norm() / exact.norm()) / 12
+
+            assert off < 0.15
+    assert choose_path(of, VOCABULARY, CPU) == "tree"
+    assert 0 < strayed["tree"] <= 1.5 * strayed["rows"] < 0.05
+
+
+@pytest.mark.parametrize("out", [16, 40])
+def test_linear_layer_in_half_precision_is_that_of_peft(out: int) -> None:
+    torch.manual_seed(0)
+    x_ND = torch.randn(50, 24, dtype=torch.bfloat16, requires_grad=True)
+    weight, bias = torch.randn(out, 24, dtype=torch.bfloat16), torch.randn(out, dtype=torch.bfloat16)
+    down, up = torch.randn(4, 24, requires_grad=True), torch.randn(out, 4, requires_grad=True)
+    given_to = torch.randn(50, out)
+    found = lora_linear(x_ND, weight, bias, down, up, 0.5)
+    ours = torch.autograd.grad((found * given_to).sum(), (x_ND, down, up))
+    exact = x_ND.float() @ weight.float().t() + bias.float() + 0.5 * (x_ND.float() @ down.t()) @ up.t()
+    theirs = torch.autograd.grad((exact * given_to).sum(), (x_ND, down, up))
+
+    assert found.dtype == torch.bfloat16
+    assert [g.dtype for g in ours] == [torch.bfloat16, torch.float32, torch.float32]
+    assert (found - exact).norm() < 5e-3 * exact.norm()
+    assert all((a - b).norm() < 8e-3 * b.norm() for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude.loss.products import linear
+
 _CHUNK_CELLS = {"cpu": 2**22, "cuda": 2**27}
 """Logits held at once: 16 MiB in fp32 on a CPU, where more leaves the cache, and 512 MiB on a GPU."""
 
@@ -54,7 +56,7 @@ class _Head(torch.autograd.Function):
         ends = bounds.tolist()
         for number, start in enumerate(range(0, heads, rows)):
             part = slice(start, min(start + rows, heads))
-            logits_HV = (hidden_HD[part] @ weight_VD.t()).float()
+            logits_HV = linear(hidden_HD[part], weight_VD).float()
             if not bool((temperature_H[part] == 1).all()):
                 logits_HV /= temperature_H[part, None]
             mine_M = order_M[ends[number] : ends[number + 1]]
@@ -67,13 +69,13 @@ class _Head(torch.autograd.Function):
             # The largest probability is 1 / Σ exp(logit - largest logit).
             log_sum_H[part] = top_H - p_HV.amax(-1).log()
             if backward:
-                torch.mm(p_HV.to(weight_VD.dtype), weight_VD, out=mean_HD[part])
+                mean_HD[part] = linear(p_HV.to(weight_VD.dtype), weight_VD.t())
             if entropy:
                 mean_logit_H = torch.linalg.vecdot(p_HV, logits_HV)
                 entropy_H[part] = log_sum_H[part] - mean_logit_H
                 if backward:  # ∇ entropy = -Σ p (logit - mean logit) W
                     uneven_HV = p_HV.mul_(logits_HV.sub_(mean_logit_H[:, None]))
-                    torch.mm(uneven_HV.neg_().to(weight_VD.dtype), weight_VD, out=entropy_HD[part])
+                    entropy_HD[part] = linear(uneven_HV.neg_().to(weight_VD.dtype), weight_VD.t())
         if backward:
             ctx.save_for_backward(weight_VD, temperature_H, head_of_M, token_M, mean_HD, entropy_HD)
         return picked_M - log_sum_H[head_of_M], entropy_H

@@ -125,7 +125,7 @@ def _linear(module: Any, x_ND: Tensor) -> Tensor:
 
 
 def _is_plain_lora(module: Any) -> bool:
-    """Whether a module is a frozen matrix and one LoRA in the same precision, and nothing else (dropout, DoRA, ...)."""
+    """Whether a module is a frozen matrix and one LoRA, and nothing else (dropout, DoRA, ...)."""
     if type(module) is not PeftLinear or module.disable_adapters or module.merged or len(module.active_adapters) != 1:
         return False
     (name,) = module.active_adapters
@@ -137,4 +137,5 @@ def _is_plain_lora(module: Any) -> bool:
         return False
     base, up = module.base_layer, module.lora_B[name]
     quiet = isinstance(module.lora_dropout[name], nn.Identity) and up.bias is None
-    return quiet and not base.weight.requires_grad and base.weight.dtype == up.weight.dtype
+    # PEFT holds a LoRA in fp32 where the matrix is in half precision.
+    return quiet and not base.weight.requires_grad and up.weight.dtype in (base.weight.dtype, torch.float32)

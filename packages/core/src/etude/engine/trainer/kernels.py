@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from etude.loss.products import linear
+
 
 def lora_linear(
     x_ND: Tensor, weight_FD: Tensor, bias_F: Tensor | None, down_SD: Tensor, up_FS: Tensor, scale: float
 ) -> Tensor:
-    """Return x W' + b + s (x A') B', with gradients to x, A and B."""
-    out_NF: Tensor = _LoraLinear.apply(x_ND, weight_FD, bias_F, down_SD, up_FS, scale)
+    """Return x W' + b + s (x A') B', with gradients to x, A and B; in the precision of W, which A and B may exceed."""
+    kernel = _LoraLinear if weight_FD.dtype == torch.float32 else _HalfLoraLinear
+    out_NF: Tensor = kernel.apply(x_ND, weight_FD, bias_F, down_SD, up_FS, scale)
     return out_NF
 
 
@@ -48,18 +51,43 @@ class _LoraLinear(torch.autograd.Function):
         ctx.save_for_backward(x_ND, weight_FD, down_SD, up_FS)
         ctx.scale = scale
         # One product of N rows instead of three: for many tokens, adding up the weights costs next to nothing.
-        return functional.linear(x_ND, torch.addmm(weight_FD, up_FS, down_SD, alpha=scale), bias_F)
+        return linear(x_ND, torch.addmm(weight_FD, up_FS, down_SD, alpha=scale), bias_F)
 
     @staticmethod
     def backward(ctx: Any, to_out_NF: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_FD, down_SD, up_FS = ctx.saved_tensors
         # With the narrow factor first, and in rows, these thin products take a fraction of the time.
         to_low_SN = (up_FS.t().contiguous() @ to_out_NF.t()).mul_(ctx.scale)
-        to_up_FS = ((down_SD @ x_ND.t()) @ to_out_NF).mul_(ctx.scale).t()
-        to_down_SD = to_low_SN @ x_ND
+        to_up_FS = linear(down_SD @ x_ND.t(), to_out_NF.t()).mul_(ctx.scale).t()
+        to_down_SD = linear(to_low_SN, x_ND.t())
         to_x_ND = None
         if ctx.needs_input_grad[0]:
-            to_x_ND = to_out_NF @ torch.addmm(weight_FD, up_FS, down_SD, alpha=ctx.scale)
+            to_x_ND = linear(to_out_NF, torch.addmm(weight_FD, up_FS, down_SD, alpha=ctx.scale).t())
+        return to_x_ND, None, None, to_down_SD, to_up_FS, None
+
+
+class _HalfLoraLinear(torch.autograd.Function):
+    """The same in half precision, where W + s B A would lose a young LoRA to rounding."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_FD: Tensor, bias_F: Tensor | None, down_SD: Tensor, up_FS: Tensor, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(x_ND, weight_FD, down_SD, up_FS)
+        ctx.scale = scale
+        down_SD, up_FS = down_SD.to(x_ND.dtype), up_FS.to(x_ND.dtype)
+        out_NF = functional.linear(x_ND, weight_FD, bias_F)
+        return out_NF.addmm_(x_ND @ down_SD.t(), up_FS.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, to_out_NF: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight_FD, down_SD, up_FS = ctx.saved_tensors
+        half_down_SD, half_up_FS = down_SD.to(x_ND.dtype), up_FS.to(x_ND.dtype)
+        to_low_NS = (to_out_NF @ half_up_FS).mul_(ctx.scale)
+        low_NS = (x_ND @ half_down_SD.t()).mul_(ctx.scale)
+        to_up_FS = (to_out_NF.t() @ low_NS).to(up_FS.dtype)
+        to_down_SD = (to_low_NS.t() @ x_ND).to(down_SD.dtype)
+        to_x_ND = (to_out_NF @ weight_FD).addmm_(to_low_NS, half_down_SD) if ctx.needs_input_grad[0] else None
         return to_x_ND, None, None, to_down_SD, to_up_FS, None
 
 

@@ -101,16 +101,13 @@ def _cut(segments: Sequence[Segment], asking: Sequence[int]) -> Iterator[Segment
 
 def tree_attention(query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, plan: TreePlan, scale: float) -> Tensor:
     """Return the attention of each that asks over its own path, as Q x H x E, with gradients to all three."""
-    if query_QHE.device.type == "cpu" and query_QHE.dtype == torch.float32:
+    if query_QHE.device.type == "cpu":
         looks = tuple(zip(plan.looks, plan.masks, strict=True))
-        out: Tensor = _CpuTree.apply(query_QHE, key_NKE, value_NKE, looks, scale)
-        return out
+        # Flash attention of a CPU is no faster in half precision, and parts joined in it would be rounded each time.
+        out: Tensor = _CpuTree.apply(query_QHE.float(), key_NKE.float(), value_NKE.float(), looks, scale)
+        return out.to(query_QHE.dtype)
     query, key, value = (x.transpose(0, 1)[None] for x in (query_QHE, key_NKE, value_NKE))
-    if query_QHE.device.type == "cuda":
-        return _flex(query, key, value, plan.block_mask, scale)[0].transpose(0, 1)
-    mask = plan.mask_QN[None, None]
-    attend = torch.nn.functional.scaled_dot_product_attention
-    return attend(query, key, value, attn_mask=mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+    return _flex(query, key, value, plan.block_mask, scale)[0].transpose(0, 1)
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, scale: float) -> Tensor:
