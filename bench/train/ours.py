@@ -86,7 +86,7 @@ def _calls(name: str, attempt: Attempt) -> list[TokenCall]:
 def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
     """Count a step's matrix products and those of attention, of which only the pairs that count."""
     parts = runner.micro_batches(batch)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: _product}) as counter:
         runner.accumulate(batch, parts)
     runner.policy.optimizer.zero_grad(set_to_none=True)
     layers = runner.policy.model.config.num_hidden_layers
@@ -97,6 +97,11 @@ def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
         pairs = (layers - 1) * paths_N.sum() + paths_N[part.columns].sum()
         total += (2 + 5) * 2 * width * float(pairs)
     return total
+
+
+def _product(x_ND: torch.Size, weight_FD: torch.Size, *_: object, **__: object) -> int:
+    """Count oneDNN's product, which torch's counter does not know."""
+    return 2 * x_ND[0] * x_ND[1] * weight_FD[0]
 
 
 def gemm_rate(precision: str) -> float:

@@ -17,6 +17,7 @@ EXAMPLES = ["03_train_on_cpu.py", "05_train_a_crew.py", "06_train_an_adk_agent.p
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_trains(needs_engine: None, example: str, tmp_path: Path) -> None:
     few = ["--steps", "1", "--group-size", "4", "--scenarios-per-step", "3", "--run-dir", str(tmp_path / "run")]
@@ -26,7 +27,7 @@ def test_an_example_trains(needs_engine: None, example: str, tmp_path: Path) -> 
         env=os.environ | quiet | {"CREWAI_STORAGE_DIR": str(tmp_path / "crewai")},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=840,
         check=False,
     )
 

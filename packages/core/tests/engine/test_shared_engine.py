@@ -13,7 +13,7 @@ import pytest
 import etude
 from etude.engine import Engine, EngineClient
 from etude.errors import DriftError, EngineError, PolicyLost
-from etude.testing import say
+from etude.testing import in_order, say
 from etude.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
 from etude.training.store import RunStore
 from etude.types import OpenPolicy, OpenSession, StepRequest, WeightedRollout
@@ -58,7 +58,7 @@ class TakenMeanwhile(etude.FunctionReward):
 async def test_a_run_whose_policy_another_run_took_stops_trains_nothing_of_it_and_goes_on_later(
     engine: GatewayEngine, tmp_path: Path
 ) -> None:
-    engine.vllm.play(lambda request: say("x" * (1 + len(engine.vllm.asked))))
+    engine.vllm.play(in_order(say("x"), say("xx")))
     settings: dict[str, Any] = {
         "rollout": etude.rollout(ask),
         "scenarios": ["How many lamps?"],

@@ -192,7 +192,7 @@ async def test_what_is_drawn_comes_from_every_template_in_turn() -> None:
 
 
 async def test_a_dry_run_rejects_what_cannot_be_called_and_calls_nothing_destructive(hostile_url: str) -> None:
-    sessions = Sessions(server=Server.of(hostile_url), limits=Limits(call_s=0.5))
+    sessions = Sessions(server=Server.of(hostile_url), limits=Limits(call_s=2))
     harmful = tool("hang").model_copy(update={"destructive": "yes"})
     run = DryRun(sessions=sessions, offer=offer(tool("echo", x={"type": "integer"}), tool("fail"), harmful))
     calls = [("echo", {"x": 1}), ("echo", {"x": "1"}), ("fail", {}), ("gone", {}), ("hang", {})]

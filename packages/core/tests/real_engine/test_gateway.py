@@ -237,8 +237,8 @@ async def test_a_call_after_the_seal_is_refused_counted_and_not_recorded(engine:
 
 async def test_sealing_cancels_a_call_in_flight_and_records_why(engine: RunningEngine) -> None:
     async with engine.session() as session:
-        asking = asyncio.create_task(session.ask(max_tokens=300, extra_body={"ignore_eos": True}))
-        await asyncio.sleep(0.3)
+        asking = asyncio.create_task(session.ask(max_tokens=900, extra_body={"ignore_eos": True}))
+        await asyncio.sleep(1)
         sealed = await session.seal()
         with pytest.raises(openai.ConflictError):
             await asking
@@ -252,8 +252,8 @@ async def test_a_client_that_leaves_frees_vllm_and_leaves_a_record(engine: Runni
     async with engine.session() as session, httpx.AsyncClient() as http:
         url, headers = f"{session.grant.base_url}/chat/completions", {"authorization": f"Bearer {session.grant.secret}"}
         with pytest.raises(httpx.ReadTimeout):
-            await http.post(url, json=question(max_tokens=300, ignore_eos=True), headers=headers, timeout=0.3)
-        await asyncio.sleep(0.5)
+            await http.post(url, json=question(max_tokens=900, ignore_eos=True), headers=headers, timeout=1)
+        await asyncio.sleep(2)
         (call,) = (await session.seal()).calls
 
     assert call.error is not None

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import torch
 from peft import PeftModel
-from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, question
+from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, eventually, question
 from transformers import AutoModelForCausalLM
 
 from etude.errors import EngineError
@@ -70,18 +70,22 @@ async def test_a_step_is_taken_once_however_often_it_is_asked_for(engine: Runnin
 
 async def test_swaps_under_load_fail_no_call_and_each_call_has_one_version(engine: RunningEngine) -> None:
     await engine.client.open_policy(POLICY)
-    stop, reports = asyncio.Event(), []
+    stop, reports, begun, ended = asyncio.Event(), [], 0, 0
 
     async def caller() -> list[TokenCall]:
+        nonlocal begun, ended
         async with engine.session() as session:
             while not stop.is_set():
+                begun = number = begun + 1
                 await session.ask(tools=TOOLS, extra_body={"ignore_eos": True})
+                ended = max(ended, number)
             return list((await session.seal()).calls)
 
     callers = [asyncio.create_task(caller()) for _ in range(8)]
     for number in range(4):
         reports.append(await engine.train_step(f"load-{number}"))
-        await asyncio.sleep(0.5)
+        until = begun
+        await eventually(lambda until=until: ended > until, 60, "a call was begun and answered since the swap")
     stop.set()
     calls = [call for done in await asyncio.gather(*callers) for call in done]
 

@@ -149,13 +149,14 @@ async def test_the_ceiling_stops_before_it_is_passed_and_nothing_paid_is_lost(
 
 
 async def test_requests_at_once_do_not_pass_the_ceiling_together(server: LoopbackJudge) -> None:
-    server.script = [says(grades({"four": 0.9, "some": 0.4, "no": 0.0}), hangs_s=0.05)]
+    server.script = [says(grades({"four": 0.9, "some": 0.4, "no": 0.0}), hangs_s=0.5)]
     ruler = Ruler(priced(server), permutations=10, max_cost_usd=0.045)
 
     with pytest.raises(CostCeilingError):
         await ruler.judge_group(GROUP)
 
-    assert (len(server.requests), server.busiest) == (4, 3)
+    assert len(server.requests) == 4
+    assert 1 < server.busiest <= 3
     assert ruler.cache.paid_usd() == pytest.approx(0.04)
 
 

@@ -125,7 +125,7 @@ class LifeRows(Rows):
         agent = self.assistant(self.author.base_url, tools=[look])
         self.engine.vllm.play(lambda request: hang() if turn_of(request) else call_tool("look", item="lamps"))
 
-        trajectory = self.as_trained(lambda _: self.arun(agent, "How many lamps?"), is_async=True, timeout_s=2.0)
+        trajectory = self.as_trained(lambda _: self.arun(agent, "How many lamps?"), is_async=True, timeout_s=8.0)
 
         assert trajectory.status == "timed_out"
         assert trajectory.error is not None
