@@ -26,8 +26,7 @@ def main() -> None:
 
         tell({"ready": 1.0})
         if sys.stdin.readline():
-            answer = lambda took: bool(tell({**took, **peak()}) or sys.stdin.readline())  # noqa: E731
-            serve(precision, case, int(hidden), int(rollouts), answer)
+            serve(precision, case, int(hidden), int(rollouts), told_to_go_on)
         return
     from ours import gemm_rate, prepare
 
@@ -41,6 +40,12 @@ def main() -> None:
         metrics = step()
         took = {"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall}
         tell({**took, **peak(), "packed_tokens": metrics["packed_tokens"], "row_tokens": metrics["row_tokens"]})
+
+
+def told_to_go_on(took: dict[str, float]) -> bool:
+    """Answer with a step's cost, and return whether another step is asked for."""
+    tell({**took, **peak()})
+    return bool(sys.stdin.readline())
 
 
 def peak() -> dict[str, float]:

@@ -169,7 +169,7 @@ def test_half_precision_strays_no_further_along_the_tree_than_row_by_row(archite
 
 
 @pytest.mark.parametrize("out", [16, 40])
-def test_linear_layer_in_half_precision_is_that_of_peft(out: int) -> None:
+def test_linear_layer_in_half_precision_is_that_of_fp32_but_for_rounding(out: int) -> None:
     torch.manual_seed(0)
     x_ND = torch.randn(50, 24, dtype=torch.bfloat16, requires_grad=True)
     weight, bias = torch.randn(out, 24, dtype=torch.bfloat16), torch.randn(out, dtype=torch.bfloat16)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp_servers import hostile
 
-from etude.errors import ConfigError, JudgeError, McpServerError, McpServerUnreachable
+from etude.errors import ConfigError, CostCeilingError, JudgeError, McpServerError, McpServerUnreachable
 from etude.mcp import Job, Limits, McpAgent, Scenario, Server, Sessions
 from etude.mcp.comparison import Pair, compare, pairs, worked
 from etude.mcp.frameworks import load_agent
@@ -122,6 +123,24 @@ async def test_a_judge_that_fails_compares_nothing() -> None:
     silent: Any = Silent()
     assert await compare(silent, [pair("x", [attempt("a")], [attempt("b")])] * 2) is None
     assert await compare(silent, [pair("x", [attempt("b")], [attempt("c")])]) is None
+
+
+async def test_a_ceiling_that_is_reached_ends_the_comparison_when_every_request_has_ended() -> None:
+    ended: list[str] = []
+
+    class Dear:
+        async def judge_group(self, trajectories: Any) -> Judgement:
+            if trajectories[0].rollout_id == "a":
+                raise CostCeilingError("no more")
+            await asyncio.sleep(0.05)
+            ended.append(trajectories[0].rollout_id)
+            return Judgement()
+
+    dear: Any = Dear()
+    with pytest.raises(CostCeilingError):
+        await compare(dear, [pair(name, [attempt(name)], [attempt(name + "'")]) for name in "abc"])
+
+    assert sorted(ended) == ["b", "c"]
 
 
 def test_pairs_are_what_a_run_keeps_of_both_evaluations(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Matrix products in fp32 on a CPU, by the faster of the two libraries that torch brings.
 
-`torch.mm` asks MKL; torch's compiler asks oneDNN, whose kernels take 8 to 30 % less time for the shapes of a decoder
-layer (an EPYC with AVX-512, one thread). Both round as fp32 does.
+`torch.mm` asks MKL; torch's compiler asks oneDNN, whose kernels take less time for the shapes of a decoder layer
+(`bench/products.py` prints both). Both round as fp32 does.
 
 Shapes: N rows, D in, F out.
 """

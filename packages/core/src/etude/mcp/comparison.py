@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,6 +9,7 @@ from statistics import fmean
 from etude.errors import JudgeError
 from etude.mcp.scenario import Scenario
 from etude.rewards.function import Reward
+from etude.rewards.opinion import all_of
 from etude.training.rows import cost_usd
 from etude.training.store import RunStore
 from etude.types import Failure, Judgement, Record, Trajectory
@@ -62,7 +62,7 @@ def pairs(store: RunStore, scenarios: Sequence[Scenario], rollouts: int) -> list
 
 async def compare(reward: Reward, found: Sequence[Pair]) -> Comparison | None:
     """Return the judge's comparison; None where it could judge nothing."""
-    verdicts = await asyncio.gather(*(_judged(reward, pair) for pair in found))
+    verdicts = await all_of(_judged(reward, pair) for pair in found)
     scored = []
     for pair, verdict in zip(found, verdicts, strict=True):
         values = {} if verdict.error is not None else {s.rollout_id: s.value for s in verdict.scores}

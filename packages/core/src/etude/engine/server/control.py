@@ -213,7 +213,7 @@ class Control:
         self._shut_down()
         return JSONResponse({"shutting_down": True})
 
-    def _opened(self, name: str, run_id: str | None = None) -> Policy:
+    def _opened(self, name: str, run_id: str | None) -> Policy:
         """Return an open policy; a run's own where one is named."""
         known = self._policies.get(name)
         if run_id is not None and (known is None or known.opened.run_id != run_id):
