@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 SEED ?= 0
 FRAMEWORK ?= langgraph
 BIN := .venv/bin
-export ETUDE_ENGINE_HOME ?= $(CURDIR)/.engine
+export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
@@ -33,13 +33,13 @@ install: .venv/.stamp ## Make the client environment (.venv).
 	@touch $@
 
 engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and vLLM for this machine.
-	@ETUDE_UV=.tools/bin/uv $(BIN)/etude engine install
+	@WOODSHED_UV=.tools/bin/uv $(BIN)/woodshed engine install
 
 demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai or adk, CONTROL=1 for shuffled scores).
-	@$(BIN)/etude demo --framework $(FRAMEWORK) --seed $(SEED) $(if $(CONTROL),--control)
+	@$(BIN)/woodshed demo --framework $(FRAMEWORK) --seed $(SEED) $(if $(CONTROL),--control)
 
 demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n): tasks, rollouts, judge, steps, report.
-	@$(BIN)/python -m etude_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)
+	@$(BIN)/python -m woodshed_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)
 
 test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM. Files that take longest go first.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/real_engine packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
@@ -102,7 +102,7 @@ tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 
 	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done
 
 lock: | .tools/bin/uv ## Resolve requirements.lock anew, with hashes and without any host name.
-	@.tools/bin/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package etude --no-emit-package etude-langgraph --no-emit-package etude-crewai --no-emit-package etude-adk --no-emit-package etude-tiny-world --group dev pyproject.toml -o requirements.lock
+	@.tools/bin/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package woodshed --no-emit-package woodshed-langgraph --no-emit-package woodshed-crewai --no-emit-package woodshed-adk --no-emit-package woodshed-tiny-world --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the environments (runs are kept).
 	@rm -rf .venv .engine .tools .oracle .matrix

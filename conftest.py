@@ -6,15 +6,15 @@ import importlib.util
 
 import pytest
 
-from etude.engine.provision import engine_python
-from etude.errors import EngineMissing
+from woodshed.engine.provision import engine_python
+from woodshed.errors import EngineMissing
 
 if importlib.util.find_spec("hypothesis") is not None:  # adapters are tested in environments without it, too
     from hypothesis import HealthCheck, settings
 
     # A busy machine is no failure.
-    settings.register_profile("etude", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("etude")
+    settings.register_profile("woodshed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("woodshed")
 
 
 @pytest.fixture(scope="session")

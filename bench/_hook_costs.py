@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from etude.capture import Rollout, bind
-from etude.testing import Reply, ScriptedEngine, call_tool, say
+from woodshed.capture import Rollout, bind
+from woodshed.testing import Reply, ScriptedEngine, call_tool, say
 
 LIMITS = {"no rollout": 1.03, "recording": 1.10}
 VARIANTS = ("unhooked", "no rollout", "recording", "unhooked again")
@@ -171,7 +171,7 @@ def _start(framework: str, probe: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"bench": f"hooks_{framework}", "import_s": imported, "instrument_s": hooked}), flush=True)
         return
-    print(f"import etude_{framework} after its framework {imported * 1e3:.1f} ms (≤ {IMPORT_LIMIT_S * 1e3:.0f})")
+    print(f"import woodshed_{framework} after its framework {imported * 1e3:.1f} ms (≤ {IMPORT_LIMIT_S * 1e3:.0f})")
     print(f"first instrument {hooked * 1e3:.1f} ms (≤ {INSTRUMENT_LIMIT_S * 1e3:.0f})", flush=True)
 
 

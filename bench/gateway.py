@@ -32,16 +32,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from etude.engine import Engine, EngineClient, ServedModel
-from etude.tokens import MergeStats, merge_stats
-from etude.types import OpenPolicy, OpenSession, SealedSession, SessionGrant, StepRequest, WeightedRollout
+from woodshed.engine import Engine, EngineClient, ServedModel
+from woodshed.tokens import MergeStats, merge_stats
+from woodshed.types import OpenPolicy, OpenSession, SealedSession, SessionGrant, StepRequest, WeightedRollout
 
 CONCURRENT = 16
 CALLS = 96
 TURNS, TALKS = 6, 16
 ITEMS = ("Harp", "Lute", "Drum", "Flute", "Cello", "Banjo", "Viola")
 SHORTEST, LONGEST = 16, 48
-WEIGHTS = Path(__file__).parents[1] / "packages/tiny_world/src/etude_tiny_world/weights/policy"
+WEIGHTS = Path(__file__).parents[1] / "packages/tiny_world/src/woodshed_tiny_world/weights/policy"
 TOOL = {
     "type": "function",
     "function": {
@@ -130,7 +130,7 @@ async def load(url: str, key: str, *, until: asyncio.Event | None = None, **extr
             status, headers, _ = await connection.post("/v1/chat/completions", body(number, **extra))
             seen.calls += 1
             seen.failed += status != 200
-            seen.first_answer.setdefault(int(headers.get("x-etude-weight-version", 0)), time.time())
+            seen.first_answer.setdefault(int(headers.get("x-woodshed-weight-version", 0)), time.time())
         connection.close()
 
     await asyncio.gather(*(caller() for _ in range(CONCURRENT)))

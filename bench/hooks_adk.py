@@ -24,18 +24,18 @@ def said(**_):
 agent = LlmAgent(name="clerk", model="gemini-2.5-flash", before_model_callback=said)
 asyncio.run(InMemoryRunner(agent=agent, app_name="bench").run_debug("hi", quiet=True))
 before = time.process_time()
-import etude_adk
+import woodshed_adk
 imported = time.process_time()
-etude_adk.instrument(agent)
+woodshed_adk.instrument(agent)
 print(json.dumps([imported - before, time.process_time() - imported]))
 """
 
 
 def instrument() -> None:
     """Hook ADK."""
-    import etude_adk
+    import woodshed_adk
 
-    etude_adk.instrument()
+    woodshed_adk.instrument()
 
 
 def works(base_url: str, loop: asyncio.AbstractEventLoop) -> dict[str, Work]:

@@ -19,23 +19,23 @@ PROBE = """
 import json, time
 import crewai
 before = time.process_time()
-import etude_crewai
+import woodshed_crewai
 imported = time.process_time()
-etude_crewai.instrument()
+woodshed_crewai.instrument()
 print(json.dumps([imported - before, time.process_time() - imported]))
 """
 
 
 def instrument() -> None:
     """Hook CrewAI."""
-    import etude_crewai
+    import woodshed_crewai
 
-    etude_crewai.instrument()
+    woodshed_crewai.instrument()
 
 
 def works(base_url: str, loop: asyncio.AbstractEventLoop) -> dict[str, Work]:
     """Return what is measured."""
-    os.environ.setdefault("CREWAI_STORAGE_DIR", tempfile.mkdtemp(prefix="etude-bench-"))
+    os.environ.setdefault("CREWAI_STORAGE_DIR", tempfile.mkdtemp(prefix="woodshed-bench-"))
     from crewai import LLM, Agent, Crew, Task
     from crewai.tools import tool
 

@@ -14,18 +14,18 @@ import json, time
 from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI
 before = time.process_time()
-import etude_langgraph
+import woodshed_langgraph
 imported = time.process_time()
-etude_langgraph.instrument()
+woodshed_langgraph.instrument()
 print(json.dumps([imported - before, time.process_time() - imported]))
 """
 
 
 def instrument() -> None:
     """Hook LangGraph."""
-    import etude_langgraph
+    import woodshed_langgraph
 
-    etude_langgraph.instrument()
+    woodshed_langgraph.instrument()
 
 
 def works(base_url: str, loop: asyncio.AbstractEventLoop) -> dict[str, Work]:

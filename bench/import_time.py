@@ -1,4 +1,4 @@
-"""How long `import etude` takes, in a fresh interpreter, and what it brings along.
+"""How long `import woodshed` takes, in a fresh interpreter, and what it brings along.
 
 Run: .venv/bin/python bench/import_time.py
 """
@@ -12,7 +12,7 @@ import sys
 _PROBE = """
 import sys, time
 began = time.perf_counter()
-import etude
+import woodshed
 took = time.perf_counter() - began
 import json
 names = ("torch", "vllm", "transformers", "openai", "langchain_core", "langgraph", "starlette")
@@ -29,7 +29,7 @@ def main() -> None:
         for _ in range(_ROUNDS)
     ]
     best = min(took for took, _ in rounds)
-    print(f"import etude: {best * 1e3:.1f} ms (smallest of {_ROUNDS}; limit {_LIMIT_S * 1e3:.0f} ms)")
+    print(f"import woodshed: {best * 1e3:.1f} ms (smallest of {_ROUNDS}; limit {_LIMIT_S * 1e3:.0f} ms)")
     print(f"heavy modules it imports: {rounds[0][1] or 'none'}")
     print(json.dumps({"bench": "import", "seconds": best, "limit_s": _LIMIT_S, "heavy": rounds[0][1]}))
 

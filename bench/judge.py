@@ -1,10 +1,10 @@
-"""How well a judge's scores survive on their way to a reward: naive order-zipped scoring beside `etude.Ruler`.
+"""How well a judge's scores survive on their way to a reward: naive order-zipped scoring beside `woodshed.Ruler`.
 
     python bench/judge.py [--groups 60] [--size 8] [--no-engine] [--json FILE]
 
 1. Simulated judges, each with one known fault, score groups whose truth is known. A score that an attempt gets and
    the judge did not mean for it is misassigned. τ is Kendall's, with the truth, over the groups that were scored.
-2. Hostile replies and recorded texts (`etude.testing.hostile`): rewards that nobody meant.
+2. Hostile replies and recorded texts (`woodshed.testing.hostile`): rewards that nobody meant.
 3. The demo's tiny judge, served by the real vLLM, on attempts at held-out questions of the music shop. It knows one
    form of request only, so "naive" here is that request in one order, its scores dealt out by place.
 
@@ -32,13 +32,13 @@ from judging.judges import FAULTS, Gullible, SimulatedJudge
 from judging.naive import naive_scores, scores_by_place
 from scipy.stats import kendalltau
 
-from etude import Engine, Ruler
-from etude.rewards.judge import Question
-from etude.rewards.prompt import Form, build_prompt, default_rubric
-from etude.rewards.referee import asked_of
-from etude.testing.hostile import hostile_replies, hostile_texts
-from etude.types import Judgement
-from etude_tiny_world import held_out_scenarios, judge_model
+from woodshed import Engine, Ruler
+from woodshed.rewards.judge import Question
+from woodshed.rewards.prompt import Form, build_prompt, default_rubric
+from woodshed.rewards.referee import asked_of
+from woodshed.testing.hostile import hostile_replies, hostile_texts
+from woodshed.types import Judgement
+from woodshed_tiny_world import held_out_scenarios, judge_model
 
 TRAIN_MODELS = Path(__file__).parents[1] / "examples/tiny_world/train_models"
 
@@ -61,7 +61,7 @@ class Line:
 def main() -> None:
     """Run what was asked for and print the tables."""
     # A hundred groups are masked on purpose; each would say so.
-    logging.getLogger("etude.rewards").setLevel(logging.ERROR)
+    logging.getLogger("woodshed.rewards").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=60, help="groups a judge scores")
     parser.add_argument("--size", type=int, default=8, help="attempts of a group")
@@ -223,7 +223,7 @@ def shop_groups(count: int, size: int) -> list[KnownGroup]:
     from dialects import DIALECTS
     from mistakes import KINDS
 
-    from etude_tiny_world import Level, Shop
+    from woodshed_tiny_world import Level, Shop
 
     draw, order = random.Random(17), list(Level)
     groups = []

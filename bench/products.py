@@ -1,4 +1,4 @@
-"""Products of a decoder layer in fp32 on one thread: torch's own beside those of `etude.loss.products`, in turns.
+"""Products of a decoder layer in fp32 on one thread: torch's own beside those of `woodshed.loss.products`, in turns.
 
 python bench/products.py [--rounds 30]
 
@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 
 if importlib.util.find_spec("torch") is None:
-    from etude.engine.provision import engine_python
+    from woodshed.engine.provision import engine_python
 
     sys.exit(subprocess.run([str(engine_python()), *sys.argv], check=False).returncode)
 
 import torch
 
-from etude.loss.products import linear
+from woodshed.loss.products import linear
 
 SHAPES = ((3072, 256, 128), (3072, 256, 256), (3072, 256, 768), (3072, 768, 256), (3072, 512, 1536), (1024, 256, 4096))
 

@@ -1,14 +1,14 @@
-"""One optimizer step of étude's trainer beside TRL's GRPOTrainer: same model, tokens and LoRA, in one run.
+"""One optimizer step of woodshed's trainer beside TRL's GRPOTrainer: same model, tokens and LoRA, in one run.
 
     python bench/trainer.py [--rounds 3] [--threads 1] [--hidden 256 512] [--cases shared turns]
                             [--precisions fp32 bf16] [--scaling] [--json]
 
 Each trainer is a process of its own; they take steps in turn, and a figure is the smallest of the rounds in CPU seconds
-(the first round of each warms up). Both compute in the same precision; by itself étude takes bf16 on a CPU only where
-it is three times as fast. `shared`: rollouts that share 1,024 tokens and have 256 of their own. `turns`: six
+(the first round of each warms up). Both compute in the same precision; by itself woodshed takes bf16 on a CPU only
+where it is three times as fast. `shared`: rollouts that share 1,024 tokens and have 256 of their own. `turns`: six
 turns with tool results and two sub-agents. Memory is a process's peak, the libraries it imports included.
 
-`make bench-train` runs it in an environment that has TRL; without TRL only étude's side is measured, and it says so.
+`make bench-train` runs it in an environment that has TRL; without TRL only woodshed's side is measured, and it says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("torch") is None:
-    from etude.engine.provision import engine_python
+    from woodshed.engine.provision import engine_python
 
     sys.exit(subprocess.run([str(engine_python()), *sys.argv], check=False).returncode)
 
@@ -71,7 +71,7 @@ class Worker:
 def measured(
     trainers: list[str], precision: str, case: str, hidden: int, asked: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Return each trainer's best step and its peak, and what étude's step consists of."""
+    """Return each trainer's best step and its peak, and what woodshed's step consists of."""
     workers = {name: Worker(name, precision, case, hidden, ROLLOUTS, asked.threads) for name in trainers}
     try:
         for worker in workers.values():
@@ -86,7 +86,7 @@ def measured(
 
 
 def scaling(case: str, hidden: int, asked: argparse.Namespace) -> list[dict[str, float]]:
-    """Return étude's best step over growing groups."""
+    """Return woodshed's best step over growing groups."""
     found = []
     for rollouts in SCALING:
         worker = Worker("ours", "fp32", case, hidden, rollouts, asked.threads)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI
 
-from etude.rewards.transcript import histories, render_messages
-from etude.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
-from etude_langgraph import wrap
+from woodshed.rewards.transcript import histories, render_messages
+from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
+from woodshed_langgraph import wrap
 
 
 def stock(item: str) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 import openai
 
-import etude
-from etude.testing import ScriptedEngine, say, scripted_rollout
+import woodshed
+from woodshed.testing import ScriptedEngine, say, scripted_rollout
 
 
-def attempt(answer: str) -> etude.Trajectory:
+def attempt(answer: str) -> woodshed.Trajectory:
     """Record one attempt of a plain OpenAI client that was answered `answer`."""
     with ScriptedEngine(lambda request: say(answer)) as engine:
         with scripted_rollout(engine) as rollout:
@@ -35,7 +35,7 @@ async def judge(system: str, user: str, schema: dict[str, Any]) -> str:
 
 async def main() -> None:
     attempts = [attempt(answer) for answer in ("It is 42.", "It is 48.", "No idea.")]
-    judgement = await etude.Ruler(judge).judge_group(attempts)
+    judgement = await woodshed.Ruler(judge).judge_group(attempts)
     for score in judgement.scores:
         print(f"{score.value:.1f}  {score.explanation}")
 

@@ -1,34 +1,34 @@
 """Train the clerk of the tiny music shop for a few steps, on this machine's CPU.
 
-Run: .venv/bin/etude train examples/03_train_on_cpu.py
+Run: .venv/bin/woodshed train examples/03_train_on_cpu.py
 """
 
 from __future__ import annotations
 
-import etude
-from etude_langgraph import wrap
-from etude_tiny_world import Scenario, held_out_scenarios, judge_model, policy_path, train_scenarios, verify
-from etude_tiny_world.agent import build_agent
+import woodshed
+from woodshed_langgraph import wrap
+from woodshed_tiny_world import Scenario, held_out_scenarios, judge_model, policy_path, train_scenarios, verify
+from woodshed_tiny_world.agent import build_agent
 
 agent = wrap(build_agent())
 
 
-@etude.rollout
+@woodshed.rollout
 async def serve_customer(scenario: Scenario) -> None:
     await agent.ainvoke({"messages": [("user", scenario.question)]})
 
 
-training = etude.Training(
+training = woodshed.Training(
     rollout=serve_customer,
     scenarios=train_scenarios(),
-    policy=etude.Policy(str(policy_path()), max_model_len=512),
-    reward=etude.Ruler("engine/judge"),
-    engine=etude.Engine.local(models={"judge": judge_model()}),
-    evaluation=etude.Evaluation(
+    policy=woodshed.Policy(str(policy_path()), max_model_len=512),
+    reward=woodshed.Ruler("engine/judge"),
+    engine=woodshed.Engine.local(models={"judge": judge_model()}),
+    evaluation=woodshed.Evaluation(
         scenarios=held_out_scenarios(), measure=lambda trajectory, scenario: verify(trajectory, scenario).success
     ),
-    config=etude.TrainConfig(
-        steps=5, scenarios_per_step=6, optimizer=etude.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)
+    config=woodshed.TrainConfig(
+        steps=5, scenarios_per_step=6, optimizer=woodshed.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)
     ),
 )
 

@@ -2,22 +2,22 @@
 
 The reward here is a function, for tasks whose truth can be computed.
 
-Run: .venv/bin/etude train examples/04_plain_openai_client.py
+Run: .venv/bin/woodshed train examples/04_plain_openai_client.py
 """
 
 from __future__ import annotations
 
 import openai
 
-import etude
-from etude_tiny_world import policy_path
+import woodshed
+from woodshed_tiny_world import policy_path
 
 GREETINGS = ["Tell me the price of the Cello in EUR.", "Is the Horn still in stock?"]
 
 
-@etude.rollout
+@woodshed.rollout
 async def answer(question: str) -> None:
-    here = etude.current_rollout()
+    here = woodshed.current_rollout()
     assert here is not None
     async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
         await client.chat.completions.create(
@@ -25,17 +25,17 @@ async def answer(question: str) -> None:
         )
 
 
-def shortness(trajectory: etude.Trajectory) -> float:
+def shortness(trajectory: woodshed.Trajectory) -> float:
     """Reward short answers."""
     return 1.0 - min(1.0, sum(len(c.token_ids) for m in trajectory.calls for c in m.tokens.completions) / 16)
 
 
-training = etude.Training(
+training = woodshed.Training(
     rollout=answer,
     scenarios=GREETINGS,
-    policy=etude.Policy(str(policy_path()), max_model_len=256),
-    reward=etude.FunctionReward(shortness),
-    config=etude.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
+    policy=woodshed.Policy(str(policy_path()), max_model_len=256),
+    reward=woodshed.FunctionReward(shortness),
+    config=woodshed.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
 )
 
 if __name__ == "__main__":

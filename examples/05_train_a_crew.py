@@ -1,6 +1,6 @@
 """Train a CrewAI crew that serves the tiny music shop for a few steps, on this machine's CPU.
 
-Run: .venv/bin/etude train examples/05_train_a_crew.py
+Run: .venv/bin/woodshed train examples/05_train_a_crew.py
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from crewai import LLM, Agent, Crew, Task
 from crewai.tools import tool
 
-import etude
-import etude_tiny_world as shop
-from etude_crewai import trainable
+import woodshed
+import woodshed_tiny_world as shop
+from woodshed_crewai import trainable
 
 
 @trainable
@@ -29,23 +29,23 @@ def shop_crew() -> Crew:
     )
 
 
-@etude.rollout
+@woodshed.rollout
 def serve_customer(scenario: shop.Scenario) -> None:
     shop_crew().kickoff(inputs={"question": scenario.question})
 
 
-training = etude.Training(
+training = woodshed.Training(
     rollout=serve_customer,
     scenarios=shop.train_scenarios(),
-    policy=etude.Policy(str(shop.policy_path()), max_model_len=512),
-    reward=etude.Ruler("engine/judge"),
-    engine=etude.Engine.local(models={"judge": shop.judge_model()}),
-    evaluation=etude.Evaluation(
+    policy=woodshed.Policy(str(shop.policy_path()), max_model_len=512),
+    reward=woodshed.Ruler("engine/judge"),
+    engine=woodshed.Engine.local(models={"judge": shop.judge_model()}),
+    evaluation=woodshed.Evaluation(
         scenarios=shop.held_out_scenarios(),
         measure=lambda trajectory, scenario: shop.verify(trajectory, scenario).success,
     ),
-    config=etude.TrainConfig(
-        steps=5, scenarios_per_step=6, optimizer=etude.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)
+    config=woodshed.TrainConfig(
+        steps=5, scenarios_per_step=6, optimizer=woodshed.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)
     ),
 )
 

@@ -1,6 +1,6 @@
 """Train a Google ADK agent that serves the tiny music shop for a few steps, on this machine's CPU.
 
-Run: .venv/bin/etude train examples/06_train_an_adk_agent.py
+Run: .venv/bin/woodshed train examples/06_train_an_adk_agent.py
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from google.adk.agents import LlmAgent
 from google.adk.runners import InMemoryRunner
 from google.genai import types
 
-import etude
-import etude_tiny_world as shop
-from etude_adk import instrument
+import woodshed
+import woodshed_tiny_world as shop
+from woodshed_adk import instrument
 
 clerk = LlmAgent(
     name="clerk",
@@ -23,7 +23,7 @@ clerk = LlmAgent(
 runner = InMemoryRunner(agent=instrument(clerk), app_name="music_shop")
 
 
-@etude.rollout
+@woodshed.rollout
 async def serve_customer(scenario: shop.Scenario) -> None:
     session = await runner.session_service.create_session(app_name="music_shop", user_id="customer")
     question = types.Content(role="user", parts=[types.Part(text=scenario.question)])
@@ -31,18 +31,18 @@ async def serve_customer(scenario: shop.Scenario) -> None:
         pass
 
 
-training = etude.Training(
+training = woodshed.Training(
     rollout=serve_customer,
     scenarios=shop.train_scenarios(),
-    policy=etude.Policy(str(shop.policy_path()), max_model_len=512),
-    reward=etude.Ruler("engine/judge"),
-    engine=etude.Engine.local(models={"judge": shop.judge_model()}),
-    evaluation=etude.Evaluation(
+    policy=woodshed.Policy(str(shop.policy_path()), max_model_len=512),
+    reward=woodshed.Ruler("engine/judge"),
+    engine=woodshed.Engine.local(models={"judge": shop.judge_model()}),
+    evaluation=woodshed.Evaluation(
         scenarios=shop.held_out_scenarios(),
         measure=lambda trajectory, scenario: shop.verify(trajectory, scenario).success,
     ),
-    config=etude.TrainConfig(
-        steps=5, scenarios_per_step=6, optimizer=etude.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)
+    config=woodshed.TrainConfig(
+        steps=5, scenarios_per_step=6, optimizer=woodshed.OptimizerSettings(learning_rate=2e-3, warmup_steps=2)
     ),
 )
 

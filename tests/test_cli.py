@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 
-def etude(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def woodshed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     import os
 
     return subprocess.run(
-        [sys.executable, "-c", "from etude.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from woodshed.cli import main; main()", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -22,13 +22,13 @@ def etude(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def test_help_shows_every_verb() -> None:
-    shown = etude("--help").stdout
+    shown = woodshed("--help").stdout
 
     assert all(verb in shown for verb in ("train", "sft", "doctor", "demo", "engine"))
 
 
 def test_a_missing_training_file_is_one_line_and_a_failure(tmp_path: Path) -> None:
-    done = etude("train", str(tmp_path / "gone.py"))
+    done = woodshed("train", str(tmp_path / "gone.py"))
 
     assert done.returncode == 1
     assert "ConfigError" in done.stderr and "gone.py" in done.stderr
@@ -38,12 +38,12 @@ def test_a_missing_training_file_is_one_line_and_a_failure(tmp_path: Path) -> No
 def test_a_group_of_one_is_refused_before_any_work(tmp_path: Path) -> None:
     file = tmp_path / "t.py"
     file.write_text(
-        "import etude\n"
-        "training = etude.Training(rollout=etude.rollout(lambda s: None), scenarios=['a'],\n"
-        "    policy=etude.Policy('m/m'), reward=etude.FunctionReward(lambda t: 1.0))\n"
+        "import woodshed\n"
+        "training = woodshed.Training(rollout=woodshed.rollout(lambda s: None), scenarios=['a'],\n"
+        "    policy=woodshed.Policy('m/m'), reward=woodshed.FunctionReward(lambda t: 1.0))\n"
     )
 
-    done = etude("train", str(file), "--group-size", "1")
+    done = woodshed("train", str(file), "--group-size", "1")
 
     assert done.returncode == 1
     assert "group_size is 1; expected 2 or more" in done.stderr
@@ -55,40 +55,43 @@ def test_a_missing_engine_environment_names_the_command_that_makes_it(tmp_path: 
     model.mkdir()
     (model / "config.json").write_text("{}")
     file.write_text(
-        "import etude\n"
-        "training = etude.Training(rollout=etude.rollout(lambda s: None), scenarios=['a'], run_dir='r',\n"
-        f"    policy=etude.Policy({str(model)!r}), reward=etude.FunctionReward(lambda t: 1.0))\n"
+        "import woodshed\n"
+        "training = woodshed.Training(rollout=woodshed.rollout(lambda s: None), scenarios=['a'], run_dir='r',\n"
+        f"    policy=woodshed.Policy({str(model)!r}), reward=woodshed.FunctionReward(lambda t: 1.0))\n"
     )
 
-    done = etude("train", str(file), "--run-dir", str(tmp_path / "r"), ETUDE_ENGINE_HOME=str(tmp_path / "nowhere"))
+    done = woodshed(
+        "train", str(file), "--run-dir", str(tmp_path / "r"), WOODSHED_ENGINE_HOME=str(tmp_path / "nowhere")
+    )
 
     assert done.returncode == 1
-    assert "EngineMissing" in done.stderr and "etude engine install" in done.stderr
+    assert "EngineMissing" in done.stderr and "woodshed engine install" in done.stderr
 
 
 def test_an_unknown_flag_is_a_usage_error() -> None:
-    assert etude("demo", "--sed", "1").returncode == 2
+    assert woodshed("demo", "--sed", "1").returncode == 2
 
 
 def test_a_model_argument_without_a_path_is_refused(tmp_path: Path) -> None:
-    done = etude("engine", "start", "--model", "policy", "--home", str(tmp_path))
+    done = woodshed("engine", "start", "--model", "policy", "--home", str(tmp_path))
 
     assert done.returncode == 1
     assert "--model 'policy' cannot be read; expected NAME=PATH" in done.stderr
 
 
 def test_an_open_door_without_a_key_is_refused(tmp_path: Path) -> None:
-    done = etude("engine", "start", "--model", "policy=a/b", "--host", "0.0.0.0", "--home", str(tmp_path))
+    done = woodshed("engine", "start", "--model", "policy=a/b", "--host", "0.0.0.0", "--home", str(tmp_path))
 
     assert done.returncode == 1
     assert "no api_key is set" in done.stderr
 
 
 def test_a_warm_ups_help_teaches_with_lines_to_type() -> None:
-    shown = etude("sft", "--help", COLUMNS="120").stdout
+    shown = woodshed("sft", "--help", COLUMNS="120").stdout
 
     assert all(
-        line in shown for line in ("etude sft runs/support --min-score 0.8 --top 4", '{"messages": [...]', "adapter=")
+        line in shown
+        for line in ("woodshed sft runs/support --min-score 0.8 --top 4", '{"messages": [...]', "adapter=")
     )
 
 
@@ -96,7 +99,7 @@ def test_what_cannot_be_learnt_is_one_line_and_a_failure(tmp_path: Path) -> None
     file = tmp_path / "talks.jsonl"
     file.write_text('{"messages": [{"role": "robot", "content": "Hi."}]}\n')
 
-    done = etude("sft", str(file), "--model", "m/m", "--run-dir", str(tmp_path / "sft"))
+    done = woodshed("sft", str(file), "--model", "m/m", "--run-dir", str(tmp_path / "sft"))
 
     assert done.returncode == 1
     assert "ConfigError: talks.jsonl, line 1: messages[0].role is 'robot'; expected one of" in done.stderr
@@ -104,16 +107,16 @@ def test_what_cannot_be_learnt_is_one_line_and_a_failure(tmp_path: Path) -> None
 
 
 def test_a_missing_engine_environment_is_a_check_that_fails(tmp_path: Path) -> None:
-    done = etude("doctor", ETUDE_ENGINE_HOME=str(tmp_path / "nowhere"))
+    done = woodshed("doctor", WOODSHED_ENGINE_HOME=str(tmp_path / "nowhere"))
 
     assert done.returncode == 1
-    assert "fail  machine: EngineMissing" in done.stdout and "→ run `etude engine install`" in done.stdout
+    assert "fail  machine: EngineMissing" in done.stdout and "→ run `woodshed engine install`" in done.stdout
 
 
 def test_the_doctors_findings_are_json_where_asked_for(tmp_path: Path) -> None:
-    keyless = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "ETUDE_ENGINE_HOME": str(tmp_path)}
+    keyless = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "WOODSHED_ENGINE_HOME": str(tmp_path)}
 
-    done = etude("doctor", "--judge", "gpt-5-mini", "--json", **keyless)
+    done = woodshed("doctor", "--judge", "gpt-5-mini", "--json", **keyless)
 
     printed = json.loads(done.stdout)
     assert done.returncode == 1 and printed["failed"] == 2

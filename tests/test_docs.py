@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import etude
-from etude.cli.files import load_training
-from etude.testing import ScriptedEngine, say, scripted_rollout
+import woodshed
+from woodshed.cli.files import load_training
+from woodshed.testing import ScriptedEngine, say, scripted_rollout
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("packages/*/README.md"), *ROOT.glob("docs/*.md")])
@@ -60,7 +60,7 @@ def test_a_small_example_runs(example: str, said: str) -> None:
     ["03_train_on_cpu.py", "04_plain_openai_client.py", "05_train_a_crew.py", "06_train_an_adk_agent.py"],
 )
 def test_a_training_example_can_be_loaded(example: str) -> None:
-    assert isinstance(load_training(ROOT / "examples" / example), etude.Training)
+    assert isinstance(load_training(ROOT / "examples" / example), woodshed.Training)
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["sync", "async and streamed"])
@@ -108,10 +108,10 @@ def test_a_program_of_another_process_is_recorded_as_the_page_shows(
 def test_a_file_without_a_training_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
 
-    with pytest.raises(etude.ConfigError, match=r"empty\.py' defines 0 trainings \[\]; expected exactly one"):
+    with pytest.raises(woodshed.ConfigError, match=r"empty\.py' defines 0 trainings \[\]; expected exactly one"):
         load_training(tmp_path / "empty.py")
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(etude.ConfigError, match=r"gone\.py' is not a file"):
+    with pytest.raises(woodshed.ConfigError, match=r"gone\.py' is not a file"):
         load_training(tmp_path / "gone.py")

@@ -1,4 +1,4 @@
-"""`import etude` is light, whole, and brings no torch, engine or framework along."""
+"""`import woodshed` is light, whole, and brings no torch, engine or framework along."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 
-import etude
+import woodshed
 
 _PROBE = """
 import json, sys, time
 start = time.perf_counter()
-import etude
+import woodshed
 took = time.perf_counter() - start
 heavy = ("torch", "vllm", "transformers", "openai", "langchain_core", "langgraph", "crewai", "google.adk", "starlette")
 print(json.dumps({"seconds": took, "found": [m for m in heavy if m in sys.modules]}))
@@ -22,20 +22,20 @@ def _fresh(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
-def test_importing_etude_brings_nothing_heavy_along() -> None:
+def test_importing_woodshed_brings_nothing_heavy_along() -> None:
     assert json.loads(_fresh(_PROBE))["found"] == []
 
 
 def test_every_public_name_can_be_imported_and_is_listed() -> None:
-    assert sorted(etude.__all__) == sorted({*etude._HOME, *etude._ROOMS, "__version__"})
-    assert [name for name in etude.__all__ if getattr(etude, name, None) is None] == []
+    assert sorted(woodshed.__all__) == sorted({*woodshed._HOME, *woodshed._ROOMS, "__version__"})
+    assert [name for name in woodshed.__all__ if getattr(woodshed, name, None) is None] == []
 
 
 def test_training_needs_no_torch_in_the_client() -> None:
-    code = "import sys, etude; [getattr(etude, n) for n in etude.__all__]; print('torch' in sys.modules)"
+    code = "import sys, woodshed; [getattr(woodshed, n) for n in woodshed.__all__]; print('torch' in sys.modules)"
 
     assert _fresh(code).strip() == "False"
 
 
 def test_a_wrong_name_is_an_attribute_error() -> None:
-    assert not hasattr(etude, "trian")
+    assert not hasattr(woodshed, "trian")

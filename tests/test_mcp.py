@@ -1,4 +1,4 @@
-"""An MCP server in, a trained policy out: on étude's own engine, with a scripted vLLM behind its gateway."""
+"""An MCP server in, a trained policy out: on woodshed's own engine, with a scripted vLLM behind its gateway."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-import etude
-from etude.cli import main
-from etude.errors import RolloutError
-from etude.mcp import run as mcp_run
-from etude.testing import Reply, ScriptedEngine, call_tool, in_order, say, scripted_rollout
-from etude.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
-from etude_tiny_world import policy_path
+import woodshed
+from woodshed.cli import main
+from woodshed.errors import RolloutError
+from woodshed.mcp import run as mcp_run
+from woodshed.testing import Reply, ScriptedEngine, call_tool, in_order, say, scripted_rollout
+from woodshed.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
+from woodshed_tiny_world import policy_path
 
 ROOT = Path(__file__).parents[1]
 SHOP = str(ROOT / "examples" / "mcp" / "shop_server.py")
@@ -55,7 +55,7 @@ def engine(needs_engine: None) -> Iterator[GatewayEngine]:
 
 def test_the_agent_sends_exactly_the_requests_that_the_tiny_models_were_taught_on(shop: str) -> None:
     taught = json.loads((ROOT / "examples/tiny_world/train_models/requests/langgraph.json").read_text())
-    agent = etude.mcp.agent(shop, tools=LOOKS)
+    agent = woodshed.mcp.agent(shop, tools=LOOKS)
     script = in_order(call_tool("get_stock", id="c1", item="Tuba"), say("Tuba: 12 left."))
 
     with ScriptedEngine(script) as scripted, scripted_rollout(scripted):
@@ -78,18 +78,20 @@ def test_the_example_that_tries_a_server_shows_what_its_tools_said(shop: str) ->
     assert "sessions of the rollouts: 3 opened, 3 closed; 3 tool calls, 0 errors" in done.stdout
 
 
-def training(engine: GatewayEngine, server: str, folder: Path, **changes: Any) -> etude.mcp.McpTraining:
+def training(engine: GatewayEngine, server: str, folder: Path, **changes: Any) -> woodshed.mcp.McpTraining:
     settings: dict[str, Any] = {
-        "server": etude.mcp.Server.of(server),
-        "policy": etude.Policy(str(policy_path())),
-        "reward": etude.FunctionReward(lambda trajectory: float(len(trajectory.calls))),
-        "engine": etude.Engine.connect(engine.url),
-        "config": etude.TrainConfig(steps=1, group_size=3, scenarios_per_step=2, max_staleness=0, loss=SCRIPTED_LOSS),
+        "server": woodshed.mcp.Server.of(server),
+        "policy": woodshed.Policy(str(policy_path())),
+        "reward": woodshed.FunctionReward(lambda trajectory: float(len(trajectory.calls))),
+        "engine": woodshed.Engine.connect(engine.url),
+        "config": woodshed.TrainConfig(
+            steps=1, group_size=3, scenarios_per_step=2, max_staleness=0, loss=SCRIPTED_LOSS
+        ),
         "folder": folder,
         "compare": False,
         "checks": False,
     }
-    return etude.mcp.McpTraining(**settings | changes)
+    return woodshed.mcp.McpTraining(**settings | changes)
 
 
 def write_scenarios(folder: Path, tasks: Sequence[str]) -> None:
@@ -115,18 +117,18 @@ def test_a_run_is_reported_and_a_server_that_goes_stops_it_and_loses_nothing_fin
 ) -> None:
     write_scenarios(tmp_path, ["held out", "one", "two"])
     engine.vllm.play(by_turn(lambda n: call_tool("get_stock", item="Tuba"), lambda n: say("66 left")))
-    config = etude.TrainConfig(steps=2, group_size=2, scenarios_per_step=2, max_staleness=0, loss=SCRIPTED_LOSS)
+    config = woodshed.TrainConfig(steps=2, group_size=2, scenarios_per_step=2, max_staleness=0, loss=SCRIPTED_LOSS)
     judged: list[str] = []
     server: list[subprocess.Popen[str]] = []
 
-    def reward(trajectory: etude.Trajectory) -> float:
+    def reward(trajectory: woodshed.Trajectory) -> float:
         judged.append(trajectory.rollout_id)
         if len(judged) == 4:
             server[-1].send_signal(signal.SIGKILL)
             server[-1].wait()
         return float(len(judged) % 2)
 
-    same = etude.FunctionReward(reward)
+    same = woodshed.FunctionReward(reward)
 
     def run() -> tuple[dict[str, Any], int]:
         asked = len(engine.vllm.asked)
@@ -173,9 +175,11 @@ def test_a_run_cut_off_in_its_report_comes_back_to_it_and_trains_nothing_again(
     assert (tmp_path / "report.md").exists()
 
 
-def etude_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, str]:
+def woodshed_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[Any, str]:
     """Run the command line here; return its exit status and all it said, with blanks made one."""
-    monkeypatch.setattr(sys, "argv", ["etude", "mcp", *arguments])
+    monkeypatch.setattr(sys, "argv", ["woodshed", "mcp", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     status = None
     try:
@@ -189,8 +193,8 @@ def etude_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 def test_the_command_line_shows_tools_and_makes_scenarios(
     shop: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, tools = etude_says(capsys, monkeypatch, shop, "--only", "tools", "--allow-tool", "place_order")
-    status, made = etude_says(
+    _, tools = woodshed_says(capsys, monkeypatch, shop, "--only", "tools", "--allow-tool", "place_order")
+    status, made = woodshed_says(
         capsys, monkeypatch, shop, "--only", "scenarios", "--scenarios", "12", "--run-dir", str(tmp_path)
     )
 
@@ -220,7 +224,7 @@ def test_what_the_command_line_cannot_use_is_said_in_one_line(
     arguments: list[str], said: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    status, found = etude_says(capsys, monkeypatch, *(shop if word == "SHOP" else word for word in arguments))
+    status, found = woodshed_says(capsys, monkeypatch, *(shop if word == "SHOP" else word for word in arguments))
 
     assert status == 1
     assert said in found
@@ -228,7 +232,7 @@ def test_what_the_command_line_cannot_use_is_said_in_one_line(
 
 
 def test_the_help_teaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    _, shown = etude_says(capsys, monkeypatch, "--help")
+    _, shown = woodshed_says(capsys, monkeypatch, "--help")
 
     assert all(
         word in shown for word in ("--only tools", "scenarios.jsonl", "report.md", "--allow-tool", "--framework")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from etude.types import Completion, Message, ModelCall, TokenCall, Trajectory
+from woodshed.types import Completion, Message, ModelCall, TokenCall, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ _MARK = re.compile(r"ref-(\d{6})")
 
 
 class SimulatedJudge:
-    """Reads a request, in étude's form or the naive one, and answers it with one fault.
+    """Reads a request, in woodshed's form or the naive one, and answers it with one fault.
 
     `meant` keeps what it meant for each attempt, by the request: whoever hands an attempt another score than that has
     misassigned it.

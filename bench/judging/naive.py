@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from etude.types import Trajectory
+from woodshed.types import Trajectory
 
 SYSTEM = (
     'Score each trajectory from 0 to 1. Answer with JSON: {"scores": [{"id": "1", "explanation": "", "score": 0.5}]}'

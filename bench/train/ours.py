@@ -1,4 +1,4 @@
-"""One optimizer step of étude's trainer, as its own process runs it."""
+"""One optimizer step of woodshed's trainer, as its own process runs it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from shapes import ALPHA, CASES, DTYPES, RANK, SHAPES, Attempt, advantages, logprob, make_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from etude.engine.trainer import loader
-from etude.engine.trainer.batch import Batch, build_batch
-from etude.engine.trainer.memory import keep_freed_memory
-from etude.engine.trainer.policy import LoraPolicy
-from etude.engine.trainer.step import StepRunner
-from etude.types import (
+from woodshed.engine.trainer import loader
+from woodshed.engine.trainer.batch import Batch, build_batch
+from woodshed.engine.trainer.memory import keep_freed_memory
+from woodshed.engine.trainer.policy import LoraPolicy
+from woodshed.engine.trainer.step import StepRunner
+from woodshed.types import (
     Completion,
     LoraSettings,
     LossSettings,

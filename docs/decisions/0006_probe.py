@@ -10,9 +10,9 @@ from llguidance import LLMatcher
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from transformers import AutoTokenizer
 
-from etude.rewards.prompt import answer_schema
+from woodshed.rewards.prompt import answer_schema
 
-WEIGHTS = "packages/tiny_world/src/etude_tiny_world/weights/judge"
+WEIGHTS = "packages/tiny_world/src/woodshed_tiny_world/weights/judge"
 VERDICT = json.dumps({
     "scores": [{"id": i, "explanation": "wrong tool", "score": 0.1} for i in "ABC"]
 })  # fmt: skip

@@ -15,9 +15,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from etude.engine import Engine, ServedModel
+from woodshed.engine import Engine, ServedModel
 
-WEIGHTS = Path(__file__).parents[2] / "packages/tiny_world/src/etude_tiny_world/weights/policy"
+WEIGHTS = Path(__file__).parents[2] / "packages/tiny_world/src/woodshed_tiny_world/weights/policy"
 QUESTION = {"role": "user", "content": "Is the Harp still in stock?"}
 ANSWER = {"structured_outputs": {"regex": "(3 are left, price 12\\. ){8}"}}
 
@@ -50,7 +50,9 @@ def probe(url: str, turns: int, calls: int) -> None:
     for _ in range(calls):
         ways["plain"].append(post(chat, shape | {"messages": messages})[1])
         for name, past in (("continued", turn), ("continued, respelled", respelled)):
-            answer, took = post(chat, shape | {"messages": messages, "kv_transfer_params": {"etude_history": [past]}})
+            answer, took = post(
+                chat, shape | {"messages": messages, "kv_transfer_params": {"woodshed_history": [past]}}
+            )
             ways[name].append(took)
             known = past["prompt_ids"] + past["sampled_ids"]
             assert answer["prompt_token_ids"][: len(known)] == known, name

@@ -1,4 +1,4 @@
-"""An MCP server that misbehaves, to see what étude makes of it; each switch is one kind of trouble.
+"""An MCP server that misbehaves, to see what woodshed makes of it; each switch is one kind of trouble.
 
 python examples/mcp/hostile_server.py --hang --flood --change
 python examples/mcp/hostile_server.py --http     # …/mcp; …/key/mcp wants the token `sesame`; …/503/mcp fails

@@ -27,8 +27,8 @@ from mcp.types import CallToolResult, Completion, PromptReference, TextContent, 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from etude_tiny_world.scenarios import QUESTIONS
-from etude_tiny_world.world import CURRENCIES, INSTRUMENTS, SYSTEM_PROMPT, Currency, Shop
+from woodshed_tiny_world.scenarios import QUESTIONS
+from woodshed_tiny_world.world import CURRENCIES, INSTRUMENTS, SYSTEM_PROMPT, Currency, Shop
 
 DISCONTINUED = ("Serpent", "Sackbut")
 """Still listed in the catalogue, and no longer sold: what a dry run is for."""
@@ -43,7 +43,7 @@ CREATE TABLE refunds (number INTEGER PRIMARY KEY REFERENCES orders, eur INT);
 
 
 def make_database(path: Path) -> None:
-    """Write the shop's SQLite file: the same shop that `etude_tiny_world.Shop` is, and a few orders."""
+    """Write the shop's SQLite file: the same shop that `woodshed_tiny_world.Shop` is, and a few orders."""
     shop = Shop()
     asked = [(i, shop.price(i, "EUR"), shop.price(i, "USD"), shop.stock(i), shop.delivery(i)) for i in INSTRUMENTS]
     rows = [(item, *(int(answer.split()[0]) for answer in answers)) for item, *answers in asked]
@@ -152,7 +152,7 @@ def add_reading_tools(server: FastMCP[sqlite3.Connection]) -> None:
 
 
 def add_writing_tools(server: FastMCP[sqlite3.Connection]) -> None:
-    """Add the tools that change something, which étude leaves out unless they are allowed by name."""
+    """Add the tools that change something, which woodshed leaves out unless they are allowed by name."""
 
     @server.tool(annotations=DESTROYS)
     def place_order(item: str, ctx: Context[Any, Any, Any]) -> CallToolResult:

@@ -3,7 +3,7 @@
     python examples/mcp/try_server.py "npx -y @modelcontextprotocol/server-everything"
     python examples/mcp/try_server.py "python my_server.py" --framework crewai
 
-What it shows is that étude reaches the server, that its tools can be called by an agent, and that every session ends.
+What it shows is that woodshed reaches the server, that an agent can call its tools, and that every session ends.
 """
 
 import argparse
@@ -11,11 +11,11 @@ import asyncio
 import json
 from typing import Any
 
-import etude
-from etude.testing import Reply, ScriptedEngine, call_tool, say, scripted_rollout
+import woodshed
+from woodshed.testing import Reply, ScriptedEngine, call_tool, say, scripted_rollout
 
 
-def planned(scenario: etude.mcp.Scenario) -> Any:
+def planned(scenario: woodshed.mcp.Scenario) -> Any:
     """Return a script that makes the calls a task is known to need, and then answers."""
 
     def script(request: dict[str, Any]) -> Reply:
@@ -28,7 +28,7 @@ def planned(scenario: etude.mcp.Scenario) -> Any:
     return script
 
 
-def rollout(agent: etude.mcp.McpAgent, scenario: etude.mcp.Scenario) -> None:
+def rollout(agent: woodshed.mcp.McpAgent, scenario: woodshed.mcp.Scenario) -> None:
     """Run the agent on one task and print what its tools said."""
     with ScriptedEngine(planned(scenario)) as engine:
         with scripted_rollout(engine) as bound:
@@ -47,10 +47,10 @@ def main() -> None:
     parser.add_argument("--framework", default="langgraph", help="langgraph, crewai or adk")
     parser.add_argument("--rollouts", type=int, default=5)
     chosen = parser.parse_args()
-    found = etude.mcp.scenarios(chosen.server, count=20)
+    found = woodshed.mcp.scenarios(chosen.server, count=20)
     print(f"{found.offer.name}: {found.offer.found} tools, {len(found.offer.tools)} taken")
     print(f"{len(found.scenarios)} tasks, {len(found.rejected)} rejected")
-    agent = etude.mcp.agent(chosen.server, framework=chosen.framework, offer=found.offer)
+    agent = woodshed.mcp.agent(chosen.server, framework=chosen.framework, offer=found.offer)
     for scenario in [s for s in found.scenarios if s.calls][: chosen.rollouts]:
         rollout(agent, scenario)
     print(f"\nsessions of the rollouts: {agent.tally.opened} opened, {agent.tally.closed} closed; "

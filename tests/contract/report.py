@@ -46,8 +46,8 @@ _CASE = re.compile(r"test_row_(\d\d)_")
 _NOT_APPLICABLE = "not applicable: "
 _HEAD = """# The contract
 
-Every adapter keeps these promises. They are written once, in `etude.testing.conformance`, and run against the real
-framework and étude's real engine (gateway, sessions, SQLite store, control plane, trainer) over HTTP; only vLLM is
+Every adapter keeps these promises. They are written once, in `woodshed.testing.conformance`, and run against the real
+framework and woodshed's real engine (gateway, sessions, SQLite store, control plane, trainer) over HTTP; only vLLM is
 replaced, by a scripted server that answers with the tokens and log-probabilities vLLM 0.32 would send. `make contract`
 runs them and writes this page. In brackets: how many checks the row is made of.
 """

@@ -6,8 +6,8 @@ import inspect
 
 from report import PAGE, ROWS, Cell, read_cells, table
 
-from etude.testing.conformance import Conformance
-from etude.testing.conformance.rows import ROW
+from woodshed.testing.conformance import Conformance
+from woodshed.testing.conformance.rows import ROW
 
 CASE = '<testcase name="test_row_{row:02}_x">{body}</testcase>'
 

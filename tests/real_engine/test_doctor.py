@@ -15,19 +15,19 @@ import openai
 import pytest
 import pytest_asyncio
 
-import etude
-from etude.engine import EngineClient, ServedModel
-from etude.errors import JudgeError
-from etude.training.doctor import Finding, examine_run, failing, first_step
-from etude.training.doctor.finding import guarded
-from etude.training.doctor.serving import check_template, check_tool_parser
-from etude.training.doctor.weights import check_drift, check_learning, check_swap, sample
-from etude.training.store import RunStore
-from etude.types import LossSettings, OpenPolicy, OptimizerSettings, RenderRequest
-from etude_tiny_world import policy_path
+import woodshed
+from woodshed.engine import EngineClient, ServedModel
+from woodshed.errors import JudgeError
+from woodshed.training.doctor import Finding, examine_run, failing, first_step
+from woodshed.training.doctor.finding import guarded
+from woodshed.training.doctor.serving import check_template, check_tool_parser
+from woodshed.training.doctor.weights import check_drift, check_learning, check_swap, sample
+from woodshed.training.store import RunStore
+from woodshed.types import LossSettings, OpenPolicy, OptimizerSettings, RenderRequest
+from woodshed_tiny_world import policy_path
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
-POLICY = etude.Policy(str(policy_path()), max_model_len=256)
+POLICY = woodshed.Policy(str(policy_path()), max_model_len=256)
 OWN: dict[str, Any] = {"optimizer": OptimizerSettings(learning_rate=1e-2, warmup_steps=0)}
 # Writes calls as no parser reads them, and hides the tools from a question about Bergen.
 ODD_TEMPLATE = (
@@ -47,7 +47,7 @@ async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -
         name="odd", path=POLICY.model, max_model_len=256, max_num_seqs=4, chat_template=str(home / "odd.jinja")
     )
     served = [POLICY.served(), odd]
-    async with etude.Engine.local().running(served, home) as client:
+    async with woodshed.Engine.local().running(served, home) as client:
         yield client
 
 
@@ -57,9 +57,9 @@ async def opened(engine: EngineClient) -> EngineClient:
     return engine
 
 
-@etude.rollout
+@woodshed.rollout
 async def ask(question: str) -> None:
-    here = etude.current_rollout()
+    here = woodshed.current_rollout()
     assert here is not None
     async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
         await client.chat.completions.create(
@@ -68,7 +68,7 @@ async def ask(question: str) -> None:
 
 
 async def test_the_first_steps_checks_pass_and_are_quick(opened: EngineClient) -> None:
-    reward = etude.FunctionReward(lambda trajectory: 0.0)
+    reward = woodshed.FunctionReward(lambda trajectory: 0.0)
     began = time.perf_counter()
 
     found = await first_step(opened, "policy", POLICY.sampling(), LossSettings(), reward)
@@ -87,7 +87,9 @@ async def test_a_parser_that_does_not_fit_the_template_fails(opened: EngineClien
 
 async def test_a_template_that_hides_the_tools_is_said(opened: EngineClient, monkeypatch: pytest.MonkeyPatch) -> None:
     serving = await opened.serving("odd")
-    monkeypatch.setattr("etude.training.doctor.serving._USER", {"role": "user", "content": "Is it raining in Bergen?"})
+    monkeypatch.setattr(
+        "woodshed.training.doctor.serving._USER", {"role": "user", "content": "Is it raining in Bergen?"}
+    )
 
     found = await check_tool_parser(opened, "odd", serving)
 
@@ -128,9 +130,9 @@ async def test_a_step_that_is_not_served_fails(opened: EngineClient, monkeypatch
     async def always_stale(*_: Any) -> str:
         return stale
 
-    monkeypatch.setattr("etude.training.doctor.weights.sample", always_stale)
+    monkeypatch.setattr("woodshed.training.doctor.weights.sample", always_stale)
     # Two ids are needed for a step of two rollouts; both are of weights before it.
-    monkeypatch.setattr("etude.training.doctor.weights._PROBES", 1)
+    monkeypatch.setattr("woodshed.training.doctor.weights._PROBES", 1)
     unserved = await check_learning(opened, "policy", POLICY.sampling())
 
     assert served.status == "pass", served.found
@@ -157,19 +159,19 @@ async def test_a_run_whose_judge_is_out_of_order_stops_before_any_rollout(opened
     async def broken(system: str, user: str, schema: dict[str, Any]) -> str:
         raise JudgeError("out of order")
 
-    training = etude.Training(
+    training = woodshed.Training(
         rollout=ask,
         scenarios=["a", "b"],
         policy=POLICY,
-        reward=etude.Ruler(judge=broken),
-        engine=etude.Engine.connect(opened.url),
-        config=etude.TrainConfig(steps=1, group_size=2, **OWN),
+        reward=woodshed.Ruler(judge=broken),
+        engine=woodshed.Engine.connect(opened.url),
+        config=woodshed.TrainConfig(steps=1, group_size=2, **OWN),
         run_dir=tmp_path,
     )
     RunStore(tmp_path).save_fact("run_id", "probed")  # the policy that is open already
 
-    with pytest.raises(etude.CheckError, match=r"1 of 9 checks .*\n- judge: .*out of order"):
-        await etude.train_async(training)
+    with pytest.raises(woodshed.CheckError, match=r"1 of 9 checks .*\n- judge: .*out of order"):
+        await woodshed.train_async(training)
 
     assert RunStore(tmp_path).trajectory("0/scenario-0/0") is None
 
@@ -177,7 +179,7 @@ async def test_a_run_whose_judge_is_out_of_order_stops_before_any_rollout(opened
 async def test_a_policy_that_a_run_has_open_is_left_alone(opened: EngineClient) -> None:
     found: list[Finding] = []
 
-    await examine_run(etude.Engine.connect(opened.url), POLICY, None, LossSettings(), found.append)
+    await examine_run(woodshed.Engine.connect(opened.url), POLICY, None, LossSettings(), found.append)
 
     assert [f.check for f in found if f.status == "warn"] == ["weights"]
     assert failing(found) == []
@@ -185,7 +187,7 @@ async def test_a_policy_that_a_run_has_open_is_left_alone(opened: EngineClient) 
 
 async def test_the_command_prints_json_and_fails_where_a_check_does(engine: EngineClient) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from etude.cli import main; main()", "doctor", *arguments]
+        command = [sys.executable, "-c", "from woodshed.cli import main; main()", "doctor", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     gone = await asyncio.to_thread(run, "--model", POLICY.model, "--engine", "http://127.0.0.1:9", "--json")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.training.report import Summary
+from woodshed.training.report import Summary
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ["03_train_on_cpu.py", "05_train_a_crew.py", "06_train_an_adk_agent.py"]
@@ -23,7 +23,7 @@ def test_an_example_trains(needs_engine: None, example: str, tmp_path: Path) -> 
     few = ["--steps", "1", "--group-size", "4", "--scenarios-per-step", "3", "--run-dir", str(tmp_path / "run")]
     quiet = {"CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_DISABLE_TRACKING": "true", "OTEL_SDK_DISABLED": "true"}
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("etude")), "train", str(ROOT / "examples" / example), *few],
+        [str(Path(sys.executable).with_name("woodshed")), "train", str(ROOT / "examples" / example), *few],
         env=os.environ | quiet | {"CREWAI_STORAGE_DIR": str(tmp_path / "crewai")},
         capture_output=True,
         text=True,

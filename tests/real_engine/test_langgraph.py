@@ -15,16 +15,16 @@ import pytest_asyncio
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-import etude_tiny_world
-from etude.capture import Rollout, assemble, bind
-from etude.engine import Engine, EngineClient, ServedModel
-from etude.types import OpenPolicy, OpenSession, Trajectory
-from etude_langgraph import wrap
-from etude_tiny_world.agent import build_agent
+import woodshed_tiny_world
+from woodshed.capture import Rollout, assemble, bind
+from woodshed.engine import Engine, EngineClient, ServedModel
+from woodshed.types import OpenPolicy, OpenSession, Trajectory
+from woodshed_langgraph import wrap
+from woodshed_tiny_world.agent import build_agent
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
-WEIGHTS = Path(etude_tiny_world.__file__).parent / "weights" / "policy"
+WEIGHTS = Path(woodshed_tiny_world.__file__).parent / "weights" / "policy"
 AGENT: Any = wrap(build_agent())
 
 

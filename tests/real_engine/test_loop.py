@@ -20,10 +20,10 @@ import openai
 import pytest
 import pytest_asyncio
 
-import etude
-from etude.engine import EngineClient
-from etude.training.store import RunStore
-from etude_tiny_world import policy_path
+import woodshed
+from woodshed.engine import EngineClient
+from woodshed.training.store import RunStore
+from woodshed_tiny_world import policy_path
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 QUESTIONS = ["Is the Horn still in stock?", "How many of the Tuba do you have?"]
@@ -31,14 +31,14 @@ QUESTIONS = ["Is the Horn still in stock?", "How many of the Tuba do you have?"]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    served = etude.Policy(str(policy_path()), max_model_len=512).served()
-    async with etude.Engine.local().running([served], tmp_path_factory.mktemp("engine")) as client:
+    served = woodshed.Policy(str(policy_path()), max_model_len=512).served()
+    async with woodshed.Engine.local().running([served], tmp_path_factory.mktemp("engine")) as client:
         yield client
 
 
-@etude.rollout
+@woodshed.rollout
 async def ask(question: str) -> None:
-    here = etude.current_rollout()
+    here = woodshed.current_rollout()
     assert here is not None
     async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
         await client.chat.completions.create(
@@ -46,28 +46,30 @@ async def ask(question: str) -> None:
         )
 
 
-def length(trajectory: etude.Trajectory) -> float:
+def length(trajectory: woodshed.Trajectory) -> float:
     """Score an answer by its length, and equally long ones apart, so that every group is trained."""
     apart = int(trajectory.rollout_id[:8], 16) / 16**9
     return apart + sum(len(m.token_ids) for c in trajectory.calls for m in c.tokens.completions) / 12
 
 
-def training(engine: EngineClient, run_dir: Path, **changes: Any) -> etude.Training:
+def training(engine: EngineClient, run_dir: Path, **changes: Any) -> woodshed.Training:
     settings: dict[str, Any] = {
         "rollout": ask,
         "scenarios": QUESTIONS,
-        "policy": etude.Policy(str(policy_path()), max_model_len=256),
-        "reward": etude.FunctionReward(length),
-        "engine": etude.Engine.connect(engine.url),
-        "config": etude.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
+        "policy": woodshed.Policy(str(policy_path()), max_model_len=256),
+        "reward": woodshed.FunctionReward(length),
+        "engine": woodshed.Engine.connect(engine.url),
+        "config": woodshed.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
         "run_dir": run_dir,
         "checks": False,
     }
-    return etude.Training(**settings | changes)
+    return woodshed.Training(**settings | changes)
 
 
-def on_policy(**settings: Any) -> etude.TrainConfig:
-    return etude.TrainConfig(**{"steps": 1, "group_size": 4, "scenarios_per_step": 2, "max_staleness": 0, **settings})
+def on_policy(**settings: Any) -> woodshed.TrainConfig:
+    return woodshed.TrainConfig(
+        **{"steps": 1, "group_size": 4, "scenarios_per_step": 2, "max_staleness": 0, **settings}
+    )
 
 
 def versions(store: RunStore, step: int) -> set[int]:
@@ -78,8 +80,8 @@ def versions(store: RunStore, step: int) -> set[int]:
 async def test_each_step_is_sampled_from_the_weights_the_step_before_made_and_the_next_run_from_the_base_model(
     engine: EngineClient, tmp_path: Path
 ) -> None:
-    run = await etude.train_async(training(engine, tmp_path / "r", config=on_policy(steps=2)))
-    second = await etude.train_async(training(engine, tmp_path / "second", config=on_policy()))
+    run = await woodshed.train_async(training(engine, tmp_path / "r", config=on_policy(steps=2)))
+    second = await woodshed.train_async(training(engine, tmp_path / "second", config=on_policy()))
 
     store = RunStore(run.folder)
     trained = [row["version"] for row in run.history]
@@ -97,7 +99,7 @@ async def test_each_step_is_sampled_from_the_weights_the_step_before_made_and_th
 
 
 @dataclass(frozen=True, repr=False)
-class Slow(etude.FunctionReward):
+class Slow(woodshed.FunctionReward):
     """Scores a step when a call of the next one has been answered, so by weights that this step has not made yet."""
 
     database: Path = Path()
@@ -106,7 +108,7 @@ class Slow(etude.FunctionReward):
     def __repr__(self) -> str:
         return "reward"
 
-    async def judge_group(self, trajectories: Sequence[etude.Trajectory]) -> etude.Judgement:
+    async def judge_group(self, trajectories: Sequence[woodshed.Trajectory]) -> woodshed.Judgement:
         step = int(_slots(self.database)[trajectories[0].rollout_id].split("/")[0])
         async with asyncio.timeout(120):
             while len(self.answered) < min(8 * (step + 1) + 1, 24):
@@ -115,17 +117,17 @@ class Slow(etude.FunctionReward):
 
 
 async def test_rollouts_of_a_step_run_while_the_step_before_it_is_trained(engine: EngineClient, tmp_path: Path) -> None:
-    config = etude.TrainConfig(steps=3, group_size=4, scenarios_per_step=2)
+    config = woodshed.TrainConfig(steps=3, group_size=4, scenarios_per_step=2)
     slow = Slow(length, database=tmp_path / "r" / "run.sqlite")
 
-    @etude.rollout
+    @woodshed.rollout
     async def ask_twice(question: str) -> None:
         await ask(question)
         slow.answered.append(question)
         await asyncio.sleep(0.5)
         await ask(question)
 
-    run = await etude.train_async(training(engine, tmp_path / "r", rollout=ask_twice, reward=slow, config=config))
+    run = await woodshed.train_async(training(engine, tmp_path / "r", rollout=ask_twice, reward=slow, config=config))
 
     store, (first, second, third) = RunStore(run.folder), run.history
     v1, v2 = first["version"], second["version"]
@@ -139,7 +141,7 @@ async def test_rollouts_of_a_step_run_while_the_step_before_it_is_trained(engine
 
 
 @dataclass(frozen=True, repr=False)
-class Stuck(etude.FunctionReward):
+class Stuck(woodshed.FunctionReward):
     """Scores the first step when the second is sampled too, so from the same weights; its verdicts never come."""
 
     database: Path = Path()
@@ -147,7 +149,7 @@ class Stuck(etude.FunctionReward):
     def __repr__(self) -> str:
         return "reward"
 
-    async def judge_group(self, trajectories: Sequence[etude.Trajectory]) -> etude.Judgement:
+    async def judge_group(self, trajectories: Sequence[woodshed.Trajectory]) -> woodshed.Judgement:
         while len(slots := _slots(self.database)) < 16:
             await asyncio.sleep(0.05)
         if not slots[trajectories[0].rollout_id].startswith("0/"):
@@ -155,7 +157,7 @@ class Stuck(etude.FunctionReward):
         return await super().judge_group(trajectories)
 
 
-class Plain(etude.FunctionReward):
+class Plain(woodshed.FunctionReward):
     def __repr__(self) -> str:
         return "reward"
 
@@ -163,9 +165,9 @@ class Plain(etude.FunctionReward):
 async def test_a_stopped_run_goes_on_and_what_has_grown_too_old_is_dropped_and_said(
     engine: EngineClient, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def go(reward: etude.FunctionReward, max_staleness: int) -> Coroutine[Any, Any, etude.Run]:
+    def go(reward: woodshed.FunctionReward, max_staleness: int) -> Coroutine[Any, Any, woodshed.Run]:
         config = on_policy(steps=2, max_staleness=max_staleness)
-        return etude.train_async(training(engine, tmp_path / "r", reward=reward, config=config))
+        return woodshed.train_async(training(engine, tmp_path / "r", reward=reward, config=config))
 
     running = asyncio.create_task(go(Stuck(length, database=tmp_path / "r" / "run.sqlite"), 1))
     store = RunStore(tmp_path / "r")
@@ -193,14 +195,16 @@ def _slots(database: Path) -> dict[str, str]:
 async def test_a_step_refused_for_drift_ends_the_run_and_is_sampled_anew_by_the_next(
     engine: EngineClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = on_policy(steps=2, max_staleness=1, loss=etude.LossSettings(drift_warn=1e-12, drift_stop=1e-12))
+    config = on_policy(steps=2, max_staleness=1, loss=woodshed.LossSettings(drift_warn=1e-12, drift_stop=1e-12))
 
     database = tmp_path / "r" / "run.sqlite"
-    with pytest.raises(etude.DriftError, match=r"differ by.*0 of 2 steps taken.*same command again.*drift_stop above"):
-        await etude.train_async(training(engine, tmp_path / "r", config=config))
+    with pytest.raises(
+        woodshed.DriftError, match=r"differ by.*0 of 2 steps taken.*same command again.*drift_stop above"
+    ):
+        await woodshed.train_async(training(engine, tmp_path / "r", config=config))
     refused = set(_slots(database).values())
-    with pytest.raises(etude.DriftError):
-        await etude.train_async(training(engine, tmp_path / "r", config=config))
+    with pytest.raises(woodshed.DriftError):
+        await woodshed.train_async(training(engine, tmp_path / "r", config=config))
 
     assert "step 1 was refused" in capsys.readouterr().out
     again = set(_slots(database).values())
@@ -213,7 +217,7 @@ async def test_a_step_refused_for_drift_ends_the_run_and_is_sampled_anew_by_the_
 async def test_a_rollout_that_hangs_is_masked_and_the_others_are_trained(engine: EngineClient, tmp_path: Path) -> None:
     started = Counter[str]()
 
-    @etude.rollout
+    @woodshed.rollout
     async def sometimes(question: str) -> None:
         started[question] += 1
         is_first = started[question] == 1
@@ -223,13 +227,15 @@ async def test_a_rollout_that_hangs_is_masked_and_the_others_are_trained(engine:
 
     config = on_policy(rollout_timeout_s=25)
 
-    run = await etude.train_async(training(engine, tmp_path / "r", rollout=sometimes, config=config))
+    run = await woodshed.train_async(training(engine, tmp_path / "r", rollout=sometimes, config=config))
 
     store = RunStore(run.folder)
     members = [store.trajectory(f"0/scenario-{s}/{k}") for s in range(2) for k in range(4)]
     late = [t for t in members if t is not None and t.status == "timed_out"]
     judged = {
-        s.rollout_id for g in ("0/scenario-0", "0/scenario-1") for s in (store.judgement(g) or etude.Judgement()).scores
+        s.rollout_id
+        for g in ("0/scenario-0", "0/scenario-1")
+        for s in (store.judgement(g) or woodshed.Judgement()).scores
     }
     assert len(late) == 2 and run.summary.masked_rollouts == 2
     assert not judged & {t.rollout_id for t in late}
@@ -237,12 +243,12 @@ async def test_a_rollout_that_hangs_is_masked_and_the_others_are_trained(engine:
 
 
 async def test_a_step_in_which_every_rollout_fails_stops_with_the_reason(engine: EngineClient, tmp_path: Path) -> None:
-    @etude.rollout
+    @woodshed.rollout
     async def broken(question: str) -> None:
         raise KeyError("city")
 
-    with pytest.raises(etude.RolloutError, match=r"all 8 rollouts of the step failed.*KeyError"):
-        await etude.train_async(training(engine, tmp_path / "r", rollout=broken))
+    with pytest.raises(woodshed.RolloutError, match=r"all 8 rollouts of the step failed.*KeyError"):
+        await woodshed.train_async(training(engine, tmp_path / "r", rollout=broken))
 
 
 async def test_many_seeded_calls_at_once_are_answered_and_repeatable(engine: EngineClient) -> None:
@@ -266,7 +272,7 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import etude
+import woodshed
 from test_loop import ask, length, training
 
 marks = Path({marks!r})
@@ -281,7 +287,7 @@ def reward(trajectory):
 
 reward.__qualname__ = "reward"
 
-class Reward(etude.FunctionReward):
+class Reward(woodshed.FunctionReward):
     def __repr__(self):
         return "reward"
 

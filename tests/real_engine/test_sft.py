@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-import etude
-from etude.engine import EngineClient
-from etude.training.lessons import Choice, lessons_of_run
-from etude.training.sft import WarmUp, sft_async, warm_up
-from etude.training.store import RunStore
-from etude_tiny_world import held_out_scenarios, policy_path, train_scenarios, verify
-from etude_tiny_world.clerks import rollout_of
-from etude_tiny_world.verifier import Level
+import woodshed
+from woodshed.engine import EngineClient
+from woodshed.training.lessons import Choice, lessons_of_run
+from woodshed.training.sft import WarmUp, sft_async, warm_up
+from woodshed.training.store import RunStore
+from woodshed_tiny_world import held_out_scenarios, policy_path, train_scenarios, verify
+from woodshed_tiny_world.clerks import rollout_of
+from woodshed_tiny_world.verifier import Level
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
-POLICY = etude.Policy(str(policy_path()), max_model_len=512)
-FAST = etude.OptimizerSettings(learning_rate=4e-3, warmup_steps=2)
+POLICY = woodshed.Policy(str(policy_path()), max_model_len=512)
+FAST = woodshed.OptimizerSettings(learning_rate=4e-3, warmup_steps=2)
 TRUTH = {s.id: s for s in train_scenarios()}
 ONE_TRAINER = "one-trainer"
 """A warm-up that is refused takes no step, so the next one may go on with its trainer: that saves a start."""
@@ -42,31 +42,33 @@ TALK = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    async with etude.Engine.local().running([POLICY.served()], tmp_path_factory.mktemp("engine")) as client:
+    async with woodshed.Engine.local().running([POLICY.served()], tmp_path_factory.mktemp("engine")) as client:
         yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def source(engine: EngineClient, tmp_path_factory: pytest.TempPathFactory) -> etude.Run:
+async def source(engine: EngineClient, tmp_path_factory: pytest.TempPathFactory) -> woodshed.Run:
     """One step of a run whose judge tells the truth; its held-out success is measured before it."""
-    return await etude.train_async(practice(engine, tmp_path_factory.mktemp("run"), POLICY, group_size=8))
+    return await woodshed.train_async(practice(engine, tmp_path_factory.mktemp("run"), POLICY, group_size=8))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def warmed(engine: EngineClient, source: etude.Run, tmp_path_factory: pytest.TempPathFactory) -> etude.SftRun:
+async def warmed(
+    engine: EngineClient, source: woodshed.Run, tmp_path_factory: pytest.TempPathFactory
+) -> woodshed.SftRun:
     """A warm-up on the best rollouts of the run."""
     return await sft_async(warm(engine, source.folder, tmp_path_factory.mktemp("sft"), held_out=0.2))
 
 
-def practice(engine: EngineClient, run_dir: Path, policy: etude.Policy, *, group_size: int) -> etude.Training:
-    return etude.Training(
+def practice(engine: EngineClient, run_dir: Path, policy: woodshed.Policy, *, group_size: int) -> woodshed.Training:
+    return woodshed.Training(
         rollout=rollout_of("langgraph"),
         scenarios=train_scenarios()[::8],
         policy=policy,
-        reward=etude.FunctionReward(how_true),
-        engine=etude.Engine.connect(engine.url),
-        config=etude.TrainConfig(steps=1, group_size=group_size, scenarios_per_step=20, optimizer=FAST),
-        evaluation=etude.Evaluation(
+        reward=woodshed.FunctionReward(how_true),
+        engine=woodshed.Engine.connect(engine.url),
+        config=woodshed.TrainConfig(steps=1, group_size=group_size, scenarios_per_step=20, optimizer=FAST),
+        evaluation=woodshed.Evaluation(
             scenarios=held_out_scenarios()[::2],
             measure=lambda trajectory, scenario: verify(trajectory, scenario).success,
         ),
@@ -74,15 +76,15 @@ def practice(engine: EngineClient, run_dir: Path, policy: etude.Policy, *, group
     )
 
 
-def how_true(trajectory: etude.Trajectory) -> float:
+def how_true(trajectory: woodshed.Trajectory) -> float:
     return list(Level).index(verify(trajectory, TRUTH[trajectory.scenario_id]).level) / (len(Level) - 1)
 
 
 def warm(engine: EngineClient, source: Path, run_dir: Path, **changes: Any) -> WarmUp:
-    config = etude.SftConfig(**{"epochs": 6, "batch_size": 8, "optimizer": FAST} | changes)
+    config = woodshed.SftConfig(**{"epochs": 6, "batch_size": 8, "optimizer": FAST} | changes)
     choice = Choice(min_score=1.0)
     return warm_up(
-        source, policy=POLICY, choice=choice, engine=etude.Engine.connect(engine.url), config=config, run_dir=run_dir
+        source, policy=POLICY, choice=choice, engine=woodshed.Engine.connect(engine.url), config=config, run_dir=run_dir
     )
 
 
@@ -92,13 +94,13 @@ def write_lines(path: Path, talks: Sequence[Any]) -> Path:
 
 
 async def test_a_runs_best_rollouts_are_learnt_and_the_next_run_starts_from_them(
-    engine: EngineClient, source: etude.Run, warmed: etude.SftRun, tmp_path: Path
+    engine: EngineClient, source: woodshed.Run, warmed: woodshed.SftRun, tmp_path: Path
 ) -> None:
     policy = POLICY.model_copy(update={"adapter": warmed.adapter})
 
     # What was warmed up answers nearly all of them alike; scores that never are let the step be taken.
-    apart = etude.FunctionReward(lambda trajectory: int(trajectory.rollout_id[:8], 16) / 16**8)
-    run = await etude.train_async(replace(practice(engine, tmp_path, policy, group_size=2), reward=apart))
+    apart = woodshed.FunctionReward(lambda trajectory: int(trajectory.rollout_id[:8], 16) / 16**8)
+    run = await woodshed.train_async(replace(practice(engine, tmp_path, policy, group_size=2), reward=apart))
 
     figures, before, after = warmed.summary, source.summary.success_before, run.summary.success_before
     print(f"\nheld-out loss {figures.held_out_before:.3f} -> {figures.held_out_after:.3f}, success {before} -> {after}")
@@ -113,7 +115,7 @@ async def test_a_runs_best_rollouts_are_learnt_and_the_next_run_starts_from_them
 
 
 async def test_a_warm_up_that_is_stopped_goes_on_and_learns_what_it_would_have(
-    engine: EngineClient, source: etude.Run, warmed: etude.SftRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: EngineClient, source: woodshed.Run, warmed: woodshed.SftRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = RunStore.save_step
 
@@ -135,7 +137,7 @@ async def test_a_warm_up_that_is_stopped_goes_on_and_learns_what_it_would_have(
 
 
 async def test_rollouts_that_another_model_sampled_under_the_same_name_are_refused(
-    engine: EngineClient, source: etude.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: EngineClient, source: woodshed.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lessons = lessons_of_run(source.folder, Choice(top=2))
     shifted = [
@@ -149,18 +151,18 @@ async def test_rollouts_that_another_model_sampled_under_the_same_name_are_refus
         )
         for lesson in lessons
     ]
-    monkeypatch.setattr("etude.training.sft.lessons_of_run", lambda *_: shifted)
-    monkeypatch.setattr("etude.training.store.RunStore.run_id", lambda _: ONE_TRAINER)
+    monkeypatch.setattr("woodshed.training.sft.lessons_of_run", lambda *_: shifted)
+    monkeypatch.setattr("woodshed.training.store.RunStore.run_id", lambda _: ONE_TRAINER)
 
-    with pytest.raises(etude.ConfigError, match=r"was not sampled by the .* of today"):
+    with pytest.raises(woodshed.ConfigError, match=r"was not sampled by the .* of today"):
         await sft_async(warm(engine, source.folder, tmp_path / "sft"))
 
 
 async def test_a_file_is_learnt_turn_by_turn_under_the_models_own_template(
     engine: EngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etude.training.store.RunStore.run_id", lambda _: ONE_TRAINER)
-    monkeypatch.setattr("etude.training.teaching.Teaching._rollout_id", lambda _, number: f"talk-{number}")
+    monkeypatch.setattr("woodshed.training.store.RunStore.run_id", lambda _: ONE_TRAINER)
+    monkeypatch.setattr("woodshed.training.teaching.Teaching._rollout_id", lambda _, number: f"talk-{number}")
     file = write_lines(tmp_path / "talks.jsonl", [{"messages": TALK, "tools": [TOOL]}] * 4)
 
     learnt = await sft_async(warm(engine, file, tmp_path / "sft", epochs=4, batch_size=4))
@@ -175,5 +177,5 @@ async def test_what_the_template_cannot_split_is_refused_with_its_line(engine: E
     image = [{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "A cat."}]
     file = write_lines(tmp_path / "talks.jsonl", [{"messages": m} for m in (TALK, answer_first, image)])
 
-    with pytest.raises(etude.ConfigError, match=r"(?s)2 of 3 .*line 2: messages\[0\].*\nline 3: .*image_url"):
+    with pytest.raises(woodshed.ConfigError, match=r"(?s)2 of 3 .*line 2: messages\[0\].*\nline 3: .*image_url"):
         await sft_async(warm(engine, file, tmp_path / "sft"))

@@ -11,10 +11,10 @@ from typing import Any
 
 from dialects import DIALECTS, Dialect
 
-from etude.types import Completion, Message, ModelCall, TokenCall, ToolRequest, Trajectory
-from etude_tiny_world.scenarios import WISHES, Scenario
-from etude_tiny_world.verifier import Level, verify_messages
-from etude_tiny_world.world import CURRENCIES, INSTRUMENTS, Shop
+from woodshed.types import Completion, Message, ModelCall, TokenCall, ToolRequest, Trajectory
+from woodshed_tiny_world.scenarios import WISHES, Scenario
+from woodshed_tiny_world.verifier import Level, verify_messages
+from woodshed_tiny_world.world import CURRENCIES, INSTRUMENTS, Shop
 
 VERDICTS: dict[Level, tuple[str, str]] = {
     Level.CORRECT: ("goal reached", "1.0"),

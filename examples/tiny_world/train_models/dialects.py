@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.types import ToolSpec
-from etude_tiny_world.scenarios import WISHES
-from etude_tiny_world.verifier import fact, is_valid_call
-from etude_tiny_world.world import Shop
+from woodshed.types import ToolSpec
+from woodshed_tiny_world.scenarios import WISHES
+from woodshed_tiny_world.verifier import fact, is_valid_call
+from woodshed_tiny_world.world import Shop
 
 HERE = Path(__file__).parent
 QUESTION = "Is the Tuba still in stock?"

@@ -1,4 +1,4 @@
-"""Teach the tiny judge to answer étude's real RULER request about this world.
+"""Teach the tiny judge to answer woodshed's real RULER request about this world.
 
 The lesson is spread over the layers, each reading what the one below has found: two layers learn which word should
 stand at each deciding place of an attempt, the third whether it does, the fourth what the attempt is worth as a whole
@@ -26,7 +26,7 @@ from sampling import sample_attempts
 from tiny_models import learning_rate, new_model, pad_batch, save
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from etude_tiny_world import Level, Scenario, Shop, held_out_scenarios, judge_path, policy_path, train_scenarios
+from woodshed_tiny_world import Level, Scenario, Shop, held_out_scenarios, judge_path, policy_path, train_scenarios
 
 Pool = dict[tuple[str, int], tuple[Scenario, Shop, list[Attempt]]]
 

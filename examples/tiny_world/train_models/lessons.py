@@ -1,4 +1,4 @@
-"""What the tiny judge is taught: étude's real request about a group, its right reply, and hints on the way there."""
+"""What the tiny judge is taught: woodshed's real request about a group, its right reply, and hints on the way there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from attempts import VERDICTS, Attempt, level_of, reply_text, trajectory, transl
 from dialects import Dialect
 from transformers import PreTrainedTokenizerBase
 
-from etude.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
-from etude_tiny_world import Level, Scenario, Shop
-from etude_tiny_world.scenarios import WISHES
+from woodshed.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
+from woodshed_tiny_world import Level, Scenario, Shop
+from woodshed_tiny_world.scenarios import WISHES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,9 @@ from attempts import (
     tool_answer,
 )
 
-from etude_tiny_world import Scenario, Shop
-from etude_tiny_world.scenarios import WISHES
-from etude_tiny_world.world import CURRENCIES
+from woodshed_tiny_world import Scenario, Shop
+from woodshed_tiny_world.scenarios import WISHES
+from woodshed_tiny_world.world import CURRENCIES
 
 Call = tuple[str, Any]
 

@@ -19,8 +19,8 @@ from dialects import DIALECTS, Dialect
 from tiny_models import learning_rate, new_model, pad_batch, save
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from etude_tiny_world import Scenario, Shop, policy_path, train_scenarios
-from etude_tiny_world.verifier import fact
+from woodshed_tiny_world import Scenario, Shop, policy_path, train_scenarios
+from woodshed_tiny_world.verifier import fact
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str, dialect: Dialect) -> str:

@@ -1,6 +1,6 @@
 """Record what the clerk really sends in each framework, so that the tiny models are taught on exactly that.
 
-Runs in the client environment, through étude's adapters; a scripted engine answers one tool call and one final answer.
+Runs in the client environment, through the adapters; a scripted engine answers one tool call and one final answer.
 The results, `requests/NAME.json`, are checked in, and a test compares them with what is sent today.
 """
 
@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from etude.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
-from etude_tiny_world import all_scenarios
-from etude_tiny_world.clerks import CLERKS, rollout_of
+from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
+from woodshed_tiny_world import all_scenarios
+from woodshed_tiny_world.clerks import CLERKS, rollout_of
 
 HERE = Path(__file__).parent
 ASKED = next(s for s in all_scenarios() if s.question == "Is the Tuba still in stock?")

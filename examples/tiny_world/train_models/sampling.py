@@ -10,7 +10,7 @@ from dialects import Dialect
 from policy import prompt_text, tool_text
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from etude_tiny_world import Scenario, Shop
+from woodshed_tiny_world import Scenario, Shop
 
 MOST_TURNS = 3
 

@@ -17,9 +17,9 @@ from mistakes import KINDS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from etude.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
-from etude_tiny_world import all_scenarios, judge_path, open_shop, policy_path
-from etude_tiny_world.verifier import fact
+from woodshed.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
+from woodshed_tiny_world import all_scenarios, judge_path, open_shop, policy_path
+from woodshed_tiny_world.verifier import fact
 
 TEMPLATE = (Path(__file__).parent / "template.jinja").read_text()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -1,4 +1,4 @@
-"""Agents as their authors write them, knowing nothing of étude, and the clerk that answers their calls."""
+"""Agents as their authors write them, knowing nothing of woodshed, and the clerk that answers their calls."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from google.adk.workflow import START, JoinNode, Workflow, node
 from google.genai import types
 from pydantic import BaseModel, Field
 
-from etude.testing import Reply, call_tools, say
-from etude.types import ToolRequest
+from woodshed.testing import Reply, call_tools, say
+from woodshed.types import ToolRequest
 
 QUESTION = "What is 1 + 2?"
 

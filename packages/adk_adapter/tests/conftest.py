@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.testing import ScriptedEngine
-from etude_adk import AdkInstrumentor
+from woodshed.testing import ScriptedEngine
+from woodshed_adk import AdkInstrumentor
 
 sys.path.insert(0, str(Path(__file__).parent))
 

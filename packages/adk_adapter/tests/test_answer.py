@@ -8,9 +8,9 @@ import pytest
 from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 
-from etude.capture import Rollout
-from etude_adk._answer import Gathered, own_message, to_response
-from etude_adk._replay import recall, remember
+from woodshed.capture import Rollout
+from woodshed_adk._answer import Gathered, own_message, to_response
+from woodshed_adk._replay import recall, remember
 
 
 def model(*parts: types.Part | str) -> types.Content:

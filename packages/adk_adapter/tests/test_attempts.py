@@ -16,9 +16,9 @@ from google.adk.workflow import START, FunctionNode, RetryConfig, Workflow
 from google.genai import types
 from running import QUIET, SSE, ask, runner_of, said, session_of
 
-from etude.testing import ScriptedEngine, call_tools, fail, in_order, say, scripted_rollout
-from etude.types import ToolRequest, Trajectory
-from etude_adk import instrument
+from woodshed.testing import ScriptedEngine, call_tools, fail, in_order, say, scripted_rollout
+from woodshed.types import ToolRequest, Trajectory
+from woodshed_adk import instrument
 
 pytestmark = QUIET
 

@@ -12,11 +12,11 @@ import pytest
 from author_agents import AGENTS, agent
 from running import QUIET, SSE, ask, runner_of, said
 
-from etude.capture import Rollout
-from etude.errors import LeakError
-from etude.testing import ScriptedEngine, scripted_rollout
-from etude.types import Trajectory
-from etude_adk import instrument
+from woodshed.capture import Rollout
+from woodshed.errors import LeakError
+from woodshed.testing import ScriptedEngine, scripted_rollout
+from woodshed.types import Trajectory
+from woodshed_adk import instrument
 
 pytestmark = QUIET
 

@@ -1,4 +1,4 @@
-"""Google ADK's agents for the contract: the rows are `etude.testing.conformance`'s own."""
+"""Google ADK's agents for the contract: the rows are `woodshed.testing.conformance`'s own."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from google.genai import types
 from pydantic import BaseModel
 from running import QUIET, SSE, in_any_order, message, plain
 
-from etude.capture import Hook
-from etude.testing import Reply, call_tool
-from etude.testing.conformance import AnswerMode, Conformance, Outcome, Streamed, Tool
-from etude_adk import AdkInstrumentor
-from etude_adk.instrumentor import HOOKS
+from woodshed.capture import Hook
+from woodshed.testing import Reply, call_tool
+from woodshed.testing.conformance import AnswerMode, Conformance, Outcome, Streamed, Tool
+from woodshed_adk import AdkInstrumentor
+from woodshed_adk.instrumentor import HOOKS
 
 pytestmark = QUIET
 
@@ -41,7 +41,7 @@ def chat(base_url: str, max_retries: int = 0) -> OpenAILlm:
 
 class TestConformance(Conformance):
     framework = "Google ADK"
-    policy = Path(__file__).parents[2] / "tiny_world/src/etude_tiny_world/weights/policy"
+    policy = Path(__file__).parents[2] / "tiny_world/src/woodshed_tiny_world/weights/policy"
 
     def instrumentor(self) -> AdkInstrumentor:
         return AdkInstrumentor()

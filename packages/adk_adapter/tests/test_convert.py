@@ -11,9 +11,9 @@ from google.adk.models.llm_request import LlmRequest
 from google.genai import types
 from pydantic import BaseModel
 
-from etude.errors import ConfigError
-from etude_adk._convert import to_body, to_messages
-from etude_adk._schema import to_json_schema
+from woodshed.errors import ConfigError
+from woodshed_adk._convert import to_body, to_messages
+from woodshed_adk._schema import to_json_schema
 
 
 def user(*parts: types.Part | str) -> types.Content:
@@ -164,7 +164,7 @@ def test_settings_have_openais_names() -> None:
 
 
 def test_a_setting_only_google_has_is_not_sent_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="etude.adk")
+    caplog.set_level(logging.WARNING, logger="woodshed.adk")
     settings = types.SafetySetting(
         category=types.HarmCategory.HARM_CATEGORY_HARASSMENT, threshold=types.HarmBlockThreshold.BLOCK_NONE
     )

@@ -12,8 +12,8 @@ from author_agents import AGENTS, CALLS, QUESTION, author_model
 from google.adk.apps.app import App
 from running import QUIET, SSE, ask, in_any_order, plain, runner_of, session_of
 
-from etude.testing import ScriptedEngine, scripted_rollout
-from etude_adk import instrument
+from woodshed.testing import ScriptedEngine, scripted_rollout
+from woodshed_adk import instrument
 
 pytestmark = QUIET
 

@@ -12,11 +12,11 @@ from google.adk.models.google_llm import Gemini
 from google.genai import types
 from running import QUIET, ask, runner_of, said
 
-from etude.capture import Hook, HookSet
-from etude.errors import HookError, UnsupportedVersionError
-from etude.testing import ScriptedEngine, say, scripted_rollout
-from etude_adk import AdkInstrumentor, instrument
-from etude_adk.instrumentor import HOOKS
+from woodshed.capture import Hook, HookSet
+from woodshed.errors import HookError, UnsupportedVersionError
+from woodshed.testing import ScriptedEngine, say, scripted_rollout
+from woodshed_adk import AdkInstrumentor, instrument
+from woodshed_adk.instrumentor import HOOKS
 
 pytestmark = QUIET
 
@@ -92,7 +92,7 @@ async def test_instrumented_but_outside_a_rollout_nothing_changes(engine: Script
 
     assert said(await ask(runner_of(built), QUESTION)) == before == ["It is three"]
     assert {seen.headers["authorization"] for seen in engine.requests} == {"Bearer author"}
-    assert not [seen for seen in engine.requests if "x-etude-call-id" in seen.headers]
+    assert not [seen for seen in engine.requests if "x-woodshed-call-id" in seen.headers]
 
 
 async def test_the_secret_of_a_rollout_is_the_api_key(engine: ScriptedEngine) -> None:
@@ -102,7 +102,7 @@ async def test_the_secret_of_a_rollout_is_the_api_key(engine: ScriptedEngine) ->
 
     assert {seen.headers["authorization"] for seen in engine.requests} == {f"Bearer {rollout.secret}"}
     assert {seen.body["model"] for seen in engine.requests} == {"gpt-4o-mini"}
-    ids = [seen.headers["x-etude-call-id"] for seen in engine.requests]
+    ids = [seen.headers["x-woodshed-call-id"] for seen in engine.requests]
     assert ids == [note.call_id for note in rollout.recorder.notes()]
 
 

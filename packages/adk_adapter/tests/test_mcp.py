@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("jsonschema", reason="comes with etude[mcp]")
+pytest.importorskip("jsonschema", reason="comes with woodshed[mcp]")
 
-from etude.testing.mcp_agents import check_it_calls_and_answers, check_it_stops
-from etude_adk.mcp import run_agent
+from woodshed.testing.mcp_agents import check_it_calls_and_answers, check_it_stops
+from woodshed_adk.mcp import run_agent
 
 
 async def test_the_agent_calls_the_tools_and_answers() -> None:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from etude.capture import RolloutFunction
-from etude.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
+from woodshed.capture import RolloutFunction
+from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
 
 
 async def test_the_example_is_recorded(engine: ScriptedEngine) -> None:

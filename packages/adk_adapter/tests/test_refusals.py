@@ -25,11 +25,11 @@ from google.adk.workflow import START, FunctionNode, Workflow
 from google.genai import types
 from running import QUIET, ask, runner_of, said
 
-import etude
-from etude.errors import ConfigError, LeakError
-from etude.testing import ScriptedEngine, call_tools, in_order, scripted_rollout
-from etude.types import ToolRequest
-from etude_adk import AdkInstrumentor, instrument
+import woodshed
+from woodshed.errors import ConfigError, LeakError
+from woodshed.testing import ScriptedEngine, call_tools, in_order, scripted_rollout
+from woodshed.types import ToolRequest
+from woodshed_adk import AdkInstrumentor, instrument
 
 pytestmark = QUIET
 
@@ -67,7 +67,7 @@ class Silent(BaseAgent):
 
 
 def test_an_agent_with_no_model_anywhere_is_refused() -> None:
-    refused(Silent(name="silent"), r"Silent 'silent' has no LlmAgent anywhere.*etude_adk\.instrument\(\)")
+    refused(Silent(name="silent"), r"Silent 'silent' has no LlmAgent anywhere.*woodshed_adk\.instrument\(\)")
     refused(Workflow(name="w", edges=[(START, FunctionNode(func=lambda: 1, name="f"))]), "Workflow 'w' has no LlmAgent")
 
 
@@ -103,7 +103,7 @@ def stand_in(kind: str, module: str) -> Any:
     ("kind", "module", "why"),
     [
         ("RemoteA2aAgent", "google.adk.a2a.agent._remote_a2a_agent", "its model runs in another process"),
-        ("LangGraphAgent", "google.adk.agents.langgraph_agent", r"etude_langgraph\.wrap\(graph\)"),
+        ("LangGraphAgent", "google.adk.agents.langgraph_agent", r"woodshed_langgraph\.wrap\(graph\)"),
         ("AntigravityAgent", "google.adk.labs.antigravity._antigravity_agent", "an SDK of its own"),
     ],
 )
@@ -227,7 +227,7 @@ async def test_a_model_that_cannot_be_built_is_trained_in_a_rollout_and_adks_err
     with scripted_rollout(engine) as rollout:
         assert said(await ask(runner_of(built), QUESTION)) == ["It is three"]
         assert child.canonical_model.model == name
-        with etude.untracked():
+        with woodshed.untracked():
             (inside,) = (await ask(runner_of(built), QUESTION))[-1:]
     (outside,) = (await ask(runner_of(built), QUESTION))[-1:]
 
@@ -247,7 +247,7 @@ async def test_a_call_past_adk_to_google_is_stopped_in_a_rollout(engine: Scripte
     own.__dict__["api_client"] = client
     instrument()
     with scripted_rollout(engine):
-        with pytest.raises(LeakError, match=r"'gemini-2\.5-flash'.*goes past the policy.*etude\.untracked"):
+        with pytest.raises(LeakError, match=r"'gemini-2\.5-flash'.*goes past the policy.*woodshed\.untracked"):
             client.models.generate_content(model=GEMINI, contents="x")
         with pytest.raises(LeakError, match="goes past the policy"):
             await client.aio.models.generate_content(model=GEMINI, contents="x")
@@ -266,7 +266,7 @@ async def test_a_call_past_adk_with_the_openai_sdk_is_stopped_in_a_rollout(engin
 async def test_an_agent_that_is_not_to_be_trained_asks_its_own_model(engine: ScriptedEngine) -> None:
     judge = agent(author_model(engine.base_url), "judge")
     instrument()
-    with scripted_rollout(engine) as rollout, etude.untracked():
+    with scripted_rollout(engine) as rollout, woodshed.untracked():
         assert said(await ask(runner_of(judge), "hi")) == ["You said: hi"]
 
     assert {seen.headers["authorization"] for seen in engine.requests} == {"Bearer author"}

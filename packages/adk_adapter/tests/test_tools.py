@@ -12,9 +12,9 @@ from google.adk.plugins.reflect_retry_tool_plugin import ReflectAndRetryToolPlug
 from google.adk.tools.function_tool import FunctionTool
 from running import QUIET, SSE, ask, runner_of, said
 
-from etude.testing import Reply, ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
-from etude.types import ToolCall, ToolRequest
-from etude_adk import instrument
+from woodshed.testing import Reply, ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
+from woodshed.types import ToolCall, ToolRequest
+from woodshed_adk import instrument
 
 pytestmark = QUIET
 

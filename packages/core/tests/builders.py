@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etude.types import (
+from woodshed.types import (
     CallNote,
     Completion,
     Failure,

@@ -10,7 +10,7 @@ from crewai.flow.flow import Flow, listen, start
 from crewai.tools import tool
 from pydantic import BaseModel
 
-from etude.testing import Reply, call_tool, say
+from woodshed.testing import Reply, call_tool, say
 
 QUESTION = {"question": "What is 1 + 2?"}
 

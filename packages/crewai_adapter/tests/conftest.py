@@ -15,7 +15,7 @@ os.environ.update(
     CREWAI_DISABLE_TRACKING="true",
     CREWAI_TRACING_ENABLED="false",
     OTEL_SDK_DISABLED="true",
-    CREWAI_STORAGE_DIR=tempfile.mkdtemp(prefix="etude-crewai-"),
+    CREWAI_STORAGE_DIR=tempfile.mkdtemp(prefix="woodshed-crewai-"),
 )
 os.environ.pop("OPENAI_API_KEY", None)
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,8 +28,8 @@ with warnings.catch_warnings():
     import crewai
     import instructor
 
-from etude.testing import ScriptedEngine
-from etude_crewai import CrewAIInstrumentor
+from woodshed.testing import ScriptedEngine
+from woodshed_crewai import CrewAIInstrumentor
 
 assert crewai and instructor
 

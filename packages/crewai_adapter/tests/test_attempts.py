@@ -11,9 +11,9 @@ import pytest
 from author_crews import QUESTION, Answer, add, agent, llm, task
 from crewai import Crew
 
-from etude.testing import Reply, ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
-from etude.types import Trajectory
-from etude_crewai import instrument, trainable
+from woodshed.testing import Reply, ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
+from woodshed.types import Trajectory
+from woodshed_crewai import instrument, trainable
 
 
 def attempts(trajectory: Trajectory) -> list[tuple[str | None, int, bool]]:

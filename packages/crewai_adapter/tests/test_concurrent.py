@@ -12,9 +12,9 @@ from author_crews import agent, at_the_same_time, delegating, in_text, llm, one_
 from crewai import Crew
 from crewai.tools import tool
 
-from etude.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
-from etude.types import Trajectory
-from etude_crewai import trainable
+from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
+from woodshed.types import Trajectory
+from woodshed_crewai import trainable
 
 
 def texts(trajectory: Trajectory) -> str:

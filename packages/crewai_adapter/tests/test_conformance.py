@@ -1,4 +1,4 @@
-"""CrewAI's crews for the contract: the rows are `etude.testing.conformance`'s own."""
+"""CrewAI's crews for the contract: the rows are `woodshed.testing.conformance`'s own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from crewai import LLM, Agent, Crew, Task
 from crewai.tools import tool as as_tool
 from pydantic import BaseModel
 
-from etude.capture import Hook
-from etude.testing import Reply, say
-from etude.testing.conformance import AnswerMode, Conformance, Outcome, Streamed, Tool
-from etude_crewai import CrewAIInstrumentor
-from etude_crewai.instrumentor import HOOKS
+from woodshed.capture import Hook
+from woodshed.testing import Reply, say
+from woodshed.testing.conformance import AnswerMode, Conformance, Outcome, Streamed, Tool
+from woodshed_crewai import CrewAIInstrumentor
+from woodshed_crewai.instrumentor import HOOKS
 
 _IDS = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|chatcmpl-tool-[0-9a-f]{16}|0x[0-9a-f]+"
@@ -30,7 +30,7 @@ def chat(base_url: str, max_retries: int = 0) -> LLM:
 
 class TestConformance(Conformance):
     framework = "CrewAI"
-    policy = Path(__file__).parents[2] / "tiny_world/src/etude_tiny_world/weights/policy"
+    policy = Path(__file__).parents[2] / "tiny_world/src/woodshed_tiny_world/weights/policy"
 
     def instrumentor(self) -> CrewAIInstrumentor:
         return CrewAIInstrumentor()

@@ -10,9 +10,9 @@ import pytest
 from author_crews import CALLS, CREWS, QUESTION, agent, llm, one_agent, task, text_llm
 from crewai import Crew
 
-from etude.testing import Reply, ScriptedEngine, call_tools, fail, in_order, say, scripted_rollout
-from etude.types import ToolRequest
-from etude_crewai import trainable
+from woodshed.testing import Reply, ScriptedEngine, call_tools, fail, in_order, say, scripted_rollout
+from woodshed.types import ToolRequest
+from woodshed_crewai import trainable
 
 _IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|call_[0-9a-f]{12}")
 
@@ -67,7 +67,7 @@ def test_decorated_but_outside_a_rollout_nothing_changes(engine: ScriptedEngine)
     assert run(crew, is_async=False) == before
     assert [seen.body for seen in engine.requests[2:]] == [seen.body for seen in engine.requests[:2]]
     assert {seen.headers["authorization"] for seen in engine.requests} == {"Bearer author"}
-    assert not [seen for seen in engine.requests if "x-etude-call-id" in seen.headers]
+    assert not [seen for seen in engine.requests if "x-woodshed-call-id" in seen.headers]
 
 
 REPLIES: dict[str, tuple[Reply, ...]] = {

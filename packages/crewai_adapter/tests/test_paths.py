@@ -26,9 +26,9 @@ from crewai import Agent, Crew
 from crewai.tools import tool
 from pydantic import BaseModel
 
-from etude.capture import Rollout
-from etude.testing import Reply, ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
-from etude_crewai import instrument, trainable
+from woodshed.capture import Rollout
+from woodshed.testing import Reply, ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
+from woodshed_crewai import instrument, trainable
 
 
 def kickoff(crew: Crew) -> Any:

@@ -12,10 +12,10 @@ from author_crews import QUESTION, add, agent, llm, one_agent, task
 from crewai import LLM, Crew
 from crewai.llms.base_llm import BaseLLM
 
-import etude
-from etude.errors import ConfigError, LeakError
-from etude.testing import ScriptedEngine, scripted_rollout
-from etude_crewai import instrument
+import woodshed
+from woodshed.errors import ConfigError, LeakError
+from woodshed.testing import ScriptedEngine, scripted_rollout
+from woodshed_crewai import instrument
 
 
 def test_a_call_without_a_rollout_leaks_nothing_while_others_are_active(engine: ScriptedEngine) -> None:
@@ -45,7 +45,7 @@ def test_a_call_without_a_rollout_leaks_nothing_while_others_are_active(engine: 
 
 def test_an_untracked_call_goes_to_the_authors_model(engine: ScriptedEngine) -> None:
     instrument()
-    with scripted_rollout(engine) as rollout, etude.untracked():
+    with scripted_rollout(engine) as rollout, woodshed.untracked():
         llm(engine.base_url).call("judge")
 
     assert [seen.headers["authorization"] for seen in engine.requests] == ["Bearer author"]
@@ -55,7 +55,7 @@ def test_an_untracked_call_goes_to_the_authors_model(engine: ScriptedEngine) -> 
 def test_the_bare_sdk_towards_the_authors_endpoint_is_stopped(engine: ScriptedEngine) -> None:
     instrument()
     client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="author", max_retries=0)
-    with scripted_rollout(engine), pytest.raises(LeakError, match=r"etude\.current_rollout\(\)"):
+    with scripted_rollout(engine), pytest.raises(LeakError, match=r"woodshed\.current_rollout\(\)"):
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
 
 

@@ -13,9 +13,9 @@ from crewai import Crew
 from crewai.mcp import MCPServerStdio
 from crewai.tools import BaseTool, tool
 
-from etude.testing import ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
-from etude.types import ToolCall, ToolRequest, Trajectory
-from etude_crewai import instrument, trainable
+from woodshed.testing import ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
+from woodshed.types import ToolCall, ToolRequest, Trajectory
+from woodshed_crewai import instrument, trainable
 
 
 @tool("broken")

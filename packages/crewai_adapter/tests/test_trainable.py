@@ -15,11 +15,11 @@ from crewai.project import CrewBase, crew
 from crewai.project import agent as crew_agent
 from crewai.project import task as crew_task
 
-from etude.capture import Hook, HookSet
-from etude.errors import ConfigError, HookError, UnsupportedVersionError
-from etude.testing import ScriptedEngine, say, scripted_rollout
-from etude_crewai import CrewAIInstrumentor, instrument, trainable
-from etude_crewai.instrumentor import HOOKS
+from woodshed.capture import Hook, HookSet
+from woodshed.errors import ConfigError, HookError, UnsupportedVersionError
+from woodshed.testing import ScriptedEngine, say, scripted_rollout
+from woodshed_crewai import CrewAIInstrumentor, instrument, trainable
+from woodshed_crewai.instrumentor import HOOKS
 
 
 def hooked() -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_the_secret_of_a_rollout_is_the_api_key_and_the_call_id_a_header(engine:
 
     assert {seen.headers["authorization"] for seen in engine.requests} == {f"Bearer {rollout.secret}"}
     assert {seen.body["model"] for seen in engine.requests} == {"gpt-4o"}
-    ids = [seen.headers["x-etude-call-id"] for seen in engine.requests]
+    ids = [seen.headers["x-woodshed-call-id"] for seen in engine.requests]
     assert ids == [note.call_id for note in rollout.recorder.notes()]
 
 

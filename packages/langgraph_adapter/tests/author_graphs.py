@@ -1,4 +1,4 @@
-"""Graphs as their authors write them, knowing nothing of étude, and the clerk that answers their calls."""
+"""Graphs as their authors write them, knowing nothing of woodshed, and the clerk that answers their calls."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Send
 from pydantic import BaseModel, Field, SecretStr
 
-from etude.testing import Reply, call_tools, say
-from etude.types import ToolRequest
+from woodshed.testing import Reply, call_tools, say
+from woodshed.types import ToolRequest
 
 ARGUMENTS = {
     "add": {"a": 1, "b": 2},

@@ -10,8 +10,8 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI
 
-from etude.testing import ScriptedEngine
-from etude_langgraph import LangGraphInstrumentor
+from woodshed.testing import ScriptedEngine
+from woodshed_langgraph import LangGraphInstrumentor
 
 sys.path.insert(0, str(Path(__file__).parent))
 

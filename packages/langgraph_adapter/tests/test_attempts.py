@@ -15,9 +15,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 
-from etude.testing import ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
-from etude.types import Trajectory
-from etude_langgraph import wrap
+from woodshed.testing import ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
+from woodshed.types import Trajectory
+from woodshed_langgraph import wrap
 
 TWICE = RetryPolicy(max_attempts=3, initial_interval=0.01, jitter=False, retry_on=ValueError)
 

@@ -11,11 +11,11 @@ import pytest
 from author_graphs import add, agent, by_hand, chat, fan_out
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from etude.capture import Rollout
-from etude.errors import LeakError
-from etude.testing import ScriptedEngine, scripted_rollout
-from etude.types import Trajectory
-from etude_langgraph import wrap
+from woodshed.capture import Rollout
+from woodshed.errors import LeakError
+from woodshed.testing import ScriptedEngine, scripted_rollout
+from woodshed.types import Trajectory
+from woodshed_langgraph import wrap
 
 
 def texts(trajectory: Trajectory) -> str:

@@ -1,4 +1,4 @@
-"""LangGraph's agents for the contract: the rows are `etude.testing.conformance`'s own."""
+"""LangGraph's agents for the contract: the rows are `woodshed.testing.conformance`'s own."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import RetryPolicy
 from pydantic import BaseModel, SecretStr
 
-from etude.capture import Hook
-from etude.testing import Reply, say
-from etude.testing.conformance import AnswerMode, Conformance, Outcome, Streamed, Tool
-from etude_langgraph import LangGraphInstrumentor
-from etude_langgraph.instrumentor import HOOKS
+from woodshed.capture import Hook
+from woodshed.testing import Reply, say
+from woodshed.testing.conformance import AnswerMode, Conformance, Outcome, Streamed, Tool
+from woodshed_langgraph import LangGraphInstrumentor
+from woodshed_langgraph.instrumentor import HOOKS
 
 _IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-\d+)?|[0-9a-f]{32}")
 _UNSTABLE = {"seq", "timestamp", "ts", "event_id"}
@@ -53,7 +53,7 @@ _NAMED = "lc_agent_name" in inspect.getsource(langchain.agents.factory)
 class TestConformance(Conformance):
     framework = "LangGraph"
     not_applicable: ClassVar[Mapping[int, str]] = {} if _NAMED else {13: "this langchain does not tell agents' names"}
-    policy = Path(__file__).parents[2] / "tiny_world/src/etude_tiny_world/weights/policy"
+    policy = Path(__file__).parents[2] / "tiny_world/src/woodshed_tiny_world/weights/policy"
 
     def instrumentor(self) -> LangGraphInstrumentor:
         return LangGraphInstrumentor()

@@ -13,8 +13,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
-from etude.testing import ScriptedEngine, scripted_rollout
-from etude_langgraph import wrap
+from woodshed.testing import ScriptedEngine, scripted_rollout
+from woodshed_langgraph import wrap
 
 Run = Callable[[Any], Awaitable[Any]]
 _IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-\d+)?|[0-9a-f]{32}")
@@ -100,7 +100,7 @@ async def test_wrapped_but_outside_a_rollout_nothing_changes(engine: ScriptedEng
 
     assert await astream_events(graph) == before
     assert {seen.headers["authorization"] for seen in engine.requests} == {"Bearer author"}
-    assert not [seen for seen in engine.requests if "x-etude-call-id" in seen.headers]
+    assert not [seen for seen in engine.requests if "x-woodshed-call-id" in seen.headers]
 
 
 async def test_the_request_is_the_authors_request(engine: ScriptedEngine) -> None:

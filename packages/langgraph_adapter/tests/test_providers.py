@@ -22,10 +22,10 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import CachePolicy
 from pydantic import SecretStr
 
-import etude
-from etude.errors import ConfigError, LeakError
-from etude.testing import ScriptedEngine, say, scripted_rollout
-from etude_langgraph import instrument, wrap
+import woodshed
+from woodshed.errors import ConfigError, LeakError
+from woodshed.testing import ScriptedEngine, say, scripted_rollout
+from woodshed_langgraph import instrument, wrap
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -159,7 +159,7 @@ def test_a_text_completion_model_is_refused_inside_a_rollout_only(engine: Script
     with scripted_rollout(engine):
         with pytest.raises(ConfigError, match="FakeListLLM is a text-completion model"):
             model.invoke("x")
-        with etude.untracked():
+        with woodshed.untracked():
             assert model.invoke("x") == "own"
 
     assert model.invoke("x") == "own"
@@ -173,7 +173,7 @@ def test_the_bare_sdk_is_stopped_before_it_reaches_the_authors_endpoint(engine: 
         with scripted_rollout(engine) as rollout:
             with pytest.raises(LeakError, match=r"goes to http://127.*current_rollout\(\)"):
                 bare.chat.completions.create(**ask)
-            with etude.untracked():
+            with woodshed.untracked():
                 bare.chat.completions.create(**ask)
             openai.OpenAI(base_url=rollout.base_url, api_key=rollout.secret).chat.completions.create(**ask)
         bare.chat.completions.create(**ask)
@@ -185,7 +185,7 @@ def test_an_untracked_model_is_the_authors_own_and_is_not_recorded(engine: Scrip
     own = FakeListChatModel(responses=["own"])
     instrument()
     with scripted_rollout(engine) as rollout:
-        with etude.untracked():
+        with woodshed.untracked():
             assert own.invoke("x").content == "own"
         assert own.invoke("x").content == "You said: x"
 

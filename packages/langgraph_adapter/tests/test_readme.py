@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from etude.capture import RolloutFunction
-from etude.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
+from woodshed.capture import RolloutFunction
+from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
 
 
 async def test_the_example_is_recorded(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:

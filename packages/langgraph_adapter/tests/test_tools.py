@@ -17,9 +17,9 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
-from etude.testing import Reply, ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
-from etude.types import ToolCall, ToolRequest
-from etude_langgraph import wrap
+from woodshed.testing import Reply, ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
+from woodshed.types import ToolCall, ToolRequest
+from woodshed_langgraph import wrap
 
 ASK = {"messages": [("user", "go")]}
 

@@ -12,12 +12,12 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.graph import MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 
-from etude.capture import Hook, HookSet, Rollout
-from etude.capture.clients import sync_client
-from etude.errors import ConfigError, HookError, UnsupportedVersionError
-from etude.testing import ScriptedEngine, say, scripted_rollout
-from etude_langgraph import LangGraphInstrumentor, instrument, wrap
-from etude_langgraph.instrumentor import HOOKS
+from woodshed.capture import Hook, HookSet, Rollout
+from woodshed.capture.clients import sync_client
+from woodshed.errors import ConfigError, HookError, UnsupportedVersionError
+from woodshed.testing import ScriptedEngine, say, scripted_rollout
+from woodshed_langgraph import LangGraphInstrumentor, instrument, wrap
+from woodshed_langgraph.instrumentor import HOOKS
 
 
 def hooked() -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_the_secret_of_a_rollout_is_the_api_key(engine: ScriptedEngine) -> None:
 
     assert {seen.headers["authorization"] for seen in engine.requests} == {f"Bearer {rollout.secret}"}
     assert {seen.body["model"] for seen in engine.requests} == {"gpt-4o-mini"}
-    ids = [seen.headers["x-etude-call-id"] for seen in engine.requests]
+    ids = [seen.headers["x-woodshed-call-id"] for seen in engine.requests]
     assert ids == [note.call_id for note in rollout.recorder.notes()]
 
 

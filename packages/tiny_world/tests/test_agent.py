@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from etude.errors import ConfigError
-from etude_tiny_world.clerks import CLERKS, rollout_of
+from woodshed.errors import ConfigError
+from woodshed_tiny_world.clerks import CLERKS, rollout_of
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny_world" / "train_models"
 NEEDED = {"langgraph": "langchain_openai", "crewai": "crewai", "adk": "google.adk"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etude_tiny_world import all_scenarios, held_out_scenarios, train_scenarios
+from woodshed_tiny_world import all_scenarios, held_out_scenarios, train_scenarios
 
 
 def test_every_scenario_is_either_trained_or_held_out() -> None:

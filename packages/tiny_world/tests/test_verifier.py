@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from etude.types import Completion, Message, ModelCall, TokenCall, ToolRequest, Trajectory
-from etude_tiny_world import Level, all_scenarios, open_shop, verify
-from etude_tiny_world.verifier import says
+from woodshed.types import Completion, Message, ModelCall, TokenCall, ToolRequest, Trajectory
+from woodshed_tiny_world import Level, all_scenarios, open_shop, verify
+from woodshed_tiny_world.verifier import says
 
 PRICE = next(s for s in all_scenarios() if s.id == "price-tuba-EUR-0")
 STOCK = next(s for s in all_scenarios() if s.id == "stock-tuba-0")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etude_tiny_world import judge_path, policy_path
+from woodshed_tiny_world import judge_path, policy_path
 
 FOLDERS = [policy_path(), judge_path()]
 
@@ -41,7 +41,8 @@ def test_all_weights_together_are_small_enough_for_git() -> None:
 
 def test_importing_the_world_needs_neither_torch_nor_a_framework() -> None:
     code = (
-        "import etude_tiny_world, sys; print(sorted({'torch', 'vllm', 'langchain', 'langgraph'} & sys.modules.keys()))"
+        "import woodshed_tiny_world, sys; "
+        "print(sorted({'torch', 'vllm', 'langchain', 'langgraph'} & sys.modules.keys()))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

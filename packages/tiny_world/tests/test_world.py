@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from etude_tiny_world import Shop, get_delivery, get_price, get_stock, open_shop
-from etude_tiny_world.world import INSTRUMENTS
+from woodshed_tiny_world import Shop, get_delivery, get_price, get_stock, open_shop
+from woodshed_tiny_world.world import INSTRUMENTS
 
 
 def test_the_same_seed_gives_the_same_shop() -> None:

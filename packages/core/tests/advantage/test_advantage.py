@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.errors import ConfigError
-from etude.rewards.advantage import batch_advantages, group_advantages, overlong_penalty, role_advantages
+from woodshed.errors import ConfigError
+from woodshed.rewards.advantage import batch_advantages, group_advantages, overlong_penalty, role_advantages
 
 SCORES = st.dictionaries(st.text(max_size=3), st.floats(min_value=-1e6, max_value=1e6), min_size=2, max_size=12)
 

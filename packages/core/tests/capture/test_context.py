@@ -11,8 +11,8 @@ from decimal import getcontext, localcontext
 
 import pytest
 
-from etude.capture import Rollout, bind, carry, current_rollout, require_rollout, untracked
-from etude.errors import LeakError
+from woodshed.capture import Rollout, bind, carry, current_rollout, require_rollout, untracked
+from woodshed.errors import LeakError
 
 
 def a_rollout(name: str = "r") -> Rollout:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import wrapt
 
-from etude.capture import Hook, HookSet
-from etude.errors import HookError, UnsupportedVersionError
+from woodshed.capture import Hook, HookSet
+from woodshed.errors import HookError, UnsupportedVersionError
 
 
 class Parent:

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from etude.capture import Recorder, Rollout, assemble, rollout
-from etude.errors import ConfigError
-from etude.types import CallNote, Failure, ModelCall, SealedSession, TokenCall
+from woodshed.capture import Recorder, Rollout, assemble, rollout
+from woodshed.errors import ConfigError
+from woodshed.types import CallNote, Failure, ModelCall, SealedSession, TokenCall
 
 
 def test_a_call_is_noted_with_its_place_and_keeps_a_late_superseded() -> None:

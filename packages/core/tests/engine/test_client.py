@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from etude.engine import Engine, EngineClient
-from etude.errors import EngineError, EngineUnreachable, TrainError
-from etude.types import PROTOCOL, OpenSession, SealedSession, StepRequest
+from woodshed.engine import Engine, EngineClient
+from woodshed.errors import EngineError, EngineUnreachable, TrainError
+from woodshed.types import PROTOCOL, OpenSession, SealedSession, StepRequest
 
-HEALTH = {"etude": "0.1.0", "protocol": PROTOCOL}
+HEALTH = {"woodshed": "0.1.0", "protocol": PROTOCOL}
 
 
 @asynccontextmanager
@@ -41,13 +41,15 @@ async def test_the_key_is_sent_and_ids_are_quoted() -> None:
     async with answering(200, sealed.model_dump_json().encode()) as (url, heads), EngineClient(url, "secret") as client:
         assert await client.seal("a/b c") == sealed
 
-    assert heads[0].startswith(b"POST /etude/v1/sessions/a%2Fb%20c/seal HTTP/1.1\r\n")
+    assert heads[0].startswith(b"POST /woodshed/v1/sessions/a%2Fb%20c/seal HTTP/1.1\r\n")
     assert b"authorization: Bearer secret\r\n" in heads[0]
 
 
 async def test_nothing_there_is_unreachable_and_named() -> None:
     async with EngineClient("http://127.0.0.1:9") as client:
-        with pytest.raises(EngineUnreachable, match=r"nothing answers at http://127\.0\.0\.1:9 .*'etude engine start'"):
+        with pytest.raises(
+            EngineUnreachable, match=r"nothing answers at http://127\.0\.0\.1:9 .*'woodshed engine start'"
+        ):
             await client.health()
 
 
@@ -73,7 +75,7 @@ async def test_another_protocol_is_refused_with_both_numbers() -> None:
 @pytest.mark.parametrize(("status", "body"), [(200, b"<html>"), (404, b"not found"), (200, b"[]"), (500, b"{}")])
 async def test_something_that_is_no_engine_is_said_to_be_none(status: int, body: bytes) -> None:
     async with answering(status, body) as (url, _), EngineClient(url) as client:
-        with pytest.raises(EngineError, match=rf"with status {status} and no answer of an étude engine"):
+        with pytest.raises(EngineError, match=rf"with status {status} and no answer of an woodshed engine"):
             await client.health()
 
 

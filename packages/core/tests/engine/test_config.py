@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.engine.config import EngineConfig, ServedModel, check_config, check_model, check_trainer, to_models
-from etude.errors import ConfigError
+from woodshed.engine.config import EngineConfig, ServedModel, check_config, check_model, check_trainer, to_models
+from woodshed.errors import ConfigError
 
 
 def model_folder(tmp_path: Path, name: str = "model") -> Path:
@@ -69,7 +69,7 @@ def test_models_are_named_by_their_key() -> None:
 
 
 def test_unsloth_without_a_gpu_is_refused_before_an_engine_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("etude.engine.config.has_gpu", lambda: False)
+    monkeypatch.setattr("woodshed.engine.config.has_gpu", lambda: False)
     with pytest.raises(ConfigError, match=r"trainer='unsloth' needs an NVIDIA GPU.*use trainer='auto'"):
         check_trainer("unsloth", False)
     with pytest.raises(ConfigError, match="load_in_4bit=True needs an NVIDIA GPU"):
@@ -81,7 +81,7 @@ def test_unsloth_without_a_gpu_is_refused_before_an_engine_starts(monkeypatch: p
 def test_models_that_leave_the_trainer_no_room_on_the_gpu_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etude.engine.config.has_gpu", lambda: True)
+    monkeypatch.setattr("woodshed.engine.config.has_gpu", lambda: True)
     path = str(model_folder(tmp_path))
 
     def models(*shares: float, trainable: bool = True) -> tuple[ServedModel, ...]:

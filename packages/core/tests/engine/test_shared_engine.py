@@ -10,16 +10,16 @@ from typing import Any
 import openai
 import pytest
 
-import etude
-from etude.engine import Engine, EngineClient
-from etude.errors import DriftError, EngineError, PolicyLost
-from etude.testing import in_order, say
-from etude.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
-from etude.training.store import RunStore
-from etude.types import OpenPolicy, OpenSession, StepRequest, WeightedRollout
+import woodshed
+from woodshed.engine import Engine, EngineClient
+from woodshed.errors import DriftError, EngineError, PolicyLost
+from woodshed.testing import in_order, say
+from woodshed.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
+from woodshed.training.store import RunStore
+from woodshed.types import OpenPolicy, OpenSession, StepRequest, WeightedRollout
 
 pytestmark = pytest.mark.slow
-MODEL = Path(__file__).parents[3] / "tiny_world/src/etude_tiny_world/weights/policy"
+MODEL = Path(__file__).parents[3] / "tiny_world/src/woodshed_tiny_world/weights/policy"
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,14 @@ def other_run(run_id: str, **loss: float) -> OpenPolicy:
 
 
 async def ask(question: str) -> None:
-    here = etude.current_rollout()
+    here = woodshed.current_rollout()
     assert here is not None
     async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
         await client.chat.completions.create(model="any", messages=[{"role": "user", "content": question}])
 
 
 @dataclass(frozen=True, repr=False)
-class TakenMeanwhile(etude.FunctionReward):
+class TakenMeanwhile(woodshed.FunctionReward):
     """Scores a group; while it does, no session is open, and another run opens the policy, once."""
 
     other: EngineClient | None = None
@@ -49,7 +49,7 @@ class TakenMeanwhile(etude.FunctionReward):
     def __repr__(self) -> str:
         return "reward"
 
-    async def judge_group(self, trajectories: Sequence[etude.Trajectory]) -> etude.Judgement:
+    async def judge_group(self, trajectories: Sequence[woodshed.Trajectory]) -> woodshed.Judgement:
         if self.other is not None:
             await self.other.open_policy(other_run("other"))
         return await super().judge_group(trajectories)
@@ -60,23 +60,25 @@ async def test_a_run_whose_policy_another_run_took_stops_trains_nothing_of_it_an
 ) -> None:
     engine.vllm.play(in_order(say("x"), say("xx")))
     settings: dict[str, Any] = {
-        "rollout": etude.rollout(ask),
+        "rollout": woodshed.rollout(ask),
         "scenarios": ["How many lamps?"],
-        "policy": etude.Policy(str(MODEL)),
+        "policy": woodshed.Policy(str(MODEL)),
         "engine": Engine.connect(engine.url),
-        "config": etude.TrainConfig(steps=1, group_size=2, scenarios_per_step=1, max_staleness=0, loss=SCRIPTED_LOSS),
+        "config": woodshed.TrainConfig(
+            steps=1, group_size=2, scenarios_per_step=1, max_staleness=0, loss=SCRIPTED_LOSS
+        ),
         "run_dir": tmp_path / "run",
         "checks": False,
     }
 
-    def length(trajectory: etude.Trajectory) -> float:
+    def length(trajectory: woodshed.Trajectory) -> float:
         return float(sum(len(m.token_ids) for c in trajectory.calls for m in c.tokens.completions))
 
     async with EngineClient(engine.url) as other, EngineClient(engine.url) as nobody:
         with pytest.raises(
             PolicyLost, match=r"'policy' is held by run 'other' now.*same command again once run 'other'"
         ):
-            await etude.train_async(etude.Training(reward=TakenMeanwhile(length, other=other), **settings))
+            await woodshed.train_async(woodshed.Training(reward=TakenMeanwhile(length, other=other), **settings))
         (untouched,) = (await other.health()).policies
         store = RunStore(tmp_path / "run")
         asked = OpenSession(rollout_id="late", policy="policy", run_id=store.fact("run_id"))
@@ -88,7 +90,7 @@ async def test_a_run_whose_policy_another_run_took_stops_trains_nothing_of_it_an
         assert (await other.open_session(OpenSession(rollout_id="others", policy="policy"))).secret
         await other.seal("others")
     sampled, kept = len(engine.vllm.asked), store.history()
-    run = await etude.train_async(etude.Training(reward=TakenMeanwhile(length), **settings))
+    run = await woodshed.train_async(woodshed.Training(reward=TakenMeanwhile(length), **settings))
 
     assert (untouched.version, untouched.steps, kept) == (0, (), [])
     assert [(row["version"], row["trained"]) for row in run.history] == [(1, True)]

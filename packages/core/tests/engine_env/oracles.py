@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.loss.grpo import BatchTotals, grpo_loss
-from etude.loss.head import token_logprobs
-from etude.types import LossSettings
+from woodshed.loss.grpo import BatchTotals, grpo_loss
+from woodshed.loss.head import token_logprobs
+from woodshed.types import LossSettings
 
 LIMIT = 1e-5
 LENGTHS = (7, 5, 3, 6)

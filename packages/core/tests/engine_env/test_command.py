@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from etude.engine.config import ServedModel, check_model
-from etude.engine.server.command import command_line, dtype_for
-from etude.errors import ConfigError
+from woodshed.engine.config import ServedModel, check_model
+from woodshed.engine.server.command import command_line, dtype_for
+from woodshed.errors import ConfigError
 
 
 def folder(tmp_path: Path, dtype: str) -> str:

@@ -10,7 +10,7 @@ from chat_families import FAMILIES, Chat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etude.engine.server.continuation import Fork, Recorded, continued
+from woodshed.engine.server.continuation import Fork, Recorded, continued
 
 SYSTEM = {"role": "system", "content": "You keep a music shop."}
 TOOL_FAMILIES = [name for name, family in FAMILIES.items() if family.tool_call]

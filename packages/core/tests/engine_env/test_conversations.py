@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from etude.engine.server.conversations import Conversations, History
-from etude.engine.server.requests import to_messages
-from etude.types import Completion, Failure, Message, TokenCall, ToolRequest, ToolSpec
+from woodshed.engine.server.conversations import Conversations, History
+from woodshed.engine.server.requests import to_messages
+from woodshed.types import Completion, Failure, Message, TokenCall, ToolRequest, ToolSpec
 
 SYSTEM = {"role": "system", "content": "You keep a shop."}
 ASKED = {"role": "user", "content": "How much?"}

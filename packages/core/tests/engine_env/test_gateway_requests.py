@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from etude.engine.server.requests import (
+from woodshed.engine.server.requests import (
     BadRequest,
     check_sampling,
     parse_request,

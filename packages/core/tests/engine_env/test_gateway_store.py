@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from etude.engine.server.conversations import History
-from etude.engine.server.gateway import Gateway
-from etude.engine.server.sessions import Session, Sessions
-from etude.engine.server.store import Store
-from etude.errors import EngineError, PolicyLost
-from etude.types import Completion, Message, OpenSession, TokenCall
+from woodshed.engine.server.conversations import History
+from woodshed.engine.server.gateway import Gateway
+from woodshed.engine.server.sessions import Session, Sessions
+from woodshed.engine.server.store import Store
+from woodshed.errors import EngineError, PolicyLost
+from woodshed.types import Completion, Message, OpenSession, TokenCall
 
 NEW = History(messages=[])
 

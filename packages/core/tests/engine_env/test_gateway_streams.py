@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.engine.server.replies import StreamSplitter
-from etude.engine.server.requests import parse_request
+from woodshed.engine.server.replies import StreamSplitter
+from woodshed.engine.server.requests import parse_request
 
 REQUEST = parse_request(b'{"model": "gpt", "messages": [{"role": "user", "content": "x"}], "stream": true}')
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from etude.loss import head
-from etude.loss.head import token_logprobs
+from woodshed.loss import head
+from woodshed.loss.head import token_logprobs
 
 HEADS, HIDDEN, WORDS, TOKENS = 37, 24, 101, 50
 

@@ -16,11 +16,11 @@ from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
-from etude.engine.trainer import loader
-from etude.engine.trainer.choice import choose_loader, import_loader
-from etude.engine.trainer.loader import load_with_lora
-from etude.errors import TrainError
-from etude.types import LoraSettings, OpenPolicy
+from woodshed.engine.trainer import loader
+from woodshed.engine.trainer.choice import choose_loader, import_loader
+from woodshed.engine.trainer.loader import load_with_lora
+from woodshed.errors import TrainError
+from woodshed.types import LoraSettings, OpenPolicy
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def unsloth(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Put a stand-in for Unsloth in its place, with its signatures, and return the calls it gets."""
     calls: list[dict[str, Any]] = []
 
-    # The parameters that étude names, as unsloth 2026.10.7 declares them (unsloth/models/loader.py and llama.py).
+    # The parameters that woodshed names, as unsloth 2026.10.7 declares them (unsloth/models/loader.py and llama.py).
     def from_pretrained(
         model_name: str = "", max_seq_length: int = 2048, dtype: Any = None, load_in_4bit: bool = True,
         device_map: Any = "sequential", use_gradient_checkpointing: Any = "unsloth", fast_inference: bool = False,
@@ -73,7 +73,7 @@ def test_without_a_gpu_unsloth_is_refused_and_auto_takes_peft(model_path: str) -
 
 @pytest.mark.skipif(importlib.util.find_spec("unsloth") is not None, reason="Unsloth is installed here")
 def test_without_the_package_the_install_line_is_said() -> None:
-    with pytest.raises(TrainError, match=r"lacks; run 'etude engine install --unsloth'.* -m pip install unsloth=="):
+    with pytest.raises(TrainError, match=r"lacks; run 'woodshed engine install --unsloth'.* -m pip install unsloth=="):
         choose_loader(asked(trainer="unsloth"), cuda=True)
 
     assert choose_loader(asked(), cuda=True) == "peft"
@@ -116,7 +116,7 @@ def test_unsloth_that_cannot_be_imported_is_said(tmp_path: Path, monkeypatch: py
 
 def test_unsloth_comes_before_transformers_in_the_trainers_process() -> None:
     code = (
-        "import sys\nfrom etude.engine.trainer import child, choice\n"
+        "import sys\nfrom woodshed.engine.trainer import child, choice\n"
         "print([n for n in ('transformers', 'peft') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -130,10 +130,10 @@ def test_unsloth_takes_every_parameter_named_and_trains_as_peft_does(model_path:
     from tiny_trainer import SESSIONS, numbered
     from unsloth import FastLanguageModel  # type: ignore[import-not-found]
 
-    from etude.engine.trainer.batch import build_batch
-    from etude.engine.trainer.policy import LoraPolicy
-    from etude.engine.trainer.step import StepRunner
-    from etude.types import LossSettings
+    from woodshed.engine.trainer.batch import build_batch
+    from woodshed.engine.trainer.policy import LoraPolicy
+    from woodshed.engine.trainer.step import StepRunner
+    from woodshed.types import LossSettings
 
     assert {"model_name", "load_in_4bit", "fast_inference"} <= set(
         inspect.signature(FastLanguageModel.from_pretrained).parameters

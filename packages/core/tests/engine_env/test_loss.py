@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.loss.grpo import BatchTotals, LossOut, grpo_loss, log_ratio_sums
-from etude.loss.metrics import TokenStats
-from etude.loss.presets import PRESETS
-from etude.types import LossSettings
+from woodshed.loss.grpo import BatchTotals, LossOut, grpo_loss, log_ratio_sums
+from woodshed.loss.metrics import TokenStats
+from woodshed.loss.presets import PRESETS
+from woodshed.types import LossSettings
 
 SETTINGS = {
     "grpo": LossSettings(preset="grpo"),

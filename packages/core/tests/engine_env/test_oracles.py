@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 from oracles import CASES, LIMIT, MODULES, ORACLES, head_difference, ours, world
 
-from etude.loss.presets import PRESETS
+from woodshed.loss.presets import PRESETS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the others' imports warn of is not ours to mend
 

@@ -10,10 +10,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
-from etude.engine.trainer import precision
-from etude.engine.trainer.paths import _probed, choose_path
-from etude.engine.trainer.policy import LoraPolicy
-from etude.types import OpenPolicy
+from woodshed.engine.trainer import precision
+from woodshed.engine.trainer.paths import _probed, choose_path
+from woodshed.engine.trainer.policy import LoraPolicy
+from woodshed.types import OpenPolicy
 
 CPU = torch.device("cpu")
 VOCABULARY = 97
@@ -131,7 +131,7 @@ def test_precision_is_the_one_that_trains_faster(
         monkeypatch.setattr(
             precision, "_seconds", lambda _, tensors, s=half_s: s if tensors[0].dtype == torch.bfloat16 else 1.0
         )
-        with caplog.at_level(logging.INFO, "etude.trainer"):
+        with caplog.at_level(logging.INFO, "woodshed.trainer"):
             assert precision.faster_dtype("cpu") == expected
         said = f"training in {expected}: on cpu a layer takes 1000.0 ms in fp32, {1e3 * half_s:.1f} in bf16"
         assert f"{said}, and bf16 is taken where it is at least 3.0 times as fast" in caplog.text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from etude.loss import products
-from etude.loss.products import linear
+from woodshed.loss import products
+from woodshed.loss.products import linear
 
 
 @pytest.mark.parametrize("rows", [1, 8, 300])

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_trainer import POLICY, SESSIONS, numbered, request
 
-from etude.engine.trainer import Trainer
-from etude.engine.trainer.run import PolicyRun
-from etude.engine.trainer.wire import Start, Step
-from etude.errors import TrainError
-from etude.types import LoraSettings, OpenPolicy, StepReport
+from woodshed.engine.trainer import Trainer
+from woodshed.engine.trainer.run import PolicyRun
+from woodshed.engine.trainer.wire import Start, Step
+from woodshed.errors import TrainError
+from woodshed.types import LoraSettings, OpenPolicy, StepReport
 
 Weights = dict[str, torch.Tensor]
 

@@ -11,13 +11,13 @@ import torch
 from tiny_trainer import LOSS, group, request, session
 from torch import Tensor
 
-from etude.engine.trainer.batch import Batch, build_batch
-from etude.engine.trainer.forward import Path, TrainingRow, micro_batches, told
-from etude.engine.trainer.policy import LoraPolicy, learning_rate
-from etude.engine.trainer.step import StepRunner
-from etude.errors import TrainError
-from etude.loss.presets import PRESETS
-from etude.types import LossSettings, OpenPolicy, OptimizerSettings, SealedSession
+from woodshed.engine.trainer.batch import Batch, build_batch
+from woodshed.engine.trainer.forward import Path, TrainingRow, micro_batches, told
+from woodshed.engine.trainer.policy import LoraPolicy, learning_rate
+from woodshed.engine.trainer.step import StepRunner
+from woodshed.errors import TrainError
+from woodshed.loss.presets import PRESETS
+from woodshed.types import LossSettings, OpenPolicy, OptimizerSettings, SealedSession
 
 CPU = torch.device("cpu")
 PATHS: tuple[Path, ...] = ("tree", "dense", "rows")

@@ -13,13 +13,13 @@ import torch
 from tiny_trainer import group, request, save_model, session
 from torch import Tensor
 
-from etude.engine.trainer import step as step_module
-from etude.engine.trainer.batch import Batch, build_batch
-from etude.engine.trainer.forward import told
-from etude.engine.trainer.policy import LoraPolicy
-from etude.engine.trainer.step import StepRunner
-from etude.errors import DriftError
-from etude.types import LossSettings, OpenPolicy, SealedSession
+from woodshed.engine.trainer import step as step_module
+from woodshed.engine.trainer.batch import Batch, build_batch
+from woodshed.engine.trainer.forward import told
+from woodshed.engine.trainer.policy import LoraPolicy
+from woodshed.engine.trainer.step import StepRunner
+from woodshed.errors import DriftError
+from woodshed.types import LossSettings, OpenPolicy, SealedSession
 
 GROUP = group("a", size=4, turns=3, length=6)
 WORTH = {name: [1.0, -0.5, -0.75, 0.25][k] for k, name in enumerate(GROUP)}
@@ -81,7 +81,7 @@ def test_policy_that_sampled_itself_has_no_drift(model_path: str, caplog: pytest
 
 def test_drift_above_the_first_limit_is_warned_of(model_path: str, caplog: pytest.LogCaptureFixture) -> None:
     of = runner(model_path, drift_stop=0.5)
-    with caplog.at_level(logging.WARNING, "etude.trainer"):
+    with caplog.at_level(logging.WARNING, "woodshed.trainer"):
         metrics = of.take(sampled_by(of, 0.1), 0)
 
     assert metrics["logprob_drift_fresh"] == pytest.approx(0.1, rel=1e-3)

@@ -11,13 +11,13 @@ import torch
 from tiny_trainer import LOSS, POLICY, SESSIONS, VOCABULARY, request, save_model
 from torch.nn import functional
 
-from etude.engine.trainer.batch import build_batch
-from etude.engine.trainer.run import PolicyRun
-from etude.engine.trainer.supervised import evaluation, supervised_step
-from etude.engine.trainer.wire import Start, Step
-from etude.errors import TrainError
-from etude.loss.sft import sft_loss
-from etude.types import LoraSettings, Objective, OptimizerSettings, StepReport
+from woodshed.engine.trainer.batch import build_batch
+from woodshed.engine.trainer.run import PolicyRun
+from woodshed.engine.trainer.supervised import evaluation, supervised_step
+from woodshed.engine.trainer.wire import Start, Step
+from woodshed.errors import TrainError
+from woodshed.loss.sft import sft_loss
+from woodshed.types import LoraSettings, Objective, OptimizerSettings, StepReport
 
 FAST = POLICY.model_copy(update={"optimizer": OptimizerSettings(learning_rate=1e-2, warmup_steps=0), "loss": LOSS})
 BATCH = build_batch(request("s", dict.fromkeys(SESSIONS, 1.0)), SESSIONS)

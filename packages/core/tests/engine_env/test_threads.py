@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_trainer import SESSIONS, numbered
 
-from etude.engine.trainer.batch import build_batch
-from etude.engine.trainer.policy import LoraPolicy
-from etude.engine.trainer.step import StepRunner
-from etude.engine.trainer.threads import threads_worth
-from etude.types import LossSettings, OpenPolicy
+from woodshed.engine.trainer.batch import build_batch
+from woodshed.engine.trainer.policy import LoraPolicy
+from woodshed.engine.trainer.step import StepRunner
+from woodshed.engine.trainer.threads import threads_worth
+from woodshed.types import LossSettings, OpenPolicy
 
 
 def test_threads_grow_with_the_work_up_to_those_available() -> None:
@@ -26,7 +26,7 @@ def test_a_tiny_step_runs_on_one_thread(model_path: str, monkeypatch: pytest.Mon
         of = StepRunner(LoraPolicy(model_path, OpenPolicy(name="p", loss=LossSettings(drift_stop=1e9))))
         of.take(build_batch(numbered(1), SESSIONS), 0)
         tiny = torch.get_num_threads()
-        monkeypatch.setattr("etude.engine.trainer.threads._WORTH_A_THREAD", 1.0)
+        monkeypatch.setattr("woodshed.engine.trainer.threads._WORTH_A_THREAD", 1.0)
         of.take(build_batch(numbered(1), SESSIONS), 1)
 
         assert (tiny, torch.get_num_threads()) == (1, 2)

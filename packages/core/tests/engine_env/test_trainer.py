@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from tiny_trainer import POLICY, SESSIONS, numbered, request
 
-from etude.engine.trainer import Trainer
-from etude.engine.trainer.run import PolicyRun
-from etude.engine.trainer.wire import Start, Step
-from etude.errors import TrainError
+from woodshed.engine.trainer import Trainer
+from woodshed.engine.trainer.run import PolicyRun
+from woodshed.engine.trainer.wire import Start, Step
+from woodshed.errors import TrainError
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ async def test_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 async def test_trainer_dies_with_its_parent(model_path: str, tmp_path: Path) -> None:
     code = (
         "import asyncio, sys\nfrom pathlib import Path\n"
-        "from etude.engine.trainer import Trainer\nfrom etude.types import OpenPolicy\n"
+        "from woodshed.engine.trainer import Trainer\nfrom woodshed.types import OpenPolicy\n"
         "async def main():\n"
         "    trainer = Trainer(sys.argv[1], Path(sys.argv[2]), OpenPolicy(name='p'))\n"
         "    await trainer.start()\n    print(trainer.pid, flush=True)\n    await asyncio.sleep(600)\n"

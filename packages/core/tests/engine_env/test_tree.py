@@ -20,13 +20,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from etude.engine.trainer import looks
-from etude.engine.trainer import tree as tree_module
-from etude.engine.trainer.forward import Path, TrainingRow, micro_batches, told
-from etude.engine.trainer.kernels import lora_linear
-from etude.engine.trainer.paths import choose_path
-from etude.engine.trainer.tree import TreePlan, tree_attention
-from etude.tokens import Row, pack_rows
+from woodshed.engine.trainer import looks
+from woodshed.engine.trainer import tree as tree_module
+from woodshed.engine.trainer.forward import Path, TrainingRow, micro_batches, told
+from woodshed.engine.trainer.kernels import lora_linear
+from woodshed.engine.trainer.paths import choose_path
+from woodshed.engine.trainer.tree import TreePlan, tree_attention
+from woodshed.tokens import Row, pack_rows
 
 CPU = torch.device("cpu")
 VOCABULARY = 61

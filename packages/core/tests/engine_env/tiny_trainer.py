@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from etude.types import (
+from woodshed.types import (
     Completion,
     LossSettings,
     Message,

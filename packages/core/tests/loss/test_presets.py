@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 import pytest
 
-from etude.errors import ConfigError
-from etude.loss.presets import PRESETS, loss_terms
-from etude.types import LossSettings, OpenPolicy
-from etude.types.loss import Preset
+from woodshed.errors import ConfigError
+from woodshed.loss.presets import PRESETS, loss_terms
+from woodshed.types import LossSettings, OpenPolicy
+from woodshed.types.loss import Preset
 
 
 def test_every_preset_a_user_can_name_exists() -> None:
@@ -25,7 +25,7 @@ def test_dapo_clips_higher_than_it_clips_low() -> None:
 
 def test_presets_advantages_and_rows_need_no_torch() -> None:
     code = (
-        "import sys, etude.loss.presets, etude.rewards.advantage, etude.tokens, etude.engine.trainer;"
+        "import sys, woodshed.loss.presets, woodshed.rewards.advantage, woodshed.tokens, woodshed.engine.trainer;"
         "sys.exit('torch' in sys.modules)"
     )
 

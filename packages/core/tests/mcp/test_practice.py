@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from mcp_servers import hostile
 
-from etude.errors import ConfigError, CostCeilingError, JudgeError, McpServerError, McpServerUnreachable
-from etude.mcp import Job, Limits, McpAgent, Scenario, Server, Sessions
-from etude.mcp.comparison import Pair, compare, pairs, worked
-from etude.mcp.frameworks import load_agent
-from etude.mcp.report import _telling
-from etude.rewards.function import FunctionReward
-from etude.training.store import RunStore
-from etude.types import Failure, Judgement, Score, ToolCall, Trajectory
+from woodshed.errors import ConfigError, CostCeilingError, JudgeError, McpServerError, McpServerUnreachable
+from woodshed.mcp import Job, Limits, McpAgent, Scenario, Server, Sessions
+from woodshed.mcp.comparison import Pair, compare, pairs, worked
+from woodshed.mcp.frameworks import load_agent
+from woodshed.mcp.report import _telling
+from woodshed.rewards.function import FunctionReward
+from woodshed.training.store import RunStore
+from woodshed.types import Failure, Judgement, Score, ToolCall, Trajectory
 
 
 def agent(where: str | list[str], run: Any, **settings: Any) -> McpAgent:

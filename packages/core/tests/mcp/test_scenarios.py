@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from etude.errors import ConfigError
-from etude.mcp import Generator, Limits, Offer, PlannedCall, Scenario, Server, Sessions, Tool, scenarios_async
-from etude.mcp.dry_run import DryRun
-from etude.mcp.grammar import asks_for, plan
-from etude.mcp.offer import PromptTemplate, Resource
-from etude.mcp.scenario import load, of_split, save, scenario, split
-from etude.testing import ScriptedEngine, fail, say
-from etude_tiny_world import all_scenarios
+from woodshed.errors import ConfigError
+from woodshed.mcp import Generator, Limits, Offer, PlannedCall, Scenario, Server, Sessions, Tool, scenarios_async
+from woodshed.mcp.dry_run import DryRun
+from woodshed.mcp.grammar import asks_for, plan
+from woodshed.mcp.offer import PromptTemplate, Resource
+from woodshed.mcp.scenario import load, of_split, save, scenario, split
+from woodshed.testing import ScriptedEngine, fail, say
+from woodshed_tiny_world import all_scenarios
 
 SHOP = ["get_price", "get_stock", "get_delivery"]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from mcp_servers import hostile, shop
 
-from etude.errors import ConfigError, McpServerError, McpServerUnreachable
-from etude.mcp import Limits, Server, Sessions
+from woodshed.errors import ConfigError, McpServerError, McpServerUnreachable
+from woodshed.mcp import Limits, Server, Sessions
 
 QUICK = Limits(open_s=10, call_s=10)
 
@@ -206,7 +206,7 @@ async def test_a_server_that_never_says_hello_is_not_waited_for() -> None:
 async def test_few_processes_start_at_a_time_and_each_has_its_whole_time_to_say_hello(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("etude.mcp.session.STARTING", 3)
+    monkeypatch.setattr("woodshed.mcp.session.STARTING", 3)
     opened, before = sessions(["sh", "-c", "cat > /dev/null"], Limits(open_s=2)), children()
     most = 0
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from mcp import types
 
-from etude.errors import ConfigError, McpServerError
-from etude.mcp import Limits, Server, Sessions
-from etude.mcp.offer import DEFAULT_INSTRUCTIONS, read_offer
-from etude.mcp.tools import check_schema, choose, refuse_arguments, to_tool, without_titles
+from woodshed.errors import ConfigError, McpServerError
+from woodshed.mcp import Limits, Server, Sessions
+from woodshed.mcp.offer import DEFAULT_INSTRUCTIONS, read_offer
+from woodshed.mcp.tools import check_schema, choose, refuse_arguments, to_tool, without_titles
 
 ANY: dict[str, Any] = {"type": "object", "properties": {}}
 

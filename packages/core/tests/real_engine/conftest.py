@@ -18,7 +18,7 @@ if importlib.util.find_spec("vllm") is None:
 else:
     from shop import RunningEngine, models
 
-    from etude.engine import Engine
+    from woodshed.engine import Engine
 
     @pytest_asyncio.fixture(scope="session", loop_scope="session")
     async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningEngine]:

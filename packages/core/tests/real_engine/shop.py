@@ -16,8 +16,8 @@ from typing import Any
 
 import openai
 
-from etude.engine import EngineClient, ServedModel
-from etude.types import (
+from woodshed.engine import EngineClient, ServedModel
+from woodshed.types import (
     OpenPolicy,
     OpenSession,
     OptimizerSettings,
@@ -27,7 +27,7 @@ from etude.types import (
     WeightedRollout,
 )
 
-WEIGHTS = Path(__file__).parents[3] / "tiny_world/src/etude_tiny_world/weights/policy"
+WEIGHTS = Path(__file__).parents[3] / "tiny_world/src/woodshed_tiny_world/weights/policy"
 ITEM = {"item": {"type": "string"}}
 CURRENCY = {"currency": {"enum": ["EUR", "USD"], "type": "string"}}
 SYSTEM = {"role": "system", "content": "You are the clerk of a music shop. Look it up, then answer."}

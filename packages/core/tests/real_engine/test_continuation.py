@@ -9,7 +9,7 @@ import httpx
 import pytest
 from shop import SYSTEM, TOOLS, RunningEngine, Session
 
-from etude.tokens import fold_calls, merge_stats
+from woodshed.tokens import fold_calls, merge_stats
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from shop import TOOLS, WEIGHTS, question
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from etude.engine import Engine, ServedModel
+from woodshed.engine import Engine, ServedModel
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from shop import SYSTEM, TOOLS, RunningEngine, question
 
-from etude.types import OpenSession
+from woodshed.types import OpenSession
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -26,7 +26,7 @@ SCHEMA = {
 async def test_an_answer_is_plain_openai_and_its_tokens_are_recorded(engine: RunningEngine) -> None:
     async with engine.session() as session:
         raw = await session.agent.chat.completions.with_raw_response.create(
-            **question(tools=TOOLS), extra_headers={"x-etude-call-id": "call-1"}
+            **question(tools=TOOLS), extra_headers={"x-woodshed-call-id": "call-1"}
         )
         sealed = await session.seal()
 
@@ -37,7 +37,7 @@ async def test_an_answer_is_plain_openai_and_its_tokens_are_recorded(engine: Run
     assert body["choices"][0]["logprobs"] is None
     (call,) = sealed.calls
     assert (call.call_id, call.retries, call.error, call.constrained) == ("call-1", 0, None, False)
-    assert raw.headers["x-etude-call-id"] == "call-1"
+    assert raw.headers["x-woodshed-call-id"] == "call-1"
     assert [message.role for message in call.messages] == ["system", "user"]
     assert [spec.name for spec in call.tools] == ["get_price", "get_stock", "get_delivery"]
     assert len(call.prompt_ids) == body["usage"]["prompt_tokens"]
@@ -183,7 +183,7 @@ async def test_a_sessions_sampling_wins_over_the_clients(engine: RunningEngine) 
 async def test_a_repeated_call_id_is_one_call_with_retries(engine: RunningEngine) -> None:
     async with engine.session() as session:
         for _ in range(2):
-            await session.ask(extra_headers={"x-etude-call-id": "same"})
+            await session.ask(extra_headers={"x-woodshed-call-id": "same"})
         await session.ask()
         sealed = await session.seal()
 
@@ -289,7 +289,7 @@ async def test_paused_is_429_with_retry_after_and_an_sdk_waits_it_out(engine: Ru
 
 async def test_an_unknown_secret_is_401(engine: RunningEngine) -> None:
     async with openai.AsyncOpenAI(
-        base_url=engine.client.openai_base_url, api_key="etude-session-x", max_retries=0
+        base_url=engine.client.openai_base_url, api_key="woodshed-session-x", max_retries=0
     ) as agent:
         with pytest.raises(openai.AuthenticationError, match="session is not known"):
             await agent.chat.completions.create(**question())

@@ -12,8 +12,8 @@ from peft import PeftModel
 from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, eventually, question
 from transformers import AutoModelForCausalLM
 
-from etude.errors import EngineError
-from etude.types import LoraSettings, OpenPolicy, TokenCall
+from woodshed.errors import EngineError
+from woodshed.types import LoraSettings, OpenPolicy, TokenCall
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 

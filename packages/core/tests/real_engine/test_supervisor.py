@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, eventually, is_alive, kill, models
 
-from etude.engine import Engine, EngineClient, ServedModel
-from etude.engine.server.processes import tree
-from etude.errors import ConfigError, EngineError, EngineMissing, EngineUnreachable
+from woodshed.engine import Engine, EngineClient, ServedModel
+from woodshed.engine.server.processes import tree
+from woodshed.errors import ConfigError, EngineError, EngineMissing, EngineUnreachable
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -61,7 +61,7 @@ async def test_health_says_what_runs(engine: RunningEngine) -> None:
 STARTER = """
     import asyncio, signal, sys
     from pathlib import Path
-    from etude.engine import Engine, ServedModel
+    from woodshed.engine import Engine, ServedModel
 
     # A shell that runs the tests in the background has SIGINT ignored, also for everything they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -152,9 +152,9 @@ async def test_an_unknown_model_folder_is_said_before_anything_starts(tmp_path: 
 async def test_a_missing_engine_environment_names_the_command_that_makes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("ETUDE_ENGINE_PYTHON", raising=False)
-    monkeypatch.setenv("ETUDE_ENGINE_HOME", str(tmp_path / "engine"))
-    with pytest.raises(EngineMissing, match="etude engine install"):
+    monkeypatch.delenv("WOODSHED_ENGINE_PYTHON", raising=False)
+    monkeypatch.setenv("WOODSHED_ENGINE_HOME", str(tmp_path / "engine"))
+    with pytest.raises(EngineMissing, match="woodshed engine install"):
         async with Engine.local().running(models(), tmp_path):
             pass
 

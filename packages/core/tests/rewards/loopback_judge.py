@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from etude.rewards.judge import Judge
+from woodshed.rewards.judge import Judge
 
 Request = dict[str, Any]
 Words = str | Callable[[Request], str | None]

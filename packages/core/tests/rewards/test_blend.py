@@ -8,11 +8,11 @@ import pytest
 from builders import call, said, trajectory
 from loopback_judge import attempts_of, verdict
 
-from etude.errors import ConfigError
-from etude.rewards.blend import Blend
-from etude.rewards.function import FunctionReward
-from etude.rewards.ruler import Ruler
-from etude.types import Trajectory
+from woodshed.errors import ConfigError
+from woodshed.rewards.blend import Blend
+from woodshed.rewards.function import FunctionReward
+from woodshed.rewards.ruler import Ruler
+from woodshed.types import Trajectory
 
 
 def answered(text: str, **metrics: float) -> Trajectory:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from etude.errors import ConfigError
-from etude.rewards.cache import MemoryCache, SqliteCache
-from etude.rewards.verdict import Mark
+from woodshed.errors import ConfigError
+from woodshed.rewards.cache import MemoryCache, SqliteCache
+from woodshed.rewards.verdict import Mark
 
 MARKS = (Mark(score=0.1 + 0.2, explanation="„früh“ \n"), Mark(score=0.0, explanation=""))
 
@@ -38,8 +38,8 @@ def test_memory_keeps_as_a_file_does() -> None:
 def test_a_killed_process_loses_nothing_it_saved(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from etude.rewards.cache import SqliteCache\n"
-        "from etude.rewards.verdict import Mark\n"
+        "from woodshed.rewards.cache import SqliteCache\n"
+        "from woodshed.rewards.verdict import Mark\n"
         "SqliteCache(sys.argv[1]).put('k', [Mark(score=0.5, explanation='paid')])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

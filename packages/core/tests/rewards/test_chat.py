@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from loopback_judge import LoopbackJudge, Reply, Request, fails, says
 
-from etude.errors import ConfigError, JudgeError
-from etude.rewards.chat import ChatJudge
-from etude.rewards.judge import Judge, Question
+from woodshed.errors import ConfigError, JudgeError
+from woodshed.rewards.chat import ChatJudge
+from woodshed.rewards.judge import Judge, Question
 
 QUESTION = Question(system="grade", user="these", schema={"type": "object"})
 AT_ONCE = (("retry-after", "0"),)
@@ -20,7 +20,7 @@ AT_ONCE = (("retry-after", "0"),)
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a tenth of what a real server would be given; what the server itself asks for is unchanged."""
-    monkeypatch.setattr("etude.rewards.faults._FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr("woodshed.rewards.faults._FIRST_WAIT_S", 0.02)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ async def test_the_key_is_sent_and_shown_nowhere(
         shown += repr(await ChatJudge(judge).ask(QUESTION))
     except JudgeError as error:
         shown += str(error) + repr(error)
-    shown += "".join(r.getMessage() for r in caplog.records if r.name.startswith("etude"))
+    shown += "".join(r.getMessage() for r in caplog.records if r.name.startswith("woodshed"))
 
     assert f"Bearer {SECRET}" in server.keys
     assert SECRET not in shown

@@ -11,12 +11,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from loopback_judge import attempts_of, verdict
 
-from etude.errors import JudgeError
-from etude.rewards.chunks import chunk_size, in_chunks
-from etude.rewards.opinion import Opinion
-from etude.rewards.ruler import Ruler
-from etude.rewards.verdict import Mark
-from etude.types import Trajectory
+from woodshed.errors import JudgeError
+from woodshed.rewards.chunks import chunk_size, in_chunks
+from woodshed.rewards.opinion import Opinion
+from woodshed.rewards.ruler import Ruler
+from woodshed.rewards.verdict import Mark
+from woodshed.types import Trajectory
 
 
 def answered(number: int) -> Trajectory:

@@ -8,10 +8,10 @@ from builders import TOOLS, asked, call, said, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.rewards.compact import compacted, cut_middle
-from etude.rewards.prompt import Form, transcripts
-from etude.rewards.transcript import Block
-from etude.types import Failure, Message, ToolCall, Trajectory
+from woodshed.rewards.compact import compacted, cut_middle
+from woodshed.rewards.prompt import Form, transcripts
+from woodshed.rewards.transcript import Block
+from woodshed.types import Failure, Message, ToolCall, Trajectory
 
 BUDGET = 2_000
 

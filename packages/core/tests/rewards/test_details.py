@@ -9,11 +9,11 @@ import pytest
 from builders import TOOLS, asked, call, said, trajectory
 from loopback_judge import attempts_of
 
-from etude.rewards.details import Parts
-from etude.rewards.prompt import Form, build_prompt
-from etude.rewards.ruler import Ruler
-from etude.rewards.verdict import read_verdict
-from etude.types import Message, ModelCall, Trajectory
+from woodshed.rewards.details import Parts
+from woodshed.rewards.prompt import Form, build_prompt
+from woodshed.rewards.ruler import Ruler
+from woodshed.rewards.verdict import read_verdict
+from woodshed.types import Message, ModelCall, Trajectory
 
 
 def by(agent: str, made: ModelCall) -> ModelCall:

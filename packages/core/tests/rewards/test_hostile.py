@@ -9,10 +9,10 @@ import pytest
 from builders import TOOLS, asked, call, said, trajectory
 from loopback_judge import attempts_of, verdict
 
-from etude.rewards.prompt import Form, build_prompt
-from etude.rewards.ruler import Ruler
-from etude.testing.hostile import PLACES, HostileText, hostile_replies, hostile_texts
-from etude.types import Judgement, Message, Trajectory
+from woodshed.rewards.prompt import Form, build_prompt
+from woodshed.rewards.ruler import Ruler
+from woodshed.testing.hostile import PLACES, HostileText, hostile_replies, hostile_texts
+from woodshed.types import Judgement, Message, Trajectory
 
 TRUTH = {"good": 0.9, "poor": 0.4, "thief": 0.0}
 NAMES = [r.name for r in hostile_replies({"A": 1.0, "B": 0.0}, 0)]

@@ -10,13 +10,13 @@ import pytest
 from builders import call, said, trajectory
 from loopback_judge import LoopbackJudge, attempts_of, fails, grades, says, verdict
 
-from etude.errors import ConfigError, CostCeilingError
-from etude.rewards.cache import SqliteCache
-from etude.rewards.judge import Judge
-from etude.rewards.opinion import consistency_of
-from etude.rewards.ruler import Ruler
-from etude.rewards.verdict import Mark
-from etude.types import Judgement, Trajectory
+from woodshed.errors import ConfigError, CostCeilingError
+from woodshed.rewards.cache import SqliteCache
+from woodshed.rewards.judge import Judge
+from woodshed.rewards.opinion import consistency_of
+from woodshed.rewards.ruler import Ruler
+from woodshed.rewards.verdict import Mark
+from woodshed.types import Judgement, Trajectory
 
 Ask = Callable[[str, str, dict[str, Any]], Awaitable[str]]
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopback_judge import attempts_of
 
-from etude.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
-from etude.types import Message, Trajectory
+from woodshed.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
+from woodshed.types import Message, Trajectory
 
 GOLDEN = Path(__file__).parent / "golden" / "ruler_prompt.txt"
 TASK = (
@@ -43,7 +43,7 @@ def shown(*trajectories: Trajectory, salt: str = "salt") -> str:
 
 
 def test_the_prompt_reads_as_the_golden_file_does() -> None:
-    """`ETUDE_UPDATE_GOLDEN=1 pytest` writes the file anew."""
+    """`WOODSHED_UPDATE_GOLDEN=1 pytest` writes the file anew."""
     group = (
         attempt("r0", "lamp", "4 left", "Four lamps.", request_id="x1"),
         attempt(
@@ -53,7 +53,7 @@ def test_the_prompt_reads_as_the_golden_file_does() -> None:
     )
     prompt = build_prompt(group, order=[2, 0, 1], form=Form(rubric=default_rubric()), salt="golden")
     found = f"== system\n{prompt.system}\n== user\n{prompt.user}\n== schema\n{prompt.schema}\n"
-    if os.environ.get("ETUDE_UPDATE_GOLDEN"):
+    if os.environ.get("WOODSHED_UPDATE_GOLDEN"):
         GOLDEN.write_text(found)
 
     assert found == GOLDEN.read_text()

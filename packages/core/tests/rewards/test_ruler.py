@@ -11,10 +11,10 @@ import pytest
 from builders import call, said, trajectory
 from loopback_judge import LoopbackJudge, Reply, attempts_of, grades, says, verdict
 
-from etude.rewards.cache import SqliteCache
-from etude.rewards.judge import Judge
-from etude.rewards.ruler import Ruler
-from etude.types import Failure, Judgement, Trajectory
+from woodshed.rewards.cache import SqliteCache
+from woodshed.rewards.judge import Judge
+from woodshed.rewards.ruler import Ruler
+from woodshed.types import Failure, Judgement, Trajectory
 
 GOOD, POOR, BAD = "four lamps", "some lamps", "no idea"
 HONEST = {GOOD: 0.9, POOR: 0.4, BAD: 0.0}

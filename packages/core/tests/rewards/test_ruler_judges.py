@@ -9,13 +9,13 @@ import pytest
 from builders import call, said, trajectory
 from loopback_judge import LoopbackJudge, Reply, attempts_of, grades, says, verdict
 
-from etude.capture import Rollout, bind, current_rollout, require_rollout
-from etude.errors import ConfigError
-from etude.rewards.blend import Blend
-from etude.rewards.function import FunctionReward, Reward
-from etude.rewards.judge import Judge
-from etude.rewards.ruler import Ruler
-from etude.types import Judgement, Trajectory
+from woodshed.capture import Rollout, bind, current_rollout, require_rollout
+from woodshed.errors import ConfigError
+from woodshed.rewards.blend import Blend
+from woodshed.rewards.function import FunctionReward, Reward
+from woodshed.rewards.judge import Judge
+from woodshed.rewards.ruler import Ruler
+from woodshed.types import Judgement, Trajectory
 
 GOOD, POOR, BAD = "four lamps", "some lamps", "no idea"
 HONEST = {GOOD: 0.9, POOR: 0.4, BAD: 0.0}

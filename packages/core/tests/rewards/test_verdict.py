@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from etude.rewards.verdict import Mark, read_verdict
+from woodshed.rewards.verdict import Mark, read_verdict
 
 
 def entry(id: Any, score: Any = 0.5, explanation: Any = "why") -> dict[str, Any]:

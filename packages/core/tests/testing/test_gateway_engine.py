@@ -1,4 +1,4 @@
-"""The contract's engine: étude's own gateway, and behind it a model server that says what vLLM would."""
+"""The contract's engine: woodshed's own gateway, and behind it a model server that says what vLLM would."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import openai
 import pytest
 
-from etude.testing import call_tool, call_tools, fail, hang, in_order, say, scripted_rollout
-from etude.testing.conformance.engine import GatewayEngine, unscripted
-from etude.testing.conformance.truth import assert_faithful, text
-from etude.testing.conformance.upstream import ScriptedVllm, strip_thoughts
-from etude.types import Message, ToolRequest
+from woodshed.testing import call_tool, call_tools, fail, hang, in_order, say, scripted_rollout
+from woodshed.testing.conformance.engine import GatewayEngine, unscripted
+from woodshed.testing.conformance.truth import assert_faithful, text
+from woodshed.testing.conformance.upstream import ScriptedVllm, strip_thoughts
+from woodshed.types import Message, ToolRequest
 
 ASK: Any = [{"role": "user", "content": "hi"}]
 

@@ -1,4 +1,4 @@
-"""The scripted engine keeps the promises an étude engine keeps towards an agent."""
+"""The scripted engine keeps the promises an woodshed engine keeps towards an agent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import openai
 import pytest
 
-from etude.errors import ConfigError
-from etude.testing import ScriptedEngine, call_tool, fail, hang, in_order, say, scripted_rollout
-from etude.types import Message, ToolRequest
+from woodshed.errors import ConfigError
+from woodshed.testing import ScriptedEngine, call_tool, fail, hang, in_order, say, scripted_rollout
+from woodshed.types import Message, ToolRequest
 
 ASK: Any = [{"role": "user", "content": "hi"}]
 ADD: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -100,7 +100,7 @@ def test_a_clients_retry_of_a_call_is_one_record(engine: ScriptedEngine) -> None
     engine.script = in_order(fail(429, retry_after_s=0.01), fail(500), say("at last"))
     with scripted_rollout(engine) as rollout:
         chat = client(engine, rollout.secret, max_retries=2).chat.completions
-        chat.create(model="m", messages=ASK, extra_headers={"x-etude-call-id": "one"})
+        chat.create(model="m", messages=ASK, extra_headers={"x-woodshed-call-id": "one"})
 
     (call,) = engine.trajectory(rollout).calls
     assert (call.tokens.call_id, call.tokens.retries, call.tokens.error) == ("one", 2, None)

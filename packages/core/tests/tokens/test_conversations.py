@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etude.tokens import fold_calls, pack_rows
-from etude.types import Completion, Failure, Message, TokenCall
+from woodshed.tokens import fold_calls, pack_rows
+from woodshed.types import Completion, Failure, Message, TokenCall
 
 Ids = tuple[int, ...]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from etude.tokens import MergeStats, merge_stats
-from etude.types import Completion, Message, TokenCall
+from woodshed.tokens import MergeStats, merge_stats
+from woodshed.types import Completion, Message, TokenCall
 
 ASKED = Message(role="user", content="How much?")
 

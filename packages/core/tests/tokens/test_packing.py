@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.tokens import Pack, pack_rows
-from etude.tokens.packing import common_prefix
+from woodshed.tokens import Pack, pack_rows
+from woodshed.tokens.packing import common_prefix
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple), max_size=10)
 

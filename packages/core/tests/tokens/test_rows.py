@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.tokens import Row, fold_calls, why_untrained
-from etude.types import Completion, Failure, Message, TokenCall
+from woodshed.tokens import Row, fold_calls, why_untrained
+from woodshed.types import Completion, Failure, Message, TokenCall
 
 
 def completion(

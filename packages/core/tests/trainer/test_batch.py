@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from etude.engine.trainer.batch import build_batch
-from etude.types import Completion, Failure, Message, SealedSession, StepRequest, TokenCall, WeightedRollout
+from woodshed.engine.trainer.batch import build_batch
+from woodshed.types import Completion, Failure, Message, SealedSession, StepRequest, TokenCall, WeightedRollout
 
 
 def call(call_id: str, prompt: tuple[int, ...], sampled: tuple[int, ...]) -> TokenCall:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from etude.engine.trainer.checkpoint import KEPT, Checkpoints, Position
-from etude.errors import TrainError
-from etude.types import OpenPolicy, StepReport
+from woodshed.engine.trainer.checkpoint import KEPT, Checkpoints, Position
+from woodshed.errors import TrainError
+from woodshed.types import OpenPolicy, StepReport
 
 
 def write(folder: Path) -> None:
@@ -62,13 +62,13 @@ def test_damaged_checkpoint_is_not_whole_and_is_named_and_left(tmp_path: Path, d
     assert sorted(checkpoints.folder.rglob("*")) == before
 
 
-def test_checkpoint_of_another_version_of_etude_is_named_and_left(tmp_path: Path) -> None:
+def test_checkpoint_of_another_version_of_woodshed_is_named_and_left(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(position(7), write)
     file = checkpoints.path(7) / "position.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2, "later": 1}))
 
-    with pytest.raises(TrainError, match=r"00007' cannot be read: .*format.*later.*Use the étude that wrote it"):
+    with pytest.raises(TrainError, match=r"00007' cannot be read: .*format.*later.*Use the woodshed that wrote it"):
         checkpoints.clean()
     assert (checkpoints.path(7) / "adapter" / "weights").stat().st_size == 1000
 
@@ -113,7 +113,7 @@ def test_restated_checkpoint_keeps_its_files_and_its_check(tmp_path: Path) -> No
 def test_kill_at_any_moment_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from etude.engine.trainer.checkpoint import Checkpoints, Position\nfrom etude.types import OpenPolicy\n"
+        "from woodshed.engine.trainer.checkpoint import Checkpoints, Position\nfrom woodshed.types import OpenPolicy\n"
         "checkpoints = Checkpoints(Path(sys.argv[1]))\ncheckpoints.clean()\n"
         "def write(folder):\n"
         "    for k in range(20): (folder / f'{k}').write_bytes(bytes(100_000))\n"

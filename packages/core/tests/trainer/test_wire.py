@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 
-from etude.engine.trainer.wire import ANSWERS, QUESTIONS, Refused, Start, Step, frame, read_frame
-from etude.types import OpenPolicy, StepRequest, WeightedRollout
+from woodshed.engine.trainer.wire import ANSWERS, QUESTIONS, Refused, Start, Step, frame, read_frame
+from woodshed.types import OpenPolicy, StepRequest, WeightedRollout
 
 
 def test_messages_survive_the_pipe_in_order() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import etude
-from etude.training.adapters import starting_adapter
+import woodshed
+from woodshed.training.adapters import starting_adapter
 
-LORA = etude.LoraSettings(rank=8, alpha=16)
+LORA = woodshed.LoraSettings(rank=8, alpha=16)
 
 
 def written(folder: Path, **changes: object) -> Path:
@@ -21,22 +21,24 @@ def written(folder: Path, **changes: object) -> Path:
 
 
 def found(adapter: Path, **policy: object) -> str | None:
-    return starting_adapter(etude.Policy("m/base", lora=LORA, adapter=str(adapter), **policy), etude.Engine.local())
+    return starting_adapter(
+        woodshed.Policy("m/base", lora=LORA, adapter=str(adapter), **policy), woodshed.Engine.local()
+    )
 
 
 def test_the_folder_of_a_warm_up_or_of_a_lora_is_found(tmp_path: Path) -> None:
     adapter = written(tmp_path / "sft" / "adapter")
 
     assert found(tmp_path / "sft") == found(adapter) == str(adapter)
-    assert starting_adapter(etude.Policy("m/base"), etude.Engine.local()) is None
+    assert starting_adapter(woodshed.Policy("m/base"), woodshed.Engine.local()) is None
 
 
 def test_a_place_that_is_not_here_is_the_engines_own_where_the_engine_is_elsewhere() -> None:
-    policy = etude.Policy("m/base", adapter="/there/adapter")
+    policy = woodshed.Policy("m/base", adapter="/there/adapter")
 
-    assert starting_adapter(policy, etude.Engine.connect("http://gpu-box:8900")) == "/there/adapter"
-    with pytest.raises(etude.ConfigError, match=r"'/there/adapter', which holds no adapter_config\.json"):
-        starting_adapter(policy, etude.Engine.local())
+    assert starting_adapter(policy, woodshed.Engine.connect("http://gpu-box:8900")) == "/there/adapter"
+    with pytest.raises(woodshed.ConfigError, match=r"'/there/adapter', which holds no adapter_config\.json"):
+        starting_adapter(policy, woodshed.Engine.local())
 
 
 @pytest.mark.parametrize(
@@ -51,5 +53,5 @@ def test_a_place_that_is_not_here_is_the_engines_own_where_the_engine_is_elsewhe
 def test_a_lora_made_otherwise_is_refused_with_both_settings(
     tmp_path: Path, change: dict[str, object], said: str
 ) -> None:
-    with pytest.raises(etude.ConfigError, match=said):
+    with pytest.raises(woodshed.ConfigError, match=said):
         found(written(tmp_path, **change))

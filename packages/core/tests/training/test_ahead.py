@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-import etude
-from etude.training.ahead import Ahead, Slots
+import woodshed
+from woodshed.training.ahead import Ahead, Slots
 
 
 class Sampler:
@@ -70,10 +70,10 @@ async def test_what_is_sampled_ahead_ends_with_the_run() -> None:
 async def test_the_engines_own_error_is_not_wrapped_in_a_group() -> None:
     async def sample(step: int) -> int:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_raises(etude.EngineError("the engine is gone")))
+            tasks.create_task(_raises(woodshed.EngineError("the engine is gone")))
         return step
 
-    with pytest.raises(etude.EngineError, match="the engine is gone"):
+    with pytest.raises(woodshed.EngineError, match="the engine is gone"):
         await Ahead(sample, steps=1, max_staleness=0).take(0)
 
 

@@ -6,38 +6,38 @@ from typing import Any
 
 import pytest
 
-import etude
-from etude.training.batches import batch_ids
-from etude.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig, scenario_ids
+import woodshed
+from woodshed.training.batches import batch_ids
+from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig, scenario_ids
 
 
 def test_a_group_of_one_is_refused_with_the_reason() -> None:
-    with pytest.raises(etude.ConfigError, match=r"group_size is 1; expected 2 or more.*compares"):
+    with pytest.raises(woodshed.ConfigError, match=r"group_size is 1; expected 2 or more.*compares"):
         TrainConfig(group_size=1)
 
 
 def test_a_bad_number_names_its_field_and_what_was_found() -> None:
-    with pytest.raises(etude.ConfigError, match=r"TrainConfig\.steps: .*greater than or equal to 1; found 0"):
+    with pytest.raises(woodshed.ConfigError, match=r"TrainConfig\.steps: .*greater than or equal to 1; found 0"):
         TrainConfig(steps=0)
 
 
 def test_an_unknown_setting_is_refused() -> None:
-    with pytest.raises(etude.ConfigError, match=r"TrainConfig\.grup_size"):
+    with pytest.raises(woodshed.ConfigError, match=r"TrainConfig\.grup_size"):
         TrainConfig(grup_size=8)
 
 
 def test_an_empty_scenario_list_is_refused() -> None:
-    with pytest.raises(etude.ConfigError, match="scenario list is empty; expected at least one"):
+    with pytest.raises(woodshed.ConfigError, match="scenario list is empty; expected at least one"):
         scenario_ids([])
 
 
 def test_an_evaluation_of_nothing_is_refused() -> None:
-    with pytest.raises(etude.ConfigError, match=r"Evaluation\.scenarios is empty"):
+    with pytest.raises(woodshed.ConfigError, match=r"Evaluation\.scenarios is empty"):
         Evaluation(scenarios=(), measure=lambda t, s: 1.0)
 
 
 def test_scenarios_with_the_same_id_are_refused() -> None:
-    with pytest.raises(etude.ConfigError, match=r"\['a'\] appear more than once"):
+    with pytest.raises(woodshed.ConfigError, match=r"\['a'\] appear more than once"):
         scenario_ids([{"id": "a"}, {"id": "a"}])
 
 
@@ -55,7 +55,7 @@ def test_scenarios_without_an_id_are_named_by_their_place() -> None:
     ],
 )
 def test_advantage_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(etude.ConfigError, match=said):
+    with pytest.raises(woodshed.ConfigError, match=said):
         AdvantageSettings(**settings)
 
 
@@ -75,18 +75,18 @@ def test_advantage_settings_that_contradict_each_other_are_refused(settings: dic
     ],
 )
 def test_settings_that_can_never_apply_are_refused(policy: Any, config: Any, said: str) -> None:
-    with pytest.raises(etude.ConfigError, match=said):
-        etude.Training(
+    with pytest.raises(woodshed.ConfigError, match=said):
+        woodshed.Training(
             rollout=lambda _: None, scenarios=["a", "b", "c"], policy=Policy("m", **policy),
-            config=TrainConfig(**config), reward=etude.FunctionReward(lambda _: 1.0),
+            config=TrainConfig(**config), reward=woodshed.FunctionReward(lambda _: 1.0),
         )  # fmt: skip
 
 
 def test_a_training_with_other_numbers_keeps_its_nested_settings() -> None:
-    config = TrainConfig(advantage=AdvantageSettings(scale="std"), loss=etude.LossSettings(preset="dapo"))
-    training = etude.Training(
+    config = TrainConfig(advantage=AdvantageSettings(scale="std"), loss=woodshed.LossSettings(preset="dapo"))
+    training = woodshed.Training(
         rollout=lambda _: None, scenarios=["a"], policy=Policy("m"), config=config,
-        reward=etude.FunctionReward(lambda _: 1.0),
+        reward=woodshed.FunctionReward(lambda _: 1.0),
     )  # fmt: skip
 
     changed = training.with_overrides(run_dir=None, fresh=False, steps=3, seed=None).config
@@ -96,11 +96,11 @@ def test_a_training_with_other_numbers_keeps_its_nested_settings() -> None:
 
 def test_what_defines_a_run_and_what_only_bounds_it_are_apart() -> None:
     bounds = {"max_concurrency": 4, "rollout_timeout_s": 7, "max_staleness": 0}
-    config = TrainConfig(**bounds, loss=etude.LossSettings(drift_warn=0.1, drift_stop=0.2))
+    config = TrainConfig(**bounds, loss=woodshed.LossSettings(drift_warn=0.1, drift_stop=0.2))
 
     assert config.identity() == TrainConfig().identity()
     assert config.limits() == {**bounds, "loss": {"drift_warn": 0.1, "drift_stop": 0.2}}
-    assert TrainConfig(loss=etude.LossSettings(kl_coef=0.1)).identity() != TrainConfig().identity()
+    assert TrainConfig(loss=woodshed.LossSettings(kl_coef=0.1)).identity() != TrainConfig().identity()
 
 
 def test_a_policy_is_named_by_its_first_argument() -> None:
@@ -129,5 +129,5 @@ def test_a_batch_is_no_larger_than_the_scenario_list() -> None:
 
 
 def test_an_evaluation_of_no_rollouts_is_refused() -> None:
-    with pytest.raises(etude.ConfigError, match="rollouts_per_scenario is 0; expected at least 1"):
-        etude.Evaluation(scenarios=["q"], measure=lambda trajectory, scenario: 1.0, rollouts_per_scenario=0)
+    with pytest.raises(woodshed.ConfigError, match="rollouts_per_scenario is 0; expected at least 1"):
+        woodshed.Evaluation(scenarios=["q"], measure=lambda trajectory, scenario: 1.0, rollouts_per_scenario=0)

@@ -8,17 +8,23 @@ from typing import Any
 
 import pytest
 
-import etude
-from etude.errors import EngineError, JudgeError
-from etude.training.doctor import failing
-from etude.training.doctor.finding import Finding, guarded, passed
-from etude.training.doctor.judge import check_judge
-from etude.training.doctor.machine import check_disk, check_memory, check_versions
-from etude.training.doctor.serving import check_endpoints
-from etude.training.doctor.weights import judge_drift
-from etude.types import Gpu, LossSettings, Machine, Serving
+import woodshed
+from woodshed.errors import EngineError, JudgeError
+from woodshed.training.doctor import failing
+from woodshed.training.doctor.finding import Finding, guarded, passed
+from woodshed.training.doctor.judge import check_judge
+from woodshed.training.doctor.machine import check_disk, check_memory, check_versions
+from woodshed.training.doctor.serving import check_endpoints
+from woodshed.training.doctor.weights import judge_drift
+from woodshed.types import Gpu, LossSettings, Machine, Serving
 
-PACKAGES = {"etude": etude.__version__, "torch": "2.13.0+cpu", "vllm": "0.32.0", "transformers": "5", "peft": "0.21"}
+PACKAGES = {
+    "woodshed": woodshed.__version__,
+    "torch": "2.13.0+cpu",
+    "vllm": "0.32.0",
+    "transformers": "5",
+    "peft": "0.21",
+}
 HEALTHY = Machine(python="3.11", cores=2, packages=dict(PACKAGES), memory_free_mb=8000, disk_free_mb=90000)
 GPU = Gpu(name="a GPU", total_mb=80000, free_mb=60000)
 SERVING = Serving(missing_paths=(), stop_ids=(2,), tool_call_parser="hermes", max_model_len=512)
@@ -42,7 +48,7 @@ def test_a_healthy_machine_passes() -> None:
 
 def test_what_is_not_installed_is_named() -> None:
     without = check_versions(machine(packages={**PACKAGES, "peft": None}))
-    unequal = check_versions(machine(packages={**PACKAGES, "etude": "0.0.1"}))
+    unequal = check_versions(machine(packages={**PACKAGES, "woodshed": "0.0.1"}))
     slow = check_versions(machine(gpus=(GPU,)))
 
     assert status(without) == ("fail", True) and "['peft'] are not installed" in without.found
@@ -79,7 +85,7 @@ def test_drift_is_judged_by_the_runs_own_limits(drift: float, expected: str) -> 
     assert judge_drift(drift, 24.0, LossSettings()).status == expected
 
 
-def ruler(good: float, bad: float) -> etude.Ruler:
+def ruler(good: float, bad: float) -> woodshed.Ruler:
     """A judge that scores an attempt with a look-up `good` and one without `bad`."""
 
     async def judge(system: str, user: str, schema: dict[str, Any]) -> str:
@@ -87,7 +93,7 @@ def ruler(good: float, bad: float) -> etude.Ruler:
         scores = {place: good if "lamps left" in text else bad for place, text in attempts}
         return json.dumps({"scores": [{"id": i, "explanation": "…", "score": v} for i, v in scores.items()]})
 
-    return etude.Ruler(judge=judge)
+    return woodshed.Ruler(judge=judge)
 
 
 @pytest.mark.parametrize(("good", "bad", "expected"), [(0.9, 0.1, "pass"), (0.1, 0.9, "warn"), (0.5, 0.5, "warn")])
@@ -102,16 +108,16 @@ async def test_a_judge_that_gives_no_verdict_fails() -> None:
     async def broken(system: str, user: str, schema: dict[str, Any]) -> str:
         raise JudgeError("out of order")
 
-    found = await check_judge(etude.Ruler(judge=broken))
+    found = await check_judge(woodshed.Ruler(judge=broken))
 
     assert status(found) == ("fail", True) and "out of order" in found.found
 
 
 async def test_a_reward_that_is_no_judge_is_not_asked() -> None:
-    def never(trajectory: etude.Trajectory) -> float:
+    def never(trajectory: woodshed.Trajectory) -> float:
         raise AssertionError("asked")
 
-    assert (await check_judge(etude.FunctionReward(never))).status == "pass"
+    assert (await check_judge(woodshed.FunctionReward(never))).status == "pass"
 
 
 async def test_a_check_that_cannot_be_made_is_a_failure_and_not_the_end() -> None:
@@ -127,6 +133,6 @@ async def test_a_check_that_cannot_be_made_is_a_failure_and_not_the_end() -> Non
 
 
 async def test_the_judge_inside_a_blend_is_asked() -> None:
-    blend = etude.Blend((0.5, ruler(0.1, 0.9)), (0.5, etude.FunctionReward(lambda t: 0.0)))
+    blend = woodshed.Blend((0.5, ruler(0.1, 0.9)), (0.5, woodshed.FunctionReward(lambda t: 0.0)))
 
     assert (await check_judge(blend)).status == "warn"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from builders import call, said, trajectory
 
-import etude
-from etude.training.folder import open_folder, run_folder
-from etude.training.step import give_up_refused, note_refused
-from etude.training.store import RunStore
-from etude.types import Judgement, StepReport
+import woodshed
+from woodshed.training.folder import open_folder, run_folder
+from woodshed.training.step import give_up_refused, note_refused
+from woodshed.training.store import RunStore
+from woodshed.types import Judgement, StepReport
 
 
 def _run(folder: Path, *, finished: bool) -> None:
@@ -46,7 +46,7 @@ def test_a_finished_or_unwanted_run_is_set_aside_whole(tmp_path: Path, finished:
 def test_a_folder_that_is_not_a_run_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
 
-    with pytest.raises(etude.ConfigError, match="not empty and holds no run"):
+    with pytest.raises(woodshed.ConfigError, match="not empty and holds no run"):
         open_folder(tmp_path, name="x", fresh=True)
     assert (tmp_path / "thesis.tex").exists()
 
@@ -54,7 +54,7 @@ def test_a_folder_that_is_not_a_run_is_refused_and_untouched(tmp_path: Path) -> 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r").write_text("")
 
-    with pytest.raises(etude.ConfigError, match="is a file; expected a folder"):
+    with pytest.raises(woodshed.ConfigError, match="is a file; expected a folder"):
         open_folder(tmp_path / "r", name="x", fresh=False)
 
 
@@ -64,7 +64,7 @@ def test_a_folder_in_which_a_process_is_at_work_is_refused_and_stays(tmp_path: P
         RunStore(folder).close()
         with (
             pytest.raises(
-                etude.ConfigError, match=rf"process {os.getpid()} is at work on the run in .*another run_dir"
+                woodshed.ConfigError, match=rf"process {os.getpid()} is at work on the run in .*another run_dir"
             ),
             run_folder(folder, name="x", fresh=fresh),
         ):
@@ -86,7 +86,7 @@ def test_the_seconds_of_a_run_that_is_cut_off_count(tmp_path: Path) -> None:
 def test_other_settings_in_an_unfinished_folder_are_refused_by_name(tmp_path: Path) -> None:
     _run(tmp_path, finished=False)
 
-    with pytest.raises(etude.ConfigError, match=r"other settings \(steps differ\).*--fresh"):
+    with pytest.raises(woodshed.ConfigError, match=r"other settings \(steps differ\).*--fresh"):
         RunStore(tmp_path).claim({"steps": 4})
 
 

@@ -8,21 +8,21 @@ import pytest
 from builders import call, said, trajectory
 from rich.console import Console
 
-import etude
-from etude.capture import rollout
-from etude.engine import EngineClient
-from etude.training.ahead import Slots
-from etude.training.batches import batch_ids, further_ids
-from etude.training.groups import Batch, Stage, sample_batch
-from etude.training.progress import Progress
-from etude.training.store import RunStore
-from etude.types import Judgement, Score
+import woodshed
+from woodshed.capture import rollout
+from woodshed.engine import EngineClient
+from woodshed.training.ahead import Slots
+from woodshed.training.batches import batch_ids, further_ids
+from woodshed.training.groups import Batch, Stage, sample_batch
+from woodshed.training.progress import Progress
+from woodshed.training.store import RunStore
+from woodshed.types import Judgement, Score
 
 SCENARIOS = {f"s{n}": f"question {n}" for n in range(6)}
-NO_REWARD = etude.FunctionReward(lambda _: None)
+NO_REWARD = woodshed.FunctionReward(lambda _: None)
 
 
-async def _batch(folder: Path, flat: set[str], config: etude.TrainConfig) -> Batch:
+async def _batch(folder: Path, flat: set[str], config: woodshed.TrainConfig) -> Batch:
     """Return the first step's batch of a run that has rolled out and judged every scenario already."""
     store = RunStore(folder)
     for name in SCENARIOS:
@@ -33,7 +33,7 @@ async def _batch(folder: Path, flat: set[str], config: etude.TrainConfig) -> Bat
         store.save_judgement(f"0/{name}", Judgement(scores=scores))
     stage = Stage(
         function=rollout(lambda _: None), client=EngineClient("http://127.0.0.1:9"), store=store,
-        policy=etude.Policy("m"), policy_name="policy", config=config, start_version=0, slots=Slots(4),
+        policy=woodshed.Policy("m"), policy_name="policy", config=config, start_version=0, slots=Slots(4),
     )  # fmt: skip
     with Progress(folder=folder, steps=1, console=Console(quiet=True)) as progress:
         return await sample_batch(stage, 0, SCENARIOS, NO_REWARD, progress)
@@ -41,7 +41,7 @@ async def _batch(folder: Path, flat: set[str], config: etude.TrainConfig) -> Bat
 
 @pytest.mark.parametrize("extra", [0, 1, 4])
 async def test_flat_groups_are_made_up_for_as_far_as_the_bound_goes(tmp_path: Path, extra: int) -> None:
-    config = etude.TrainConfig(group_size=2, scenarios_per_step=2, extra_scenarios=extra)
+    config = woodshed.TrainConfig(group_size=2, scenarios_per_step=2, extra_scenarios=extra)
     own, spare = batch_ids(list(SCENARIOS), 0, config), further_ids(list(SCENARIOS), 0, config)
     flat = {own[0], *spare[:1]}
 
@@ -54,7 +54,7 @@ async def test_flat_groups_are_made_up_for_as_far_as_the_bound_goes(tmp_path: Pa
 
 
 async def test_nothing_is_drawn_where_every_group_teaches(tmp_path: Path) -> None:
-    config = etude.TrainConfig(group_size=2, scenarios_per_step=2, extra_scenarios=4)
+    config = woodshed.TrainConfig(group_size=2, scenarios_per_step=2, extra_scenarios=4)
 
     batch = await _batch(tmp_path, set(), config)
 
@@ -62,7 +62,7 @@ async def test_nothing_is_drawn_where_every_group_teaches(tmp_path: Path) -> Non
 
 
 def test_further_scenarios_are_others_than_the_steps_own_and_the_same_when_asked_again() -> None:
-    config = etude.TrainConfig(scenarios_per_step=3, extra_scenarios=9)
+    config = woodshed.TrainConfig(scenarios_per_step=3, extra_scenarios=9)
     ids = list(SCENARIOS)
 
     for step in range(10):

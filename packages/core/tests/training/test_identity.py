@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from etude.training.identity import scenarios_identity
+from woodshed.training.identity import scenarios_identity
 
 PRINTS = """
-import etude
-from etude.training.identity import scenarios_identity, stable_repr
+import woodshed
+from woodshed.training.identity import scenarios_identity, stable_repr
 
 class Odd:
     pass
@@ -21,7 +21,7 @@ class Odd:
 def score(trajectory): return 1.0
 async def taste(system, user, schema): return "{}"
 
-blend = etude.Blend((1, etude.FunctionReward(score)), (2, etude.Ruler(taste)))
+blend = woodshed.Blend((1, woodshed.FunctionReward(score)), (2, woodshed.Ruler(taste)))
 print(stable_repr(blend), scenarios_identity([{"tags": {"a", "b", "c"}, "odd": Odd()}]))
 """
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from builders import call, said, trajectory
 
-import etude
-from etude.training.conversations import lessons_of_file
-from etude.training.lessons import UNKNOWN_VERSION, Choice, lessons_of_run
-from etude.training.sft import _held_out, warm_up
-from etude.training.store import RunStore
-from etude.training.teaching import SftConfig
-from etude.types import Failure, Judgement, Score, Trajectory
+import woodshed
+from woodshed.training.conversations import lessons_of_file
+from woodshed.training.lessons import UNKNOWN_VERSION, Choice, lessons_of_run
+from woodshed.training.sft import _held_out, warm_up
+from woodshed.training.store import RunStore
+from woodshed.training.teaching import SftConfig
+from woodshed.types import Failure, Judgement, Score, Trajectory
 
 GOOD = {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]}
 
@@ -55,14 +55,14 @@ def test_the_best_of_each_group_is_learnt_unless_a_score_is_named(tmp_path: Path
 def test_a_group_whose_scores_are_equal_has_no_best(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, {"0/a": [(one("r1", 1), 0.5), (one("r2", 3), 0.5)]})
 
-    with pytest.raises(etude.ConfigError, match=r"2 from 0\.50 to 0\.50 .*1 of 1 groups have equal scores"):
+    with pytest.raises(woodshed.ConfigError, match=r"2 from 0\.50 to 0\.50 .*1 of 1 groups have equal scores"):
         places(folder, top=1)
 
 
 def test_where_no_rollout_is_good_enough_the_scores_there_are_are_said(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, {"0/a": [(one("r1", 1), 0.3), (one("r2", 3), 0.1)]})
 
-    with pytest.raises(etude.ConfigError, match=r"2 from 0\.10 to 0\.30 \(1 in 0\.0-0\.2, 1 in 0\.2-0\.4\)"):
+    with pytest.raises(woodshed.ConfigError, match=r"2 from 0\.10 to 0\.30 \(1 in 0\.0-0\.2, 1 in 0\.2-0\.4\)"):
         places(folder, min_score=0.8)
 
 
@@ -97,7 +97,7 @@ def test_tokens_that_were_not_sampled_plainly_carry_no_version(tmp_path: Path) -
 
 
 def test_a_run_without_scores_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(etude.ConfigError, match="no scores"):
+    with pytest.raises(woodshed.ConfigError, match="no scores"):
         lessons_of_run(run_folder(tmp_path, {}), Choice())
 
 
@@ -107,24 +107,24 @@ def test_groups_that_were_put_aside_are_not_the_runs(tmp_path: Path) -> None:
         db.execute("UPDATE judgements SET group_id = 'aside-2/0/a'")
     db.close()
 
-    with pytest.raises(etude.ConfigError, match="no scores"):
+    with pytest.raises(woodshed.ConfigError, match="no scores"):
         lessons_of_run(folder, Choice())
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(etude.ConfigError, match="holds no run of `etude train`"):
+    with pytest.raises(woodshed.ConfigError, match="holds no run of `woodshed train`"):
         lessons_of_run(tmp_path, Choice())
 
 
 def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
     run_folder(tmp_path, {})
 
-    with pytest.raises(etude.ConfigError, match=r"trained 'm/m', and 'other/model' is asked for"):
+    with pytest.raises(woodshed.ConfigError, match=r"trained 'm/m', and 'other/model' is asked for"):
         warm_up(tmp_path, policy="other/model")
 
 
 def test_a_file_needs_a_model_and_a_run_brings_its_own(tmp_path: Path) -> None:
-    with pytest.raises(etude.ConfigError, match="names no model"):
+    with pytest.raises(woodshed.ConfigError, match="names no model"):
         warm_up(tmp_path / "talks.jsonl", policy=None)
     assert warm_up(run_folder(tmp_path, {}), policy=None).policy.model == "m/m"
 
@@ -146,7 +146,7 @@ def test_a_line_that_cannot_be_learnt_is_named(tmp_path: Path, line: str, said: 
     file = tmp_path / "talks.jsonl"
     file.write_text(f"{json.dumps(GOOD)}\n{line}\n")
 
-    with pytest.raises(etude.ConfigError, match=said):
+    with pytest.raises(woodshed.ConfigError, match=said):
         lessons_of_file(file)
 
 
@@ -161,9 +161,9 @@ def test_a_file_is_a_conversation_a_line_and_a_separator_inside_a_text_is_no_lin
 def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
 
-    with pytest.raises(etude.ConfigError, match=r"empty\.jsonl' is empty"):
+    with pytest.raises(woodshed.ConfigError, match=r"empty\.jsonl' is empty"):
         lessons_of_file(tmp_path / "empty.jsonl")
-    with pytest.raises(etude.ConfigError, match=r"gone\.jsonl' is not there"):
+    with pytest.raises(woodshed.ConfigError, match=r"gone\.jsonl' is not there"):
         lessons_of_file(tmp_path / "gone.jsonl")
 
 
@@ -177,5 +177,5 @@ def test_whole_scenarios_are_held_out(tmp_path: Path) -> None:
         {lesson.scenario_id for k, lesson in enumerate(lessons) if (k in held) is side} for side in (True, False)
     ]
     assert [len(s) for s in scenarios] == [2, 2] and not scenarios[0] & scenarios[1]
-    with pytest.raises(etude.ConfigError, match=r"held_out is 0\.1 of 4 scenarios, which is 0"):
+    with pytest.raises(woodshed.ConfigError, match=r"held_out is 0\.1 of 4 scenarios, which is 0"):
         _held_out(lessons, SftConfig(held_out=0.1))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from etude.training.progress import Progress
+from woodshed.training.progress import Progress
 
 ROW: dict[str, Any] = {
     "step": 0, "reward": 0.5, "masked": 0, "unjudged_groups": 0, "stale_groups": 0, "extra_groups": 0, "trained": True,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.training.store import RunStore
-from etude.types import Judgement, Trajectory
+from woodshed.training.store import RunStore
+from woodshed.types import Judgement, Trajectory
 
 
 def test_a_step_or_an_evaluation_is_put_away_and_no_other(tmp_path: Path) -> None:

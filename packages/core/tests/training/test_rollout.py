@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import etude
-from etude.capture import Rollout, rollout
-from etude.training.rollout import _bounded
+import woodshed
+from woodshed.capture import Rollout, rollout
+from woodshed.training.rollout import _bounded
 
 SCOPE = Rollout(base_url="http://127.0.0.1:9/v1", secret="s", scenario_id="s", rollout_id="r")
 
@@ -41,8 +41,8 @@ async def test_an_agent_that_ends_itself_is_a_failed_rollout(agent: Callable[...
 
     failed, done = await asyncio.gather(*siblings, return_exceptions=True)
 
-    assert isinstance(failed, etude.RolloutError)
-    with pytest.raises(etude.RolloutError, match=said):
+    assert isinstance(failed, woodshed.RolloutError)
+    with pytest.raises(woodshed.RolloutError, match=said):
         raise failed
     assert done == "done"
 

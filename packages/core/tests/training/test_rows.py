@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from builders import call, group, said, trajectory
 
-from etude.training.groups import Batch
-from etude.training.rows import cost_usd, step_row
-from etude.types import Group, StepReport
+from woodshed.training.groups import Batch
+from woodshed.training.rows import cost_usd, step_row
+from woodshed.types import Group, StepReport
 
 
 def _judged(requests: int, usd: float | None) -> Group:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from builders import call, group, said, trajectory
 
-from etude.training.config import AdvantageSettings
-from etude.training.request import is_flat, split_stale, step_request
-from etude.types import Failure, Group, ModelCall
+from woodshed.training.config import AdvantageSettings
+from woodshed.training.request import is_flat, split_stale, step_request
+from woodshed.types import Failure, Group, ModelCall
 
 
 def test_advantages_are_relative_to_the_group() -> None:

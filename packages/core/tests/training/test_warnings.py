@@ -7,12 +7,12 @@ from typing import get_args
 import pytest
 from builders import TOOLS, asked, call, group, said, trajectory
 
-import etude
-from etude.training.warnings import DRIFT_EVERY, check_rollouts, drift_unmeasured, step_warnings
-from etude.types import Failure, ForkReason, Message, ToolRequest
+import woodshed
+from woodshed.training.warnings import DRIFT_EVERY, check_rollouts, drift_unmeasured, step_warnings
+from woodshed.types import Failure, ForkReason, Message, ToolRequest
 
 
-def _warned(*groups: etude.Group) -> str:
+def _warned(*groups: woodshed.Group) -> str:
     return "\n".join(step_warnings(groups, tolerance=1e-3))
 
 
@@ -60,7 +60,7 @@ def test_a_group_without_a_verdict_is_a_warning_with_the_judges_reason() -> None
 def test_a_step_whose_rollouts_all_failed_stops_the_run_with_the_reason() -> None:
     broken = [trajectory(i, failed=Failure(kind="KeyError", message="'city'")) for i in "abc"]
 
-    with pytest.raises(etude.RolloutError, match=r"all 3 rollouts of the step failed.*KeyError: 'city'"):
+    with pytest.raises(woodshed.RolloutError, match=r"all 3 rollouts of the step failed.*KeyError: 'city'"):
         check_rollouts(broken)
 
 
@@ -68,7 +68,7 @@ def test_a_step_with_one_good_rollout_goes_on() -> None:
     check_rollouts([trajectory("a"), trajectory("b", failed=Failure(kind="KeyError", message="x"))])
 
 
-def _two_turns(rollout_id: str, *, prompt_ids: tuple[int, ...], fork: ForkReason | None = None) -> etude.Trajectory:
+def _two_turns(rollout_id: str, *, prompt_ids: tuple[int, ...], fork: ForkReason | None = None) -> woodshed.Trajectory:
     """Two calls, of which the second sends the first one's answer (tokens 7 and 8 behind 1, 2, 3) back."""
     first = call(said("4"), call_id="first")
     turns = (*first.tokens.messages, said("4"), Message(role="user", content="Sure?"))

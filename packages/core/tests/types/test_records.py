@@ -6,7 +6,7 @@ import pytest
 from builders import TOOLS, asked, call, group, said, trajectory
 from pydantic import ValidationError
 
-from etude.types import Group, StepRequest, Trajectory, WeightedRollout
+from woodshed.types import Group, StepRequest, Trajectory, WeightedRollout
 
 
 def test_a_group_survives_a_json_round_trip_unchanged() -> None:

@@ -1,5 +1,0 @@
-"""Let a Google ADK agent practise: inside a rollout its model calls reach the policy and are recorded."""
-
-from etude_adk.instrumentor import AdkInstrumentor, instrument
-
-__all__ = ["AdkInstrumentor", "instrument"]

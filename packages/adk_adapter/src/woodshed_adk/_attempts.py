@@ -1,0 +1,86 @@
+"""Which of several attempts at the same work a call belongs to.
+
+Two things try again: a workflow node with a `RetryConfig`, and the plugin that asks once more after an answer that is
+no answer (`ReflectAndRetryModelPlugin`). A tool that failed is not one of them: the model reads of it, and its answer
+stays in the conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from woodshed.capture import OpenCall, Scope, at, current_place, current_rollout
+from woodshed_adk._replay import call_behind
+
+
+class _NodeScope(Scope):
+    """One run of a node, with all its attempts."""
+
+    def __init__(self, runner: Any) -> None:
+        """Take the place of the run inside the node that started it."""
+        around = current_place().scope
+        super().__init__(parent=around, agent=runner._node.name, key=runner)
+        self.finished = False
+        self._children: list[_NodeScope] = []
+        if isinstance(around, _NodeScope):
+            around._children.append(self)
+
+    def keep_finished(self) -> None:
+        """Take what ADK replays to a further attempt, instead of running it again, out of what that throws away."""
+        kept = set(self._replayed())
+        self._calls = [call for call in self._calls if call not in kept]
+
+    def _replayed(self) -> Iterator[OpenCall]:
+        for child in self._children:
+            yield from child._calls if child.finished else child._replayed()
+
+
+def _scope_of(runner: Any) -> _NodeScope | None:
+    scope = current_place().scope if current_rollout() is not None else None
+    return scope if isinstance(scope, _NodeScope) and scope.key is runner else None
+
+
+async def around_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Run a node, with all its attempts, in a scope of its own."""
+    if current_rollout() is None:
+        return await wrapped(*args, **kwargs)
+    scope = _NodeScope(instance)
+    with at(replace(current_place(), scope=scope)):
+        ended = await wrapped(*args, **kwargs)
+    scope.succeed()
+    scope.finished = ended.error is None
+    return ended
+
+
+async def around_attempt_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Notice that a node's attempt failed and that there is another."""
+    again = await wrapped(*args, **kwargs)
+    scope = _scope_of(instance)
+    if again and scope is not None:
+        # Loaded by whoever made a workflow, and slow to load for all others.
+        from google.adk.workflow import Workflow
+
+        if isinstance(instance._node, Workflow):
+            scope.keep_finished()
+        scope.fail()
+    return again
+
+
+def around_reset_children(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Notice that a node runs again because a node it started failed; those that ended well are replayed to it."""
+    scope = _scope_of(instance)
+    if scope is not None:
+        scope.keep_finished()
+    return wrapped(*args, **kwargs)
+
+
+async def around_model_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Notice an answer that the plugin throws away to ask again."""
+    instead = await wrapped(*args, **kwargs)
+    rollout = current_rollout()
+    call = call_behind(rollout, kwargs["llm_response"]) if rollout is not None else None
+    if instead is not None and call is not None:
+        call.superseded = True
+    return instead

@@ -1,0 +1,197 @@
+"""woodshed lets an agent that already exists practise: rollouts → a judge's ranking → GRPO on a LoRA → served hot.
+
+Names are imported on first use, so that `import woodshed` stays light (see docs/decisions/0003-lazy-public-face.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from woodshed import mcp
+    from woodshed.capture import Rollout, RolloutFunction, bind, current_rollout, rollout, untracked
+    from woodshed.engine.config import ServedModel
+    from woodshed.engine.local import Engine
+    from woodshed.errors import (
+        CheckError,
+        ConfigError,
+        CostCeilingError,
+        DriftError,
+        EngineError,
+        EngineMissing,
+        EngineUnreachable,
+        HookError,
+        JudgeError,
+        LeakError,
+        McpServerError,
+        McpServerUnreachable,
+        PolicyLost,
+        RequestRefused,
+        RolloutError,
+        RolloutTimeout,
+        TrainError,
+        UnsupportedVersionError,
+        WoodshedError,
+    )
+    from woodshed.rewards.blend import Blend
+    from woodshed.rewards.function import FunctionReward
+    from woodshed.rewards.judge import Judge
+    from woodshed.rewards.ruler import Ruler
+    from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
+    from woodshed.training.loop import Run, Training, train, train_async
+    from woodshed.training.sft import SftRun, sft, sft_async
+    from woodshed.training.teaching import SftConfig
+    from woodshed.types import (
+        Group,
+        Judgement,
+        LoraSettings,
+        LossSettings,
+        Message,
+        ModelCall,
+        OptimizerSettings,
+        Score,
+        ToolCall,
+        Trajectory,
+    )
+
+__version__ = "0.1.0"
+
+_HOME = {
+    # Mark what is to be practised, and reach the rollout that runs here.
+    "Rollout": "capture",
+    "RolloutFunction": "capture",
+    "bind": "capture",
+    "current_rollout": "capture",
+    "rollout": "capture",
+    "untracked": "capture",
+    # Train.
+    "AdvantageSettings": "training.config",
+    "Evaluation": "training.config",
+    "Policy": "training.config",
+    "Run": "training.loop",
+    "SftConfig": "training.teaching",
+    "SftRun": "training.sft",
+    "TrainConfig": "training.config",
+    "Training": "training.loop",
+    "sft": "training.sft",
+    "sft_async": "training.sft",
+    "train": "training.loop",
+    "train_async": "training.loop",
+    # Where the policy runs.
+    "Engine": "engine.local",
+    "ServedModel": "engine.config",
+    # Rewards.
+    "Blend": "rewards.blend",
+    "FunctionReward": "rewards.function",
+    "Judge": "rewards.judge",
+    "Ruler": "rewards.ruler",
+    # Recorded values and settings.
+    "Group": "types",
+    "Judgement": "types",
+    "LoraSettings": "types",
+    "LossSettings": "types",
+    "Message": "types",
+    "ModelCall": "types",
+    "OptimizerSettings": "types",
+    "Score": "types",
+    "ToolCall": "types",
+    "Trajectory": "types",
+    # Errors.
+    "CheckError": "errors",
+    "ConfigError": "errors",
+    "CostCeilingError": "errors",
+    "DriftError": "errors",
+    "EngineError": "errors",
+    "EngineMissing": "errors",
+    "EngineUnreachable": "errors",
+    "WoodshedError": "errors",
+    "HookError": "errors",
+    "JudgeError": "errors",
+    "LeakError": "errors",
+    "PolicyLost": "errors",
+    "RequestRefused": "errors",
+    "McpServerError": "errors",
+    "McpServerUnreachable": "errors",
+    "RolloutError": "errors",
+    "RolloutTimeout": "errors",
+    "TrainError": "errors",
+    "UnsupportedVersionError": "errors",
+}
+
+_ROOMS = ("mcp",)
+"""Rooms with a public face of their own: `woodshed.mcp.agent(...)`."""
+
+__all__ = [
+    "AdvantageSettings",
+    "Blend",
+    "CheckError",
+    "ConfigError",
+    "CostCeilingError",
+    "DriftError",
+    "Engine",
+    "EngineError",
+    "EngineMissing",
+    "EngineUnreachable",
+    "Evaluation",
+    "FunctionReward",
+    "Group",
+    "HookError",
+    "Judge",
+    "JudgeError",
+    "Judgement",
+    "LeakError",
+    "LoraSettings",
+    "LossSettings",
+    "McpServerError",
+    "McpServerUnreachable",
+    "Message",
+    "ModelCall",
+    "OptimizerSettings",
+    "Policy",
+    "PolicyLost",
+    "RequestRefused",
+    "Rollout",
+    "RolloutError",
+    "RolloutFunction",
+    "RolloutTimeout",
+    "Ruler",
+    "Run",
+    "Score",
+    "ServedModel",
+    "SftConfig",
+    "SftRun",
+    "ToolCall",
+    "TrainConfig",
+    "TrainError",
+    "Training",
+    "Trajectory",
+    "UnsupportedVersionError",
+    "WoodshedError",
+    "__version__",
+    "bind",
+    "current_rollout",
+    "mcp",
+    "rollout",
+    "sft",
+    "sft_async",
+    "train",
+    "train_async",
+    "untracked",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room on first use."""
+    if name in _ROOMS:
+        return importlib.import_module(f"woodshed.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'woodshed' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"woodshed.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

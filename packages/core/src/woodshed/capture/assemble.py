@@ -1,0 +1,65 @@
+"""Join the two planes of a rollout by call id into its trajectory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from woodshed.capture.rollout import Rollout
+from woodshed.types import Failure, ModelCall, SealedSession, Status, TokenCall, Trajectory
+
+_log = logging.getLogger("woodshed.capture")
+
+
+def assemble(
+    rollout: Rollout,
+    sealed: SealedSession,
+    *,
+    status: Status,
+    error: Failure | None = None,
+    output: Any = None,
+    started_s: float = 0.0,
+    latency_s: float = 0.0,
+) -> Trajectory:
+    """Return the rollout's trajectory: every call the engine served, with what the hooks noted under its id.
+
+    A call the hooks noted but the engine never saw (refused, or cut before it arrived) is kept with its error and
+    without tokens.
+    """
+    notes = {note.call_id: note for note in rollout.recorder.notes()}
+    served = {call.call_id for call in sealed.calls}
+    calls = [ModelCall(tokens=call, note=notes.get(call.call_id)) for call in sealed.calls]
+    for note in notes.values():
+        if note.call_id not in served:
+            unseen = note.error or Failure(kind="NotServed", message="the engine has no record of this call")
+            lost = TokenCall(call_id=note.call_id, started_s=started_s, latency_s=0.0, messages=(), error=unseen)
+            calls.append(ModelCall(tokens=lost, note=note))
+    return Trajectory(
+        rollout_id=rollout.rollout_id,
+        scenario_id=rollout.scenario_id,
+        status=status,
+        calls=tuple(calls),
+        tool_calls=rollout.recorder.tool_calls(),
+        output=_plain(output),
+        metrics=_metrics(output),
+        error=error,
+        started_s=started_s,
+        latency_s=latency_s,
+    )
+
+
+def _plain(output: Any) -> Any:
+    """Return the output if it survives a JSON round trip, else None (said in the log, never guessed)."""
+    try:
+        return json.loads(json.dumps(output))
+    except (TypeError, ValueError):
+        _log.debug("a rollout returned %s, which is not plain JSON; it is not kept", type(output).__name__)
+        return None
+
+
+def _metrics(output: Any) -> dict[str, float]:
+    found = output.get("metrics") if isinstance(output, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    return {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float))}

@@ -1,0 +1,160 @@
+"""Hooks as data: one loop applies them, one takes them back exactly."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Protocol
+
+import wrapt
+from packaging.requirements import Requirement
+
+from woodshed.errors import HookError, UnsupportedVersionError
+
+
+class Around(Protocol):
+    """What happens around a hooked call (`wrapt`'s signature)."""
+
+    def __call__(self, wrapped: Any, instance: Any, args: Any, kwargs: Any, /) -> Any:
+        """Call `wrapped(*args, **kwargs)` and return its result, or do something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One function of a framework and what happens around it."""
+
+    module: str
+    path: str
+    """`Class.method` or `function` inside the module."""
+    around: Around
+    optional: bool = False
+    """True for a function that only some supported versions have."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Patch:
+    owner: Any
+    name: str
+    original: Any
+    """What the owner itself held, or None where the attribute was inherited."""
+    wrapper: Any
+
+
+@dataclass(slots=True)
+class _Switch:
+    """Turns one application's wrappers into pass-throughs, also those that stay because somebody wrapped them."""
+
+    on: bool = True
+
+
+class HookSet:
+    """A framework's hooks: version checked first, all targets found before any is changed, undone exactly."""
+
+    def __init__(self, hooks: Sequence[Hook], *, supported: Sequence[str] = ()) -> None:
+        """`supported` are requirement strings such as `langgraph>=1.0,<2`."""
+        self._hooks = tuple(hooks)
+        self._supported = tuple(supported)
+        self._lock = threading.RLock()
+        self._patches: list[_Patch] = []
+        self._switch = _Switch(on=False)
+
+    @property
+    def applied(self) -> bool:
+        """Whether the hooks are in place."""
+        return self._switch.on
+
+    def apply(self) -> None:
+        """Wrap every target once; a second call changes nothing.
+
+        Raises:
+            UnsupportedVersionError: an installed framework is outside its tested range.
+            HookError: a target does not exist; nothing was changed.
+        """
+        with self._lock:
+            if self._switch.on:
+                return
+            for requirement in self._supported:
+                check_version(requirement)
+            found = [target for hook in self._hooks if (target := _resolve(hook)) is not None]
+            # By owner and name: in some versions two paths lead to the same function, which is wrapped once.
+            targets = {(id(owner), name): (hook, owner, name) for hook, owner, name in reversed(found)}
+            self._switch = _Switch()
+            try:
+                for hook, owner, name in reversed(list(targets.values())):
+                    self._patches.append(_wrap(hook, owner, name, self._switch))
+            except BaseException:
+                self.revert()
+                raise
+
+    def revert(self) -> None:
+        """Put every target back as it was; where somebody wrapped it after us, leave a pass-through."""
+        with self._lock:
+            self._switch.on = False
+            while self._patches:
+                patch = self._patches.pop()
+                if patch.owner.__dict__.get(patch.name) is not patch.wrapper:
+                    continue
+                if patch.original is None:
+                    delattr(patch.owner, patch.name)
+                else:
+                    setattr(patch.owner, patch.name, patch.original)
+
+
+def check_version(requirement: str) -> None:
+    """Raise `UnsupportedVersionError` unless the installed distribution satisfies `requirement`."""
+    wanted = Requirement(requirement)
+    try:
+        found = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        raise UnsupportedVersionError(
+            f"{wanted.name!r} is not installed; this adapter needs {requirement!r}: pip install '{requirement}'"
+        ) from None
+    if not wanted.specifier.contains(found, prereleases=True):
+        raise UnsupportedVersionError(
+            f"{wanted.name!r} {found} is installed; this adapter is tested with {requirement!r}: "
+            f"pip install '{requirement}'"
+        )
+
+
+def _resolve(hook: Hook) -> tuple[Hook, Any, str] | None:
+    *parents, name = hook.path.split(".")
+    try:
+        owner: Any = importlib.import_module(hook.module)
+        for parent in parents:
+            owner = getattr(owner, parent)
+        getattr(owner, name)
+    except (ImportError, AttributeError) as error:
+        if hook.optional:
+            return None
+        raise HookError(
+            f"cannot hook {hook.module}.{hook.path}: {error}; nothing was changed. The installed version may be "
+            "newer than this adapter: see its supported versions"
+        ) from error
+    return hook, owner, name
+
+
+def _wrap(hook: Hook, owner: Any, name: str, switch: _Switch) -> _Patch:
+    inner = hook.around
+
+    def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        if not switch.on:
+            return wrapped(*args, **kwargs)
+        return inner(wrapped, instance, args, kwargs)
+
+    original = owner.__dict__.get(name)
+    # Statically, so that an inherited classmethod is not bound to the parent before it is wrapped.
+    wrapper = _wrapper(inspect.getattr_static(owner, name), around)
+    setattr(owner, name, wrapper)
+    return _Patch(owner, name, original, wrapper)
+
+
+def _wrapper(held: Any, around: Any) -> Any:
+    """Return what an owner holds, wrapped; a property by its getter, which is what its readers call."""
+    if not isinstance(held, property):
+        return wrapt.FunctionWrapper(held, around)
+    getter: Any = held.fget
+    return property(wrapt.FunctionWrapper(getter, around), held.fset, held.fdel, held.__doc__)

@@ -1,0 +1,33 @@
+"""An adapter's public class: one framework's hooks, applied once for the process and taken back exactly."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from woodshed.capture.hooks import HookSet
+
+
+class Instrumentor:
+    """Hooks one framework process-wide, once; outside a rollout the hooks do nothing."""
+
+    supported: ClassVar[tuple[str, ...]]
+    """Requirement strings of the versions the adapter is tested with."""
+    _hooks: ClassVar[HookSet]
+
+    @property
+    def instrumented(self) -> bool:
+        """Whether the hooks are in place."""
+        return self._hooks.applied
+
+    def instrument(self) -> None:
+        """Apply the hooks; a second call changes nothing.
+
+        Raises:
+            UnsupportedVersionError: an installed framework is outside the tested range.
+            HookError: a function to hook is missing; nothing was changed.
+        """
+        self._hooks.apply()
+
+    def uninstrument(self) -> None:
+        """Put every hooked function back as it was."""
+        self._hooks.revert()

@@ -1,0 +1,154 @@
+"""What one rollout's hooks note: model calls and tool calls, opened, filled and closed once."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from woodshed.types import CallNote, Failure, ToolCall
+
+CALL_ID_HEADER = "x-woodshed-call-id"
+"""HTTP header that carries the call id from the hook to the engine's gateway."""
+
+
+def new_id() -> str:
+    """Return a fresh id for a call, a rollout or a group."""
+    return uuid.uuid4().hex
+
+
+def failure(error: BaseException) -> Failure:
+    """Return an exception as data."""
+    return Failure(kind=type(error).__name__, message=str(error)[:4000])
+
+
+class OpenCall:
+    """One model call in progress; `superseded` may be set any time before the rollout ends."""
+
+    def __init__(
+        self, *, agent: str | None, parent_call_id: str | None, author_model: str | None, attempt: int
+    ) -> None:
+        """Mint the call id."""
+        self.call_id = new_id()
+        self.agent = agent
+        self.task: str | None = None
+        self.parent_call_id = parent_call_id
+        self.author_model = author_model
+        self.attempt = attempt
+        self.superseded = False
+        self.error: Failure | None = None
+
+    def note(self) -> CallNote:
+        """Return the call as a frozen value."""
+        return CallNote(
+            call_id=self.call_id,
+            agent=self.agent,
+            task=self.task,
+            parent_call_id=self.parent_call_id,
+            attempt=self.attempt,
+            superseded=self.superseded,
+            author_model=self.author_model,
+            error=self.error,
+        )
+
+
+class OpenTool:
+    """One tool call in progress."""
+
+    def __init__(self, *, tool_call_id: str | None, name: str, arguments: Any, agent: str | None) -> None:
+        """Start the clock."""
+        self.tool_call_id = tool_call_id
+        self.name = name
+        self.arguments = arguments
+        self.agent = agent
+        self.result: str | None = None
+        self.error: Failure | None = None
+        self._started = time.perf_counter()
+        self._latency_s: float | None = None
+
+    def close(self, result: str | None = None, error: BaseException | None = None) -> None:
+        """Stop the clock and keep the outcome; an exception kept earlier (by a narrower hook) stays."""
+        if self._latency_s is None:
+            self._latency_s = time.perf_counter() - self._started
+        self.result = result if result is not None else self.result
+        if error is not None and self.error is None:
+            self.error = failure(error)
+
+    def tool_call(self) -> ToolCall:
+        """Return the tool call as a frozen value."""
+        return ToolCall(
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+            arguments=self.arguments,
+            result=self.result,
+            error=self.error,
+            latency_s=self._latency_s if self._latency_s is not None else time.perf_counter() - self._started,
+            agent=self.agent,
+        )
+
+
+class Recorder:
+    """The structure plane of one rollout; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._lock = threading.Lock()
+        self._calls: list[OpenCall] = []
+        self._tools: list[OpenTool] = []
+        self._asked_by: dict[str, str] = {}
+
+    def open_call(
+        self,
+        *,
+        agent: str | None = None,
+        parent_call_id: str | None = None,
+        author_model: str | None = None,
+        attempt: int = 1,
+    ) -> OpenCall:
+        """Open a model call; send its `call_id` in the header `CALL_ID_HEADER`."""
+        call = OpenCall(agent=agent, parent_call_id=parent_call_id, author_model=author_model, attempt=attempt)
+        with self._lock:
+            self._calls.append(call)
+        return call
+
+    @contextmanager
+    def observe_call(self, **about: Any) -> Iterator[OpenCall]:
+        """Open a model call for the length of a block; the block's exception is noted and passes untouched."""
+        call = self.open_call(**about)
+        try:
+            yield call
+        except BaseException as error:
+            call.error = failure(error)
+            raise
+
+    def open_tool(self, *, tool_call_id: str | None, name: str, arguments: Any, agent: str | None = None) -> OpenTool:
+        """Open a tool call; call `close` on it when the tool returned or raised."""
+        tool = OpenTool(tool_call_id=tool_call_id, name=name, arguments=arguments, agent=agent)
+        with self._lock:
+            self._tools.append(tool)
+        return tool
+
+    def remember_request(self, tool_call_id: str, call: OpenCall) -> None:
+        """Keep which model call asked for a tool, so that what happens inside the tool knows its parent."""
+        self._asked_by[tool_call_id] = call.call_id
+
+    def asked_by(self, tool_call_id: str | None) -> str | None:
+        """Return the id of the model call that asked for this tool call, or None where it is not known."""
+        return self._asked_by.get(tool_call_id or "")
+
+    def open_calls(self) -> tuple[OpenCall, ...]:
+        """Return the calls noted so far, in order, still open to a late `superseded`."""
+        with self._lock:
+            return tuple(self._calls)
+
+    def notes(self) -> tuple[CallNote, ...]:
+        """Return the model calls noted so far, in order."""
+        return tuple(call.note() for call in self.open_calls())
+
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Return the tool calls noted so far, in order."""
+        with self._lock:
+            return tuple(tool.tool_call() for tool in self._tools)

@@ -1,0 +1,90 @@
+"""Record a model call or a tool call at the place it happens, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from woodshed.capture.place import at, current_place
+from woodshed.capture.recorder import OpenCall, OpenTool
+from woodshed.capture.rollout import Rollout
+from woodshed.types import Failure
+
+
+@contextmanager
+def model_span(rollout: Rollout, *, author_model: str | None, agent: str | None = None) -> Iterator[OpenCall]:
+    """Record one model call; send the yielded call's `call_id` in the header `CALL_ID_HEADER`.
+
+    The call's exception is noted and passes untouched. An answer that the agent stopped reading is thrown away by it,
+    and never trained.
+
+    Args:
+        rollout: whose call it is.
+        author_model: the model the author's agent named.
+        agent: who makes the call; the place knows it where this is None.
+    """
+    place = current_place()
+    call: OpenCall | None = None
+    try:
+        with rollout.recorder.observe_call(
+            agent=agent or place.agent,
+            parent_call_id=place.parent_call_id,
+            author_model=author_model,
+            attempt=place.scope.attempt if place.scope else 1,
+        ) as call:
+            if place.scope:
+                place.scope.add(call)
+            yield call
+    except (GeneratorExit, asyncio.CancelledError):
+        if call is not None:
+            call.superseded = True
+            call.error = Failure(kind="Aborted", message="the agent stopped reading the answer before its end")
+        raise
+
+
+class ToolSpan:
+    """One tool call from its start to its end; a context manager that also takes the result.
+
+    Model calls inside it know the call that asked for the tool (`parent_call_id`).
+    """
+
+    def __init__(
+        self,
+        rollout: Rollout,
+        *,
+        tool_call_id: str | None,
+        name: str,
+        arguments: Any,
+        control_flow: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        """Open the record. An exception of `control_flow` is the framework's way to leave a tool, and no error."""
+        place = current_place()
+        self.tool: OpenTool = rollout.recorder.open_tool(
+            tool_call_id=tool_call_id, name=name, arguments=arguments, agent=place.agent
+        )
+        asked_by = rollout.recorder.asked_by(tool_call_id) or place.parent_call_id
+        self._control_flow = control_flow
+        self._at = at(replace(place, tool=self.tool, parent_call_id=asked_by))
+
+    def __enter__(self) -> Self:
+        """Let everything inside know its tool."""
+        self._at.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Note an exception, which passes untouched."""
+        self._at.__exit__(kind, error, trace)
+        if error is not None:
+            self.tool.close(error=None if isinstance(error, self._control_flow) else error)
+
+    def ended(self, text: str | None, *, is_error: bool = False) -> None:
+        """Note what the model is told, and whether it is told of an error."""
+        self.tool.close(text)
+        if is_error and self.tool.error is None:
+            self.tool.error = Failure(kind="ToolError", message=text or "")

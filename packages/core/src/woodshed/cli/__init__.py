@@ -1,0 +1,5 @@
+"""The command line: parse arguments, build a configuration, call a room. No logic of its own."""
+
+from woodshed.cli.app import main
+
+__all__ = ["main"]

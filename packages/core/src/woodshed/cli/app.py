@@ -1,0 +1,237 @@
+"""The verbs of `woodshed`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from woodshed import __version__
+from woodshed.cli.mcp import mcp
+from woodshed.errors import WoodshedError
+
+app = typer.Typer(
+    help="Let the agent you already have practise: rollouts, a judge's ranking, GRPO on a LoRA, served hot.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+engine_app = typer.Typer(
+    help="The engine: real vLLM and a trainer, in an environment of their own.", no_args_is_help=True
+)
+app.add_typer(engine_app, name="engine")
+app.command()(mcp)
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; woodshed's own errors are said in one line, without a traceback."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_errors, show_path=False)]
+    )
+    try:
+        # Out of standalone mode, a command's exit status is returned and not raised.
+        status = app(standalone_mode=False)
+    except WoodshedError as error:
+        _stop(f"{type(error).__name__}: {error}", 1)
+    except ExceptionGroup as group:
+        _stop("\n".join(_flat(group)), 1)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("stopped; run the same command again to go on", 130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a click usage error: bad flag, missing argument
+            _stop(f"{error.format_message()} (see `woodshed --help`)", 2)
+        raise
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    _errors.print(message, style="bold red" if code == 1 else None, markup=False)
+    sys.exit(code)
+
+
+def _flat(group: BaseExceptionGroup[BaseException]) -> list[str]:
+    return [
+        line
+        for e in group.exceptions
+        for line in (_flat(e) if isinstance(e, BaseExceptionGroup) else [f"{type(e).__name__}: {e}"])
+    ]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"woodshed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Let the agent you already have practise."""
+
+
+@app.command()
+def train(
+    file: Annotated[
+        Path, typer.Argument(help="Python file that holds one `woodshed.Training(...)`.", metavar="FILE.py")
+    ],
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of the file's.")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Rollouts per scenario and step.")] = None,
+    scenarios_per_step: Annotated[int | None, typer.Option(help="Scenarios per step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an unfinished run aside and start anew.")] = False,
+    no_checks: Annotated[bool, typer.Option("--no-checks", help="Skip the checks before the first step.")] = False,
+) -> None:
+    """Train what FILE.py describes; run it again after Ctrl-C or a crash and it goes on where it was."""
+    from woodshed.cli.files import load_training
+
+    training = load_training(file).with_overrides(
+        run_dir=run_dir,
+        fresh=fresh,
+        steps=steps,
+        group_size=group_size,
+        scenarios_per_step=scenarios_per_step,
+        seed=seed,
+    )
+    (replace(training, checks=False) if no_checks else training).run()
+
+
+@app.command()
+def sft(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of an `woodshed train` run, or a .jsonl file of conversations.")
+    ],
+    model: Annotated[str | None, typer.Option(help="Hub name or folder of the model; a run brings its own.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Of a run: lowest judge's score that is learnt.")] = None,
+    top: Annotated[
+        int | None, typer.Option(help="Of a run: how many of each group are learnt, best first.", show_default="1")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Times that every conversation is learnt.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Conversations of one optimizer step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's, after a warm-up of 5 steps.")] = 1e-4,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of the LoRA; alpha is twice as much.", show_default="16")
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="Share that is measured and never learnt, such as 0.1.")] = 0.0,
+    max_model_len: Annotated[int | None, typer.Option(help="Longest conversation in tokens.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the order and of the share held out.")] = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the warm-up; default runs/sft.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an unfinished warm-up aside and start anew.")] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="Address of a running engine, in place of one started here.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="That engine's key.")] = None,
+) -> None:
+    """Warm a policy up: teach it finished conversations token by token, and start a run from what it has learnt.
+
+    \b
+    woodshed sft runs/support            the best rollout of every judged group
+    woodshed sft runs/support --min-score 0.8 --top 4
+    woodshed sft talks.jsonl --model Qwen/Qwen3-0.6B --held-out 0.1
+
+    A line of the file is {"messages": [...], "tools": [...]} as OpenAI's chat completions take them; every assistant
+    message is learnt, under the model's own chat template. Then:
+    woodshed.Policy("Qwen/Qwen3-0.6B", adapter="runs/sft").
+    Run the same command again after Ctrl-C or a crash and it goes on where it was.
+    """  # noqa: D301 - the backspace keeps the lines of the examples
+    from woodshed.cli.warm_up import build, engine_at
+    from woodshed.training.lessons import Choice
+
+    build(
+        source,
+        model=model,
+        rank=rank,
+        max_model_len=max_model_len,
+        choice=Choice(min_score=min_score, top=top),
+        engine=engine_at(engine, api_key),
+        run_dir=run_dir,
+        fresh=fresh,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        held_out=held_out,
+        seed=seed,
+    ).run()
+
+
+@app.command()
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(help="Python file that holds one `woodshed.Training(...)`.", metavar="FILE.py")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Hub name or folder of a policy, without a file.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Name of a judge, such as gpt-5-mini.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Address of a running engine, in place of one started here.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="That engine's key.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
+) -> None:
+    """Say whether a run can work, before it is paid for: each line passes, warns or fails, and says what to do.
+
+    Checks the machine, vLLM, the chat template, the tool parser, the LoRA and its log-probabilities, memory, disk and
+    the judge, and exits with status 1 where one fails. Without a file or a model it looks at the engine's environment.
+
+    \b
+    woodshed doctor practise.py
+    woodshed doctor --model Qwen/Qwen3-0.6B --judge gpt-5-mini
+    """  # noqa: D301 - the backspace keeps the lines of the examples
+    from woodshed.cli.doctor import examine, patient
+
+    asked = patient(file, model=model, judge=judge, url=engine, api_key=api_key)
+    raise typer.Exit(examine(asked, as_json=as_json))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    control: Annotated[bool, typer.Option("--control", help="Train a second time on shuffled scores.")] = False,
+    framework: Annotated[
+        str, typer.Option(help="What the agent is written in: langgraph, crewai or adk.")
+    ] = "langgraph",
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/demo.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of the demo's.")] = None,
+) -> None:
+    """Watch a small agent learn on this machine: real vLLM, no GPU, no key, no network.
+
+    The small judge of the demo was taught with labels of its own world and stands in, offline, for the LLM judge you
+    would name. Nothing but its ranking enters training.
+    """
+    from woodshed.cli.demos import load_demo
+
+    load_demo()(framework=framework, seed=seed, control=control, run_dir=run_dir, steps=steps)
+
+
+@engine_app.command()
+def install(
+    upgrade: Annotated[bool, typer.Option("--force", help="Make the environment anew.")] = False,
+    unsloth: Annotated[bool, typer.Option("--unsloth", help="With Unsloth, for training on an NVIDIA GPU.")] = False,
+) -> None:
+    """Make the engine environment: torch, transformers, peft and vLLM for this machine (CPU or CUDA)."""
+    from woodshed.engine.provision import install as provision
+
+    provision(force=upgrade, unsloth=unsloth)
+
+
+@engine_app.command()
+def start(
+    model: Annotated[list[str], typer.Option("--model", help="NAME=PATH of a model to serve; repeatable.")],
+    home: Annotated[Path, typer.Option(help="Folder for logs, sessions and checkpoints.")] = Path("runs/engine"),
+    host: Annotated[str, typer.Option(help="Address; anything but loopback needs --api-key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.")] = 8900,
+    api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="Key that clients must send.")] = None,
+) -> None:
+    """Run an engine for other machines to connect to: `Engine.connect("http://host:8900", api_key=...)`."""
+    from woodshed.cli.engines import serve_forever
+
+    serve_forever(models=model, home=home, host=host, port=port, api_key=api_key)

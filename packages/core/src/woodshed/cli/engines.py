@@ -1,0 +1,46 @@
+"""Run an engine in the foreground for other machines to connect to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from woodshed.engine.config import ServedModel
+from woodshed.engine.local import Engine
+from woodshed.errors import ConfigError
+
+
+def parse_models(named: Sequence[str]) -> dict[str, ServedModel]:
+    """Return the models of `NAME=PATH` arguments; the one called `policy` can be trained.
+
+    Raises:
+        ConfigError: an argument has no name or no path.
+    """
+    models = {}
+    for argument in named:
+        name, equals, path = argument.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"--model {argument!r} cannot be read; expected NAME=PATH, such as policy=Qwen/Qwen3-4B")
+        models[name] = ServedModel(name=name, path=path, trainable=name == "policy")
+    return models
+
+
+def serve_forever(*, models: Sequence[str], home: Path, host: str, port: int, api_key: str | None) -> None:
+    """Start the engine and keep it until Ctrl-C or SIGTERM."""
+    engine = Engine.local(models=parse_models(models), home=home, host=host, port=port, api_key=api_key)
+    asyncio.run(_serve(engine.running(), Console(soft_wrap=True)))
+
+
+async def _serve(running: contextlib.AbstractAsyncContextManager[object], console: Console) -> None:
+    stop = asyncio.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sign, stop.set)
+    async with running as client:
+        console.print(f"engine ready at [bold]{getattr(client, 'url', '')}[/]; stop it with Ctrl-C")
+        await stop.wait()
+    console.print("engine stopped")

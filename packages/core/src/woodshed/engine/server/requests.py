@@ -1,0 +1,297 @@
+"""What a chat completion request may hold: everything that is served as asked, and nothing that would be ignored.
+
+A key is passed on, dropped because it changes nothing about the answer, or refused with a 400 that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from woodshed.types import Message, ToolRequest, ToolSpec
+
+_NUMBERS = {
+    "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "min_tokens", "n", "seed",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "top_logprobs",
+}  # fmt: skip
+_SERVED = _NUMBERS | {
+    "messages", "model", "stream", "stream_options", "stop", "stop_token_ids", "ignore_eos", "logprobs", "tools",
+    "tool_choice", "parallel_tool_calls", "response_format", "include_stop_str_in_output", "chat_template_kwargs",
+    "structured_outputs",
+}  # fmt: skip
+# Book-keeping of the caller's own; the answer is the same with and without it.
+_NO_EFFECT = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+# Refused unless they ask for what happens anyway.
+_DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "store": (False,), "modalities": (["text"],), "service_tier": ("auto", "default"), "logit_bias": ({},),
+    "functions": ([],), "verbosity": ("medium",),
+}  # fmt: skip
+_SAMPLING = (_NUMBERS - {"top_logprobs"}) | {"stop", "stop_token_ids", "ignore_eos"}
+# These bend the distribution in a way that temperature alone does not describe.
+_BENT = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "min_tokens": 0, "min_p": 0}
+
+_ROLES = ("system", "user", "assistant", "tool")
+_MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
+_MESSAGE_NO_EFFECT = {"annotations", "cache_control", "id", "parsed", "provider_specific_fields", "refusal"}
+
+
+class BadRequest(Exception):
+    """A request that is answered 400, in OpenAI's shape."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        """Say what is wrong, and with which part of the request."""
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatRequest:
+    """A request that can be served: what goes to vLLM, and what is recorded of it."""
+
+    body: dict[str, Any]
+    """What the caller asked, without what has no effect; `model` is filled in when the call is sent."""
+    model: str
+    """The name that the caller asked for, and reads in the answer."""
+    stream: bool
+    wants_logprobs: bool
+    constrained: bool
+    """Whether anything but temperature, top_p and top_k shapes the distribution."""
+
+
+def parse_request(raw: bytes) -> ChatRequest:
+    """Return the request in a body, or raise BadRequest."""
+    try:
+        asked = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(asked, dict):
+        raise BadRequest(f"the body is a {type(asked).__name__}, expected a JSON object")
+    body = _served_keys(asked)
+    model = body.pop("model", None)
+    if not isinstance(model, str) or not model:
+        raise BadRequest(f"'model' is {model!r}, expected a name", "model")
+    body["messages"] = _messages(body.get("messages"))
+    _check_tools(body)
+    _check_response_format(body.get("response_format"))
+    _check_stream(body)
+    if body.get("tools") and "tool_choice" not in body:
+        body["tool_choice"] = "auto"
+    return ChatRequest(
+        body=body,
+        model=model,
+        stream=body.get("stream", False),
+        wants_logprobs=bool(body.get("logprobs")),
+        constrained=_is_constrained(body),
+    )
+
+
+def check_sampling(sampling: Mapping[str, Any]) -> None:
+    """Raise BadRequest where a session's overrides hold something that is not a sampling parameter."""
+    unknown = sorted(set(sampling) - _SAMPLING)
+    if unknown:
+        raise BadRequest(f"sampling overrides {unknown} are not known; known are {sorted(_SAMPLING)}", unknown[0])
+    _check_numbers(sampling)
+
+
+def with_sampling(request: ChatRequest, sampling: Mapping[str, Any]) -> ChatRequest:
+    """Return the request under a session's overrides, which win over what the caller asked.
+
+    A caller's seed goes with what it was for: all rollouts of a group would answer the same, and nothing be learnt.
+    """
+    if not sampling:
+        return request
+    body = {key: value for key, value in request.body.items() if key != "seed"}
+    if "max_tokens" in sampling or "max_completion_tokens" in sampling:
+        body.pop("max_tokens", None)
+        body.pop("max_completion_tokens", None)
+    body.update(sampling)
+    return ChatRequest(
+        body=body,
+        model=request.model,
+        stream=request.stream,
+        wants_logprobs=request.wants_logprobs,
+        constrained=_is_constrained(body),
+    )
+
+
+def sampling_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sampling parameters in effect, with the defaults that matter written out."""
+    sampling = {"temperature": 1.0, "top_p": 1.0} | {key: body[key] for key in _SAMPLING & body.keys()}
+    if "max_completion_tokens" in sampling:
+        sampling["max_tokens"] = sampling.pop("max_completion_tokens")
+    return sampling
+
+
+def to_messages(messages: list[dict[str, Any]]) -> list[Message]:
+    """Return checked request messages as woodshed's own."""
+    return [to_message(message) for message in messages]
+
+
+def to_message(message: Mapping[str, Any]) -> Message:
+    """Return one message of a request or an answer as woodshed's own; text parts become one text."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(part["text"] for part in content)
+    return Message(
+        role=message["role"],
+        content=content,
+        tool_requests=tuple(
+            ToolRequest(id=call.get("id") or "", name=call["function"]["name"], arguments=call["function"]["arguments"])
+            for call in message.get("tool_calls") or ()
+        ),
+        tool_call_id=message.get("tool_call_id"),
+        name=message.get("name"),
+    )
+
+
+def from_message(message: Message, reasoning: str | None = None) -> dict[str, Any]:
+    """Return one message as it goes over the wire."""
+    sent: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_requests:
+        sent["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_requests
+        ]
+    named = {"tool_call_id": message.tool_call_id, "name": message.name, "reasoning": reasoning}
+    return sent | {key: value for key, value in named.items() if value is not None}
+
+
+def to_tools(tools: list[dict[str, Any]] | None) -> list[ToolSpec]:
+    """Return a request's tools as woodshed's own."""
+    return [
+        ToolSpec(
+            name=tool["function"]["name"],
+            description=tool["function"].get("description") or "",
+            parameters=tool["function"].get("parameters") or {},
+        )
+        for tool in tools or ()
+    ]
+
+
+def _served_keys(asked: dict[str, Any]) -> dict[str, Any]:
+    body = {}
+    for key, value in asked.items():
+        if value is None or key in _NO_EFFECT or value in _DEFAULTS.get(key, ()):
+            continue
+        if key not in _SERVED:
+            raise BadRequest(f"{key!r} is not served by this engine; leave it out", key)
+        body[key] = value
+    _check_numbers(body)
+    for key in ("stream", "logprobs", "parallel_tool_calls", "ignore_eos"):
+        if key in body and not isinstance(body[key], bool):
+            raise BadRequest(f"{key!r} is {body[key]!r}, expected true or false", key)
+    return body
+
+
+def _check_numbers(body: Mapping[str, Any]) -> None:
+    for key in _NUMBERS & body.keys():
+        if isinstance(body[key], bool) or not isinstance(body[key], int | float):
+            raise BadRequest(f"{key!r} is {body[key]!r}, expected a number", key)
+
+
+def _messages(messages: Any) -> list[dict[str, Any]]:
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest("'messages' is missing or empty; expected a list of at least one message", "messages")
+    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _message(message: Any, where: str) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise BadRequest(f"{where} is {message!r}, expected an object", where)
+    # OpenAI's newer name of the system role; chat templates know only the older.
+    role = "system" if message.get("role") == "developer" else message.get("role")
+    if role not in _ROLES:
+        raise BadRequest(f"{where}.role is {role!r}, expected one of {_ROLES}", f"{where}.role")
+    checked = {"role": role}
+    for key, value in message.items():
+        if value is None or key == "role" or (key in _MESSAGE_NO_EFFECT):
+            continue
+        if key not in _MESSAGE_KEYS:
+            raise BadRequest(f"{where}.{key} is not served by this engine; leave it out", f"{where}.{key}")
+        checked[key] = value
+    checked["content"] = _content(checked.get("content"), where)
+    if checked["content"] is None and role != "assistant":
+        raise BadRequest(f"{where}.content is missing; a {role!r} message needs one", f"{where}.content")
+    _check_tool_calls(checked.get("tool_calls", []), where)
+    return checked
+
+
+def _content(content: Any, where: str) -> Any:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise BadRequest(f"{where}.content is a {type(content).__name__}, expected text", f"{where}.content")
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise BadRequest(
+                f"{where}.content has a part of type {kind!r}; this engine serves text", f"{where}.content"
+            )
+    return [{"type": "text", "text": part["text"]} for part in content]
+
+
+def _check_tool_calls(calls: Any, where: str) -> None:
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function") if isinstance(call, dict) else None
+        if (
+            not isinstance(function, dict)
+            or not isinstance(function.get("name"), str)
+            or not isinstance(function.get("arguments"), str)
+        ):
+            raise BadRequest(f"{where}.tool_calls holds {call!r}; expected a function call", f"{where}.tool_calls")
+
+
+def _check_tools(body: dict[str, Any]) -> None:
+    tools = body.get("tools", [])
+    for tool in tools if isinstance(tools, list) else [tools]:
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if (
+            not isinstance(function, dict)
+            or tool.get("type") != "function"
+            or not isinstance(function.get("name"), str)
+        ):
+            raise BadRequest(f"'tools' holds {tool!r}; this engine serves tools of type 'function'", "tools")
+    choice = body.get("tool_choice", "auto")
+    named = isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("function"), dict)
+    if not named and choice not in ("auto", "none", "required"):
+        raise BadRequest(
+            f"'tool_choice' is {choice!r}; expected auto, none, required or a named function", "tool_choice"
+        )
+
+
+def _check_response_format(wanted: Any) -> None:
+    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
+    if kind not in (None, "text", "json_object", "json_schema"):
+        raise BadRequest(
+            f"'response_format' is {kind!r}; this engine serves text, json_object and json_schema", "response_format"
+        )
+
+
+def _check_stream(body: dict[str, Any]) -> None:
+    options = body.get("stream_options", {})
+    if not isinstance(options, dict):
+        raise BadRequest(f"'stream_options' is {options!r}, expected an object", "stream_options")
+    unknown = sorted(set(options) - {"include_usage", "include_obfuscation"})
+    if unknown:
+        raise BadRequest(f"'stream_options.{unknown[0]}' is not served by this engine", f"stream_options.{unknown[0]}")
+    if "stream_options" in body:
+        body["stream_options"] = {"include_usage": bool(options.get("include_usage"))}
+
+
+def _is_constrained(body: Mapping[str, Any]) -> bool:
+    wanted = body.get("response_format", {}).get("type", "text")
+    choice = body.get("tool_choice", "none")
+    # With a strict tool, vLLM pins the arguments of that tool by a grammar.
+    strict = any(tool["function"].get("strict") is True for tool in body.get("tools", ()))
+    return (
+        wanted != "text"
+        or "structured_outputs" in body
+        or isinstance(choice, dict)
+        or choice == "required"
+        or (choice == "auto" and strict)
+        or any(body.get(key, neutral) != neutral for key, neutral in _BENT.items())
+    )

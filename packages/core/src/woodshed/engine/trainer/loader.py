@@ -1,0 +1,104 @@
+"""A base model with a LoRA, ready to be trained: loaded by transformers and PEFT, or by Unsloth on a GPU.
+
+Unsloth changes how a model is loaded (its own kernels, 4 bits) and nothing of how it is trained: the same step, loss
+and checkpoints follow. It shares the GPU with vLLM by a fixed split: vLLM takes `ServedModel.gpu_memory_fraction` when
+it starts, which is before a policy is opened, and a step plans for what is then left (`memory.room`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from woodshed.engine.trainer.choice import choose_loader
+from woodshed.engine.trainer.precision import faster_dtype
+from woodshed.errors import TrainError
+from woodshed.types import LoraSettings, OpenPolicy
+
+
+def load_with_lora(model_path: str, settings: OpenPolicy, device: torch.device) -> Any:
+    """Return a PEFT model on `device` whose LoRA starts as no change at all.
+
+    Raises TrainError where the model, its LoRA or what loads it cannot be had.
+    """
+    loader = choose_loader(settings, cuda=device.type == "cuda")
+    load = _by_unsloth if loader == "unsloth" else _by_peft
+    return load(model_path, settings, device)
+
+
+def _by_peft(model_path: str, settings: OpenPolicy, device: torch.device) -> Any:
+    dtype = faster_dtype(device.type)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise _not_loaded(model_path, error) from error
+    try:
+        return get_peft_model(model.to(device), _lora_config(settings.lora, model_path))
+    except ValueError as error:
+        raise _not_fitting(settings.lora, model_path, error) from error
+
+
+def _by_unsloth(model_path: str, settings: OpenPolicy, device: torch.device) -> Any:
+    # By name, as a machine without a GPU has no Unsloth to check types against.
+    fast: Any = importlib.import_module("unsloth").FastLanguageModel
+    try:
+        model, _ = fast.from_pretrained(
+            model_name=model_path,
+            # What is longer, its forward pass would cut without a word.
+            max_seq_length=AutoConfig.from_pretrained(model_path).max_position_embeddings,
+            dtype=faster_dtype(device.type),
+            load_in_4bit=settings.load_in_4bit,
+            # vLLM is a process of its own here, and cut rows are run again by our own checkpointing.
+            fast_inference=False,
+            use_gradient_checkpointing=False,
+            device_map={"": device.index or 0},
+            random_state=settings.seed,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_loaded(model_path, error) from error
+    lora = settings.lora
+    try:
+        return fast.get_peft_model(
+            model,
+            r=lora.rank,
+            lora_alpha=_whole(lora.alpha),
+            target_modules=list(lora.targets),
+            lora_dropout=0.0,
+            bias="none",
+            use_gradient_checkpointing=False,
+            random_state=settings.seed,
+        )
+    except (TypeError, ValueError) as error:
+        raise _not_fitting(lora, model_path, error) from error
+
+
+def _lora_config(lora: LoraSettings, model_path: str) -> LoraConfig:
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=_whole(lora.alpha),
+        target_modules=list(lora.targets),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=model_path,
+    )
+
+
+def _whole(alpha: float) -> Any:
+    """Return 32.0 as 32, as PEFT writes it."""
+    return int(alpha) if alpha.is_integer() else alpha
+
+
+def _not_loaded(model_path: str, error: Exception) -> TrainError:
+    return TrainError(
+        f"{model_path!r} cannot be loaded as a causal language model ({error}); "
+        "name a folder with config.json and safetensors, or a model of the hub"
+    )
+
+
+def _not_fitting(lora: LoraSettings, model_path: str, error: Exception) -> TrainError:
+    return TrainError(f"LoRA targets {list(lora.targets)} do not fit {model_path!r}: {error}")

@@ -1,0 +1,158 @@
+"""What a step will need in memory, whether there is that much, and what it took."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path as File
+from typing import Any
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from woodshed.engine.headroom import available_memory
+from woodshed.engine.trainer.forward import MicroBatch, Path, micro_batches, told
+from woodshed.engine.trainer.paths import probe_rows
+
+_USED_AT_MOST = 0.7
+"""Share of what is free that a step may plan for: the engine's other processes grow, too."""
+_TEMPORARY = 1.25
+"""What a backward pass holds for a moment, on top of what the forward pass kept."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_MAPPED_FROM, _MAPS = 2**18, 2**16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryModel:
+    """Bytes that a forward pass keeps for its backward pass, found on a probe."""
+
+    per_token: float
+    per_token_checkpointed: float
+    per_head: float
+    """For each position that predicts a token."""
+
+    def predicted(self, batch: MicroBatch, *, checkpointed: bool) -> float:
+        """Return the bytes a micro-batch needs at its peak, the model's own weights not counted."""
+        each = self.per_token_checkpointed if checkpointed else self.per_token
+        return _TEMPORARY * (batch.input_ids_BN.numel() * each + len(batch.heads_H) * self.per_head)
+
+    def positions(self, room: float, *, checkpointed: bool) -> int:
+        """Return how many positions, all of them predicting a token, fit into `room` bytes."""
+        each = self.per_token_checkpointed if checkpointed else self.per_token
+        return int(room / (_TEMPORARY * (each + self.per_head)))
+
+
+def memory_model(model: Any, vocabulary: int, path: Path, device: torch.device) -> MemoryModel:
+    """Measure what this model keeps, on probes of two lengths and two numbers of predicting positions."""
+    short, long, sparse = (
+        _kept(model, vocabulary, path, device, tokens, predicting)
+        for tokens, predicting in ((64, 64), (128, 128), (128, 64))
+    )
+    layers = max(1, int(getattr(model.config, "num_hidden_layers", 1)))
+    per_head = max(0.0, (long - sparse) / 64)
+    per_token = max(1.0, (long - short) / 64 - per_head)
+    # A checkpointed layer keeps its input, and one layer at a time is run again.
+    states = layers * model.config.hidden_size * next(model.parameters()).element_size()
+    return MemoryModel(
+        per_token=per_token,
+        per_token_checkpointed=min(per_token, states + per_token / layers),
+        per_head=per_head,
+    )
+
+
+def _kept(model: Any, vocabulary: int, path: Path, device: torch.device, tokens: int, predicting: int) -> int:
+    """Return the bytes a forward pass saves, weights not counted, each storage once."""
+    frozen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    held: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in frozen:
+            held[place] = tensor
+        return tensor
+
+    (row,) = probe_rows(vocabulary, shared=tokens, own=(0,))
+    trained = (False,) * (tokens - predicting + 1) + (True,) * (predicting - 1)
+    cut = type(row)(row=_with_trained(row.row, trained), rollout=0, advantages=row.advantages)
+    (batch,) = micro_batches([cut], token_budget=tokens, path=path, device=device)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        logprobs_M = told(model, batch, path).logprobs_M
+    total = sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+    del logprobs_M
+    return total
+
+
+def _with_trained(row: Any, trained: tuple[bool, ...]) -> Any:
+    return type(row)(
+        token_ids=row.token_ids, trained=trained, logprobs=row.logprobs, weight_versions=row.weight_versions,
+        temperatures=row.temperatures, call_ids=row.call_ids,
+    )  # fmt: skip
+
+
+def room(device: torch.device) -> float:
+    """Return the bytes a step may plan for now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _USED_AT_MOST * (free + cached)
+    return _USED_AT_MOST * available_memory()
+
+
+class PeakWatch:
+    """The most memory this process held since `start`."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Watch a device; nothing is reset yet."""
+        self.device = device
+        self._before = 0.0
+
+    def start(self) -> None:
+        """Forget earlier peaks and note what is held now."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = float(torch.cuda.memory_allocated(self.device))
+            return
+        try:
+            File("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass  # an earlier peak then counts, too
+        self._before = _status("VmRSS")
+
+    def figures(self) -> dict[str, float]:
+        """Return the peak, and how much of it came since `start`, in MiB."""
+        peak = float(torch.cuda.max_memory_allocated(self.device)) if self.device.type == "cuda" else _status("VmHWM")
+        return {"peak_mb": peak / 2**20, "peak_step_mb": max(0.0, peak - self._before) / 2**20}
+
+
+def _status(name: str) -> float:
+    try:
+        lines = File("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(name)), 0.0)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, for the next tensor of that size.
+
+    By default glibc gives every large tensor back to the system at once, and each new one costs its page faults again.
+    """
+    _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1})
+
+
+def give_freed_memory_back() -> None:
+    """Let this process give each large tensor back as it is freed, at the price of page faults.
+
+    Layers that run twice keep small tensors between large ones that come and go; in one heap, the gaps they leave grow
+    to several times what is held.
+    """
+    _set_malloc({_M_MMAP_MAX: _MAPS, _M_MMAP_THRESHOLD: _MAPPED_FROM, _M_TRIM_THRESHOLD: _MAPPED_FROM})
+
+
+def _set_malloc(options: dict[int, int]) -> None:
+    try:
+        libc = ctypes.CDLL(None)
+        for option, value in options.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
+    except (OSError, AttributeError):
+        pass  # not glibc

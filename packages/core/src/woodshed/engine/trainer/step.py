@@ -1,0 +1,197 @@
+"""One optimizer step: batch → micro-batches → summed gradient → update."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from woodshed.engine.trainer.batch import Batch, TrainedRollout
+from woodshed.engine.trainer.drift import Drift
+from woodshed.engine.trainer.forward import MicroBatch, TrainingRow, micro_batches, told
+from woodshed.engine.trainer.memory import PeakWatch, give_freed_memory_back, memory_model, room
+from woodshed.engine.trainer.paths import choose_path
+from woodshed.engine.trainer.policy import LoraPolicy
+from woodshed.engine.trainer.threads import threads_worth
+from woodshed.errors import TrainError
+from woodshed.loss.grpo import BatchTotals, LossOut, grpo_loss, log_ratio_sums
+from woodshed.loss.metrics import TokenStats
+from woodshed.loss.presets import loss_terms
+
+_log = logging.getLogger("woodshed.trainer")
+
+_TOKEN_BUDGET = {"tree": 16_384, "dense": 1024, "rows": 4096}
+"""Positions of one micro-batch. A dense mask's cost soon outweighs what a longer pack shares; along a tree, the more
+the better, and memory is the bound."""
+_LOGIT_CELLS = 2**28
+"""Most logits (positions x vocabulary) of one micro-batch where they are all made: 1 GiB in fp32."""
+_WORTH_CUTTING = 4096
+"""A step that would need shorter packs than this, or cut rows, runs its layers twice instead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summed:
+    """What the micro-batches of a batch add up to, beside the gradient."""
+
+    loss: float
+    stats: TokenStats
+    drift: Drift
+
+
+class StepRunner:
+    """Takes optimizer steps on one policy."""
+
+    def __init__(self, policy: LoraPolicy) -> None:
+        """Find out how this model's rows can go through it, and what they keep in memory."""
+        self.policy = policy
+        self.terms = loss_terms(policy.settings.loss)
+        self.vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
+        self.path = choose_path(policy.model, self.vocabulary, policy.device)
+        self.memory = memory_model(policy.model, self.vocabulary, self.path, policy.device)
+        self.token_budget = _TOKEN_BUDGET[self.path]
+        if self.path != "tree":
+            self.token_budget = max(1, min(self.token_budget, _LOGIT_CELLS // self.vocabulary))
+        self.checkpointed = False
+        self._threads = torch.get_num_threads()
+        self._parameters = sum(p.numel() for p in policy.model.parameters())
+        self._peak = PeakWatch(policy.device)
+        _log.info("rows go through %s on %s by the path %r", policy.settings.name, policy.device, self.path)
+
+    def take(self, batch: Batch, version: int) -> dict[str, float]:
+        """Take the step after `version` steps and return its metrics.
+
+        Raises TrainError where loss or gradient is not finite, and DriftError where the engine sampled from another
+        policy; weights and optimizer are then as before.
+        """
+        began = time.monotonic()
+        parts = self.micro_batches(batch)
+        self._peak.start()
+        self.policy.optimizer.zero_grad(set_to_none=True)
+        try:
+            summed = self.accumulate(batch, parts, version)
+            summed.drift.check(self.policy.settings.loss)
+            figures = self.policy.update(version)
+        finally:
+            self.policy.optimizer.zero_grad(set_to_none=True)
+        seconds = time.monotonic() - began
+        return {
+            "loss": summed.loss,
+            **figures,
+            **summed.stats.metrics(),
+            **summed.drift.metrics(),
+            **_staleness(batch, version),
+            **self._sizes(batch, parts),
+            **self._memory(parts),
+            "train_tokens_per_s": summed.stats.tokens / seconds,
+            "step_seconds": seconds,
+        }
+
+    def micro_batches(self, batch: Batch) -> list[MicroBatch]:
+        """Return the batch cut to the token budget and to what fits into memory, and take the threads it is worth."""
+        # A rollout without advantage adds exactly nothing to such a loss: it never goes through the model.
+        rows = [
+            TrainingRow(row=row, rollout=k, advantages=rollout.advantages(row))
+            for k, rollout in enumerate(self._counted(batch))
+            for row in rollout.rows
+        ]
+        longest = max((len(given.row.token_ids) for given in rows), default=1)
+        free = room(self.policy.device)
+        fits = self.memory.positions(free, checkpointed=False)
+        self.checkpointed = self.path == "tree" and fits < max(longest, min(_WORTH_CUTTING, self.token_budget))
+        if self.checkpointed:
+            fits = self.memory.positions(free, checkpointed=True)
+            give_freed_memory_back()
+        budget = max(1, min(self.token_budget, fits))
+        parts = micro_batches(rows, token_budget=budget, path=self.path, device=self.policy.device)
+        longest_part = max((part.input_ids_BN.numel() for part in parts), default=0)
+        torch.set_num_threads(threads_worth(longest_part, self._parameters, self._threads))
+        return parts
+
+    def accumulate(self, batch: Batch, parts: list[MicroBatch], version: int = 0) -> Summed:
+        """Sum up gradient and figures of all micro-batches; the optimizer is not touched."""
+        tokens_of_R = self._tensor([r.tokens for r in self._counted(batch)], torch.long)
+        totals = BatchTotals(rollouts=len(batch.rollouts), tokens=batch.tokens)
+        log_ratio_of_R = (
+            self._log_ratios(parts, len(tokens_of_R)) if self.terms.by_sequence and len(parts) > 1 else None
+        )
+        loss, stats, drift = 0.0, TokenStats(), Drift()
+        for part in parts:
+            out, new_M = self._loss(part, tokens_of_R, totals, log_ratio_of_R)
+            value = out.loss.item()
+            if not math.isfinite(value):
+                raise TrainError(f"the loss is {value}; no step was taken and the weights are as before")
+            out.loss.backward()
+            loss, stats = loss + value, stats + out.stats
+            drift += Drift.of(new_M, part.old_logprobs_M, part.version_M == version)
+        return Summed(loss=loss, stats=stats, drift=drift)
+
+    def _loss(
+        self, part: MicroBatch, tokens_of_R: Tensor, totals: BatchTotals, log_ratio_of_R: Tensor | None
+    ) -> tuple[LossOut, Tensor]:
+        model, wants_entropy = self.policy.model, self.terms.entropy_coef > 0
+        found = told(model, part, self.path, entropy=wants_entropy, checkpointed=self.checkpointed)
+        out = grpo_loss(
+            found.logprobs_M,
+            part.old_logprobs_M,
+            torch.ones_like(part.token_M, dtype=torch.bool),
+            part.rollout_of_M,
+            part.advantages_M,
+            tokens_of_R,
+            totals=totals,
+            settings=self.policy.settings.loss,
+            log_ratio_of_R=log_ratio_of_R,
+            base_logprobs_M=self._without_gradient(part, adapter=False) if self.terms.kl_coef else None,
+            entropies_M=found.entropies_M,
+        )
+        return out, found.logprobs_M.detach()
+
+    def _log_ratios(self, parts: list[MicroBatch], rollouts: int) -> Tensor:
+        """Return each rollout's sum of log ratios: a pass of its own, before any gradient of the batch is known."""
+        sums_R = self._tensor([0.0] * rollouts, torch.double)
+        for part in parts:
+            new_M = self._without_gradient(part, adapter=True)
+            sampled_M = torch.ones_like(part.token_M, dtype=torch.bool)
+            sums_R += log_ratio_sums(new_M, part.old_logprobs_M, sampled_M, part.rollout_of_M, rollouts)
+        return sums_R
+
+    def _without_gradient(self, part: MicroBatch, *, adapter: bool) -> Tensor:
+        """Return the policy's log-probabilities, or with the adapter off the base model's."""
+        with torch.no_grad(), nullcontext() if adapter else self.policy.model.disable_adapter():
+            return told(self.policy.model, part, self.path).logprobs_M
+
+    def _counted(self, batch: Batch) -> tuple[TrainedRollout, ...]:
+        return batch.rollouts if self.terms.beyond_advantage else batch.learning
+
+    def _sizes(self, batch: Batch, parts: list[MicroBatch]) -> dict[str, float]:
+        counted = self._counted(batch)
+        return {
+            "rollouts": float(len(batch.rollouts)),
+            "rollouts_with_gradient": float(len(counted)),
+            "rows": float(sum(len(r.rows) for r in counted)),
+            "row_tokens": float(sum(len(row.token_ids) for r in counted for row in r.rows)),
+            "packed_tokens": float(sum(part.input_ids_BN.numel() for part in parts)),
+            "micro_batches": float(len(parts)),
+            "untrained_calls": float(batch.untrained_calls),
+        }
+
+    def _memory(self, parts: list[MicroBatch]) -> dict[str, float]:
+        """Return what was foreseen and what it took, and warn where it took much more."""
+        foreseen = max(self.memory.predicted(part, checkpointed=self.checkpointed) for part in parts) / 2**20
+        figures = {**self._peak.figures(), "peak_step_predicted_mb": foreseen, "checkpointed": float(self.checkpointed)}
+        if figures["peak_step_mb"] > 1.5 * foreseen + 256:
+            _log.warning("the step took %.0f MiB where %.0f were foreseen", figures["peak_step_mb"], foreseen)
+        return figures
+
+    def _tensor(self, values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=self.policy.device)
+
+
+def _staleness(batch: Batch, version: int) -> dict[str, float]:
+    """How many steps old the weights were that sampled the trained tokens."""
+    ages = [version - v for r in batch.learning for row in r.rows for v in row.weight_versions if v is not None]
+    return {"staleness_mean": sum(ages) / len(ages), "staleness_max": float(max(ages))}

@@ -1,0 +1,80 @@
+"""Steps on given tokens: cross-entropy along the same packed path, and its figures without a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from woodshed.engine.trainer.batch import Batch
+from woodshed.engine.trainer.drift import Drift
+from woodshed.engine.trainer.forward import told
+from woodshed.engine.trainer.step import StepRunner
+from woodshed.errors import TrainError
+from woodshed.loss.sft import sft_loss
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the micro-batches of a batch add up to."""
+
+    tokens: int = 0
+    surprise: float = 0.0
+
+    def add(self, logprobs_M: Tensor) -> None:
+        """Count a micro-batch."""
+        self.tokens += len(logprobs_M)
+        self.surprise -= logprobs_M.double().sum().item()
+
+    def metrics(self) -> dict[str, float]:
+        """Return the mean negative log-likelihood in nats a token, and how many tokens there were."""
+        return {"nll": self.surprise / self.tokens, "trained_tokens": float(self.tokens)}
+
+
+def supervised_step(runner: StepRunner, batch: Batch, version: int) -> dict[str, float]:
+    """Take one step of cross-entropy on the batch's tokens, weighted by their advantages, and return its metrics.
+
+    Raises TrainError where loss or gradient is not finite; weights and optimizer are then as before.
+    """
+    began, policy, sums = time.monotonic(), runner.policy, _Sums()
+    parts = runner.micro_batches(batch)
+    tokens = sum(rollout.tokens for rollout in batch.learning)
+    loss = 0.0
+    policy.optimizer.zero_grad(set_to_none=True)
+    try:
+        for part in parts:
+            logprobs_M = told(policy.model, part, runner.path, checkpointed=runner.checkpointed).logprobs_M
+            share = sft_loss(logprobs_M, part.advantages_M, tokens=tokens)
+            if not math.isfinite(loss := loss + share.item()):
+                raise TrainError(f"the loss is {loss}; no step was taken and the weights are as before")
+            share.backward()
+            sums.add(logprobs_M.detach())
+        figures = policy.update(version)
+    finally:
+        policy.optimizer.zero_grad(set_to_none=True)
+    seconds = time.monotonic() - began
+    return {
+        "loss": loss,
+        **sums.metrics(),
+        **figures,
+        "train_tokens_per_s": sums.tokens / seconds,
+        "step_seconds": seconds,
+        "micro_batches": float(len(parts)),
+    }
+
+
+def evaluation(runner: StepRunner, batch: Batch, version: int) -> dict[str, float]:
+    """Return the loss of the batch's tokens, and how far trainer and engine are apart on those of this version."""
+    sums, drift, drift_max = _Sums(), Drift(), 0.0
+    with torch.no_grad():
+        for part in runner.micro_batches(batch):
+            logprobs_M, fresh_M = told(runner.policy.model, part, runner.path).logprobs_M, part.version_M == version
+            sums.add(logprobs_M)
+            drift += Drift.of(logprobs_M, part.old_logprobs_M, fresh_M)
+            away_M = (logprobs_M - part.old_logprobs_M).abs()[fresh_M]
+            drift_max = max(drift_max, away_M.max().item() if len(away_M) else 0.0)
+    measured = drift.metrics()
+    return {**sums.metrics(), **measured, **({"logprob_drift_max": drift_max} if measured else {})}

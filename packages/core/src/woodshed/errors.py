@@ -1,0 +1,100 @@
+"""Every error woodshed raises on purpose, drawn as a tree.
+
+WoodshedError
+├── ConfigError (ValueError)            a setting, scenario or file that cannot be used
+├── UnsupportedVersionError (ImportError)  a framework outside the range an adapter is tested with
+├── HookError (RuntimeError)            a framework function an adapter hooks is missing
+├── LeakError (RuntimeError)            a model call outside any rollout while rollouts are active
+├── RolloutError (RuntimeError)         one rollout failed; stored on its trajectory, never cancels its siblings
+│   └── RolloutTimeout (TimeoutError)   … because it took longer than its time limit
+├── McpServerError (RuntimeError)       an MCP server cannot be used
+│   └── McpServerUnreachable (ConnectionError)  … because nothing answers there, or it broke off
+├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
+├── CostCeilingError (RuntimeError)     the next judge request would pass the run's ceiling; ends the run, which resumes
+├── CheckError (RuntimeError)           a check before a run's first step failed; says what to do
+└── EngineError (RuntimeError)          the engine cannot do what was asked
+    ├── EngineMissing                   the engine environment is not installed
+    ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
+    ├── RequestRefused (ValueError)     what was sent to the engine cannot be used as it is
+    ├── PolicyLost                      another run holds the policy that this one opened; ends the run, which resumes
+    └── TrainError                      an optimizer step could not be taken
+        └── DriftError                  … because the engine did not sample from the policy that is trained
+"""
+
+from __future__ import annotations
+
+
+class WoodshedError(Exception):
+    """Root of every deliberate error of woodshed."""
+
+
+class ConfigError(WoodshedError, ValueError):
+    """A setting, scenario list or file that cannot be used; raised at construction, before any work."""
+
+
+class UnsupportedVersionError(WoodshedError, ImportError):
+    """A framework is installed in a version outside the adapter's tested range; raised by `HookSet.apply`."""
+
+
+class HookError(WoodshedError, RuntimeError):
+    """A function that an adapter hooks does not exist; raised by `HookSet.apply` before anything is changed."""
+
+
+class LeakError(WoodshedError, RuntimeError):
+    """A model call had no rollout while rollouts were active; raised by `capture.require_rollout`."""
+
+
+class RolloutError(WoodshedError, RuntimeError):
+    """One rollout failed; kept on its trajectory with its type."""
+
+
+class RolloutTimeout(RolloutError, TimeoutError):
+    """One rollout took longer than its time limit; its session is sealed and its group goes on without it."""
+
+
+class McpServerError(WoodshedError, RuntimeError):
+    """An MCP server cannot be used: it wants a key, has no tools, or breaks the protocol; raised by `mcp`."""
+
+
+class McpServerUnreachable(McpServerError, ConnectionError):
+    """Nothing answers where the MCP server should be, its command does not run, or its session broke off."""
+
+
+class JudgeError(WoodshedError, RuntimeError):
+    """A judge gave no usable verdict, also after a repair request; raised by `rewards.ruler`."""
+
+
+class CostCeilingError(WoodshedError, RuntimeError):
+    """The next request to a judge would cost more than the run may; what was judged is kept, and a run resumes."""
+
+
+class CheckError(WoodshedError, RuntimeError):
+    """A check before a run's first step failed, so its rollouts would be wasted; raised by `training.doctor`."""
+
+
+class EngineError(WoodshedError, RuntimeError):
+    """The engine cannot do what was asked; raised by `engine`."""
+
+
+class EngineMissing(EngineError):
+    """The engine environment is not installed; `woodshed engine install` makes it."""
+
+
+class EngineUnreachable(EngineError, ConnectionError):
+    """Nothing answers at the engine's address."""
+
+
+class RequestRefused(EngineError, ValueError):
+    """What was sent to the engine cannot be used as it is, such as a conversation its model has no template for."""
+
+
+class PolicyLost(EngineError):
+    """A run no longer holds the policy that it opened; what it has finished is kept, and the run resumes."""
+
+
+class TrainError(EngineError):
+    """An optimizer step could not be taken; the policy is as it was before it."""
+
+
+class DriftError(TrainError):
+    """Trainer and engine disagree about the log-probabilities of what was sampled; no step was taken."""

@@ -1,0 +1,82 @@
+"""Any MCP server → scenarios and an agent that practises on them.
+
+Names are imported on first use (docs/decisions/0003-lazy-public-face.md), and with them the official MCP SDK, an
+optional dependency: `pip install 'woodshed[mcp]'`. `import woodshed` and then `woodshed.mcp.agent(...)` is enough.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from woodshed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from woodshed.mcp.collect import Collection, scenarios, scenarios_async
+    from woodshed.mcp.frameworks import Job
+    from woodshed.mcp.generator import Generator
+    from woodshed.mcp.offer import Offer
+    from woodshed.mcp.practice import McpAgent, agent
+    from woodshed.mcp.run import McpRun, McpTraining
+    from woodshed.mcp.scenario import PlannedCall, Scenario
+    from woodshed.mcp.server import Limits, Server
+    from woodshed.mcp.session import Sessions
+    from woodshed.mcp.tools import Tool
+
+_HOME = {
+    # Make scenarios.
+    "Collection": "collect",
+    "Generator": "generator",
+    "PlannedCall": "scenario",
+    "Scenario": "scenario",
+    "scenarios": "collect",
+    "scenarios_async": "collect",
+    # Practise.
+    "Job": "frameworks",
+    "McpAgent": "practice",
+    "McpRun": "run",
+    "McpTraining": "run",
+    "agent": "practice",
+    # The server.
+    "Limits": "server",
+    "Offer": "offer",
+    "Server": "server",
+    "Sessions": "session",
+    "Tool": "tools",
+}
+
+__all__ = [
+    "Collection",
+    "Generator",
+    "Job",
+    "Limits",
+    "McpAgent",
+    "McpRun",
+    "McpTraining",
+    "Offer",
+    "PlannedCall",
+    "Scenario",
+    "Server",
+    "Sessions",
+    "Tool",
+    "agent",
+    "scenarios",
+    "scenarios_async",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its file on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'woodshed.mcp' has no attribute {name!r}")
+    if find_spec("mcp") is None:
+        raise ConfigError("practising on an MCP server needs the official SDK: pip install 'woodshed[mcp]'")
+    value = getattr(importlib.import_module(f"woodshed.mcp.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

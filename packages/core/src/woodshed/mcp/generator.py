@@ -1,0 +1,203 @@
+"""Scenarios by a model: any OpenAI-compatible chat model writes tasks, and is told which could not be done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from importlib import resources
+from typing import Any
+
+from woodshed.errors import ConfigError, JudgeError
+from woodshed.mcp.dry_run import DryRun
+from woodshed.mcp.offer import Offer
+from woodshed.mcp.scenario import DIFFICULTIES, Difficulty, PlannedCall, Rejected, Scenario, scenario
+from woodshed.rewards.chat import ChatJudge
+from woodshed.rewards.judge import ENGINE_PREFIX, Judge, Question
+
+_PER_REQUEST = 10
+_FRUITLESS = 3
+"""Requests in a row that bring nothing before no more is asked for."""
+_RESOURCE_CHARS = 2000
+_REMEMBERED = 40
+"""Tasks and rejections the model is reminded of."""
+
+
+def _usual_mix() -> dict[Difficulty, float]:
+    return {"easy": 0.4, "medium": 0.4, "hard": 0.2}
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """The chat model that writes scenarios.
+
+    Example:
+        `Generator("gpt-5-mini")`, or `Generator("qwen3:32b", base_url="http://localhost:11434/v1")`
+    """
+
+    model: str
+    _: KW_ONLY
+    base_url: str | None = None
+    """None is `OPENAI_BASE_URL`, else OpenAI's own address."""
+    api_key: str | None = field(default=None, repr=False)
+    """None is `OPENAI_API_KEY`. Never shown, logged or stored."""
+    temperature: float = 1.0
+    timeout_s: float = 300.0
+    mix: Mapping[Difficulty, float] = field(default_factory=_usual_mix)
+    """Share of each difficulty."""
+
+    def __post_init__(self) -> None:
+        """Refuse a mix of nothing, and a model that runs only inside a training run."""
+        if self.model.startswith(ENGINE_PREFIX):
+            raise ConfigError(
+                f"generator {self.model!r} names a model of the engine, which does not run yet when scenarios are "
+                "written; give its address: Generator('policy', base_url=...)"
+            )
+        if unknown := set(self.mix) - set(DIFFICULTIES):
+            raise ConfigError(f"Generator.mix names {sorted(unknown)}; expected {', '.join(DIFFICULTIES)}")
+        if not sum(self.mix.values()) > 0 or min(self.mix.values()) < 0:
+            raise ConfigError(f"Generator.mix is {dict(self.mix)}; expected shares of 0 or more, not all 0")
+
+    @property
+    def judge(self) -> Judge:
+        """The same model as the rewards' client knows it."""
+        return Judge(
+            self.model, base_url=self.base_url, api_key=self.api_key, temperature=self.temperature,
+            timeout_s=self.timeout_s,
+        )  # fmt: skip
+
+    def wanted(self, count: int) -> dict[Difficulty, int]:
+        """Return how many of each difficulty make `count`."""
+        total, made, left = sum(self.mix.values()), {}, count
+        for place, name in enumerate(DIFFICULTIES):
+            last = place == len(DIFFICULTIES) - 1
+            made[name] = left if last else min(left, round(count * self.mix.get(name, 0.0) / total))
+            left -= made[name]
+        return made
+
+
+async def generate(
+    model: Generator, offer: Offer, dry_run: DryRun, *, count: int, say: Callable[[str], None]
+) -> tuple[list[Scenario], list[Rejected]]:
+    """Return up to `count` scenarios that can be done, and those that cannot.
+
+    Raises:
+        ConfigError: the model cannot be asked, or its answers cannot be read at all.
+    """
+    chat, kept, rejected = ChatJudge(model.judge), list[Scenario](), list[Rejected]()
+    system = resources.files("woodshed.mcp").joinpath("prompts/generator.md").read_text()
+    fruitless = 0
+    while len(kept) < count and fruitless < _FRUITLESS:
+        wanted = _missing(model.wanted(count), kept, min(_PER_REQUEST, count - len(kept)))
+        user = _request(offer, wanted, kept, rejected)
+        try:
+            made, unread = await _ask(chat, Question(system=system, user=user, schema=SCHEMA), model.model)
+        except ConfigError as error:
+            if not kept:
+                raise
+            say(f"{error}; {len(kept)} scenarios are there, and the run goes on with them")
+            break
+        good, bad = await dry_run.sift(made)
+        kept += good[: count - len(kept)]
+        rejected += [*unread, *bad]
+        fruitless = 0 if good else fruitless + 1
+        say(f"{len(kept)} of {count} scenarios, {len(rejected)} rejected")
+    if not kept and all(r.source == _UNREADABLE for r in rejected):
+        raise ConfigError(
+            f"generator {model.model!r} wrote nothing that can be read in {_FRUITLESS} requests; the last time: "
+            f"{rejected[-1].reason}. Name a larger model, or leave the generator out to use the grammar"
+        )
+    return kept, rejected
+
+
+_UNREADABLE = "unreadable answer"
+_CALL = {
+    "type": "object",
+    "properties": {"tool": {"type": "string"}, "arguments": {"type": "string"}},
+    "required": ["tool", "arguments"],
+    "additionalProperties": False,
+}
+_TASK = {
+    "type": "object",
+    "properties": {
+        "task": {"type": "string"},
+        "difficulty": {"type": "string", "enum": list(DIFFICULTIES)},
+        "calls": {"type": "array", "items": _CALL},
+    },
+    "required": ["task", "difficulty", "calls"],
+    "additionalProperties": False,
+}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"scenarios": {"type": "array", "items": _TASK}},
+    "required": ["scenarios"],
+    "additionalProperties": False,
+}
+
+
+def _missing(wanted: dict[Difficulty, int], kept: Sequence[Scenario], most: int) -> dict[Difficulty, int]:
+    """Return how many of each difficulty to ask for next: what is missing most, first."""
+    left = {d: max(n - sum(s.difficulty == d for s in kept), 0) for d, n in wanted.items()}
+    asked = dict.fromkeys(DIFFICULTIES, 0)
+    for _ in range(most):
+        widest = max(left, key=lambda d: left[d] - asked[d])
+        asked[widest] += 1
+    return {d: n for d, n in asked.items() if n}
+
+
+def _request(offer: Offer, wanted: dict[Difficulty, int], kept: Sequence[Scenario], bad: Sequence[Rejected]) -> str:
+    tools = [t.model_dump(mode="json", include={"name", "description", "parameters"}) for t in offer.tools]
+    parts = [f"The server calls itself {offer.name!r} and says: {offer.instructions}", "Tools:\n" + _lines(tools)]
+    if offer.prompts:
+        parts.append("Questions its users ask:\n" + _lines([p.model_dump(mode="json") for p in offer.prompts[:30]]))
+    if offer.resources:
+        texts = [f"{r.name} ({r.uri}):\n{r.text[:_RESOURCE_CHARS]}" for r in offer.resources]
+        parts.append("Its data:\n" + "\n\n".join(texts))
+    if kept:
+        parts.append("These tasks exist already; write others:\n" + _lines([s.task for s in kept[-_REMEMBERED:]]))
+    if bad:
+        shown = [{"task": r.task, "why": r.reason} for r in bad[-_REMEMBERED:]]
+        parts.append("These were thrown away; do not repeat their mistake:\n" + _lines(shown))
+    amount = ", ".join(f"{n} {d}" for d, n in wanted.items())
+    return "\n\n".join(
+        [*parts, f"Write {amount} tasks as one JSON object that fits this schema:\n{json.dumps(SCHEMA)}"]
+    )
+
+
+def _lines(rows: Sequence[Any]) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+async def _ask(chat: ChatJudge, question: Question, name: str) -> tuple[list[Scenario], list[Rejected]]:
+    try:
+        answer = await chat.ask(question)
+    except JudgeError as error:
+        raise ConfigError(f"the generator model {name!r} cannot be asked: {error}") from error
+    try:
+        rows = json.loads(answer.text[answer.text.index("{") : answer.text.rindex("}") + 1])["scenarios"]
+        return _read(rows, name)
+    except (ValueError, KeyError, TypeError):
+        why = "it was cut at a token limit" if answer.is_cut else f"it begins with {answer.text[:120]!r}"
+        return [], [Rejected(task="", reason=f"no JSON object with scenarios; {why}", source=_UNREADABLE)]
+
+
+def _read(rows: Sequence[Any], source: str) -> tuple[list[Scenario], list[Rejected]]:
+    made: list[Scenario] = []
+    rejected: list[Rejected] = []
+    for row in rows:
+        try:
+            calls = tuple(PlannedCall(tool=c["tool"], arguments=_object(c["arguments"])) for c in row["calls"])
+            if not str(row["task"]).strip():
+                raise ValueError("it has no task")
+            made.append(scenario(str(row["task"]).strip(), calls=calls, difficulty=row["difficulty"], source=source))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            task = str(row.get("task", row) if isinstance(row, dict) else row)[:200]
+            rejected.append(Rejected(task=task, reason=f"cannot be read: {error}"[:300], source=_UNREADABLE))
+    return made, rejected
+
+
+def _object(text: Any) -> dict[str, Any]:
+    found = json.loads(text) if isinstance(text, str) else text
+    if not isinstance(found, dict):
+        raise ValueError(f"arguments are {text!r}; expected the JSON text of an object")
+    return found

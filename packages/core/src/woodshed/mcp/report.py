@@ -1,0 +1,105 @@
+"""What a run on an MCP server leaves for a reader: `summary.json` and `report.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from woodshed.mcp.collect import Collection
+from woodshed.mcp.comparison import Comparison, Pair
+from woodshed.mcp.session import Tally
+from woodshed.rewards.transcript import histories, render_messages
+from woodshed.training.report import Summary
+from woodshed.types import Trajectory
+
+_EXAMPLES = 3
+_EXAMPLE_CHARS = 1500
+
+
+def figures(
+    summary: Summary, found: Collection, tally: Tally, *, framework: str, measure: str, comparison: Comparison | None
+) -> dict[str, Any]:
+    """Return all figures of the run as plain JSON."""
+    offer = found.offer
+    return {
+        **summary.model_dump(mode="json"),
+        "success_is": measure,
+        "framework": framework,
+        "server": {"place": offer.place, "name": offer.name, "version": offer.version, "protocol": offer.protocol},
+        "tools_found": offer.found,
+        "tools_taken": [tool.name for tool in offer.tools],
+        "tools_left_out": {out.name: out.reason for out in offer.left_out},
+        "scenarios_generated": found.generated,
+        "scenarios_rejected": len(found.rejected),
+        "scenarios_reused": found.reused,
+        "scenarios_train": len(found.train),
+        "scenarios_held_out": len(found.held_out),
+        "sessions_opened": tally.opened,
+        "sessions_closed": tally.closed,
+        "sessions_broken_off": tally.broken_off,
+        "tool_calls": tally.calls,
+        "tool_errors": tally.tool_errors,
+        "tool_timeouts": tally.timeouts,
+        "tool_answers_cut": tally.cut_answers,
+        "tool_list_changes": tally.changed_lists,
+        "judged": None if comparison is None else comparison.model_dump(mode="json"),
+    }
+
+
+def write_markdown(
+    path: Path, said: dict[str, Any], found: Collection, examples: Sequence[Pair], measure: Callable[..., float]
+) -> None:
+    """Write the page that a person reads first."""
+    server = said["server"]
+    lines = [
+        f"# {server['name']}: before and after",
+        "",
+        f"{said['scenarios_held_out']} held-out tasks, agent in {said['framework']}, {said['steps']} steps on "
+        f"{said['scenarios_train']} tasks.",
+        "",
+        "| | before | after |",
+        "|---|---|---|",
+        f"| {said['success_is']} | {_number(said['success_before'])} | {_number(said['success_after'])} |",
+    ]
+    if judged := said["judged"]:
+        lines.append(
+            f"| judge's mean score, both shown side by side | {judged['before']:.3f} | {judged['after']:.3f} |"
+        )
+        share = f"{100 * judged['preferred_after']:.0f} %"
+        lines += ["", f"The judge prefers the rollouts after training in {share} of {judged['scenarios']} tasks."]
+    lines += ["", "## Tools", "", *(f"- `{tool.name}`: {tool.description}" for tool in found.offer.tools)]
+    lines += [f"- left out: `{out.name}` ({out.reason})" for out in found.offer.left_out]
+    lines += ["", "## Examples", ""]
+    for pair in _telling(examples, measure):
+        lines += [f"### {_line(pair.scenario.task)}", ""]
+        for name, side in (("Before", pair.before), ("After", pair.after)):
+            lines += [f"{name}:", "", "~~~", _shown(side[0]), "~~~", ""]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _telling(examples: Sequence[Pair], measure: Callable[..., float]) -> list[Pair]:
+    """Return the pairs that changed most, whichever way, and among them different ones."""
+
+    def change(pair: Pair) -> float:
+        sides = [measure(side[0], pair.scenario) for side in (pair.before, pair.after)]
+        return abs(sides[1] - sides[0])
+
+    seen: dict[str, Pair] = {}
+    for pair in sorted(examples, key=change, reverse=True):
+        seen.setdefault(pair.scenario.source, pair)
+    return list(seen.values())[:_EXAMPLES]
+
+
+def _shown(trajectory: Trajectory) -> str:
+    text = "\n".join(render_messages(history.messages[1:]) for history in histories(trajectory))
+    text = text.replace("~~~", "~ ~ ~") or f"({trajectory.status})"
+    return text if len(text) <= _EXAMPLE_CHARS else f"{text[:_EXAMPLE_CHARS]}\n[cut]"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,89 @@
+"""Where a run lives, and what happens to an older one in the same place."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from woodshed.errors import ConfigError
+
+_LOCK = "run.lock"
+
+
+@contextmanager
+def run_folder(run_dir: Path | str | None, *, name: str, fresh: bool) -> Iterator[Path]:
+    """Yield what `open_folder` returns, and keep other processes out of it for the block.
+
+    Raises:
+        ConfigError: also where another process is at work in the folder.
+    """
+    folder = open_folder(run_dir, name=name, fresh=fresh)
+    with _held(folder):
+        yield folder
+
+
+def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool) -> Path:
+    """Return the run's folder: an unfinished run is gone on with; a finished one is set aside, never overwritten.
+
+    Raises:
+        ConfigError: the path is a file, or a folder that is not a run's.
+    """
+    folder = Path(run_dir) if run_dir is not None else Path("runs") / name
+    if folder.is_file():
+        raise ConfigError(f"run_dir {str(folder)!r} is a file; expected a folder that a run may fill")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not any((folder / name).exists() for name in ("config.json", "run.sqlite", _LOCK)):
+            raise ConfigError(
+                f"run_dir {str(folder)!r} is not empty and holds no run of woodshed; choose an empty or new folder"
+            )
+        if fresh or _is_finished(folder):
+            with _held(folder):
+                _set_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with (folder / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(
+                f"process {lock.read().strip() or 'unknown'} is at work on the run in {str(folder)!r}; two would spoil "
+                "it. Wait until it ends, stop it, or choose another run_dir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _is_finished(folder: Path) -> bool:
+    path = folder / "run.sqlite"
+    if not path.exists():
+        return False
+    with closing(sqlite3.connect(path)) as db:
+        try:
+            return db.execute("SELECT 1 FROM facts WHERE name = 'finished'").fetchone() is not None
+        except sqlite3.OperationalError:
+            return False
+
+
+def _set_aside(folder: Path) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = folder.with_name(f"{folder.name}-{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}-{stamp}-{number}")
+    folder.rename(target)
+    return target

@@ -1,0 +1,39 @@
+"""What a run must have again to be gone on with, as plain JSON that is the same in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from woodshed.training.config import scenario_ids
+
+
+def scenarios_identity(scenarios: Sequence[Any]) -> dict[str, Any]:
+    """Return the scenarios' ids, and a hash of what they say: another text under an old id is another scenario."""
+    try:
+        said = json.dumps(list(scenarios), sort_keys=True, default=_plain)
+    except (TypeError, ValueError):  # keys that are no strings, or a scenario that holds itself
+        said = stable_repr(list(scenarios))
+    return {"ids": scenario_ids(scenarios), "sha256": hashlib.sha256(said.encode()).hexdigest()}
+
+
+def stable_repr(value: Any) -> str:
+    """Return `repr(value)` without the addresses, which are others in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has no word for as something it has."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, set | frozenset):
+        return sorted(map(stable_repr, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    return stable_repr(value)

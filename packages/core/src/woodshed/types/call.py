@@ -1,0 +1,111 @@
+"""One model call in its two planes, and one tool call.
+
+The token plane (`TokenCall`) is recorded by the engine's gateway; the structure plane (`CallNote`) by the hooks in the
+agent's process. Both carry the same `call_id`, and `ModelCall` is the two joined.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from woodshed.types.message import Message, ToolSpec
+from woodshed.types.record import Failure, Record
+
+ForkReason = Literal["history_edited", "options_changed", "template_rewrites", "turn_cut", "not_exact", "unsupported"]
+"""Why a call's prompt does not go on from the tokens of a turn that it sends back.
+
+- `history_edited`: the client changed a message in front of the turn, or the turn itself.
+- `options_changed`: the turn was sampled with other tools or other template options.
+- `template_rewrites`: the chat template now writes earlier messages otherwise, such as without their reasoning.
+- `turn_cut`: the turn did not end as the template ends a turn (a length limit, a stop string, another end token).
+- `not_exact`: the tokenizer does not give the text back token by token.
+- `unsupported`: the model server did not go on from tokens.
+"""
+
+
+class Completion(Record):
+    """One sampled answer of a call (a call with `n > 1` has several)."""
+
+    index: int
+    message: Message
+    reasoning: str | None = None
+    """What a reasoning parser took out of the answer; clients seldom send it back."""
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Sampling log-probability (nats, at the call's temperature) of each token; same length as `token_ids`."""
+    weight_versions: tuple[int, ...]
+    """Version of the policy weights that sampled each token; same length as `token_ids`."""
+    finish_reason: str | None = None
+
+
+class TokenCall(Record):
+    """The token plane of one model call, exactly as the engine served it."""
+
+    call_id: str
+    started_s: float
+    """Unix time at which the gateway received the call."""
+    latency_s: float
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    completions: tuple[Completion, ...] = ()
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    """Sampling parameters in effect: `temperature`, `top_p`, `max_tokens`, `seed`, …"""
+    constrained: bool = False
+    """True where decoding was constrained, so that log-probabilities are not the policy's own distribution."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """What the client handed the chat template (`chat_template_kwargs`), such as `enable_thinking`."""
+    continued_from: str | None = None
+    """The call whose prompt and sampled tokens `prompt_ids` starts with, because its conversation goes on here."""
+    fork: ForkReason | None = None
+    """Why `prompt_ids` does not hold a sampled turn that the client sent back; None where nothing is amiss."""
+    retries: int = 0
+    """How often the client repeated the same call before this answer."""
+    error: Failure | None = None
+
+
+class CallNote(Record):
+    """The structure plane of one model call, noted by the hooks in the agent's process."""
+
+    call_id: str
+    agent: str | None = None
+    """Name of the agent or graph node that made the call."""
+    task: str | None = None
+    """Name of the task the agent was at, in a framework that gives agents tasks."""
+    parent_call_id: str | None = None
+    attempt: int = 1
+    """1 for the first try of a logical call; a framework's retry counts up."""
+    superseded: bool = False
+    """True where the framework threw this answer away (a retry replaced it): kept, never trained."""
+    author_model: str | None = None
+    """The model the author's agent had named."""
+    error: Failure | None = None
+
+
+class ModelCall(Record):
+    """One model call of a trajectory: both planes joined."""
+
+    tokens: TokenCall
+    note: CallNote | None = None
+    """None for a call that no adapter saw, such as one by a plain OpenAI client."""
+
+    @property
+    def superseded(self) -> bool:
+        """Whether the framework threw the answer away."""
+        return self.note is not None and self.note.superseded
+
+
+class ToolCall(Record):
+    """One execution of a tool by the agent's framework."""
+
+    tool_call_id: str | None
+    name: str
+    arguments: Any
+    result: str | None = None
+    """What the model was told, as text."""
+    error: Failure | None = None
+    """The tool's own exception; None when it returned."""
+    latency_s: float = 0.0
+    agent: str | None = None

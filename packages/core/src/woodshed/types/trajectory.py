@@ -1,0 +1,75 @@
+"""One rollout's record, and the group of rollouts of one scenario."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from woodshed.types.call import ModelCall, ToolCall
+from woodshed.types.record import FORMAT, Failure, Record
+
+Status = Literal["completed", "failed", "timed_out"]
+
+
+class Trajectory(Record):
+    """Everything that happened in one rollout of one scenario."""
+
+    format: Literal[1] = FORMAT
+    rollout_id: str
+    scenario_id: str
+    status: Status = "completed"
+    calls: tuple[ModelCall, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    output: Any = None
+    """What the rollout function returned, if it is plain JSON."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    error: Failure | None = None
+    """Why the rollout is `failed` or `timed_out`; such a rollout is masked, never rewarded 0."""
+    started_s: float = 0.0
+    latency_s: float = 0.0
+
+
+class Score(Record):
+    """A judge's verdict on one trajectory."""
+
+    rollout_id: str
+    value: float
+    """In 0..1, relative to the other trajectories of the group."""
+    explanation: str = ""
+    agents: dict[str, float] = Field(default_factory=dict)
+    """Agent → its own score, where the judge was asked for it."""
+    calls: dict[str, float] = Field(default_factory=dict)
+    """Call id → the score of that step, where the judge was asked for it."""
+    parts: dict[str, float] = Field(default_factory=dict)
+    """Of a blended reward: each part's own score."""
+
+
+class Judgement(Record):
+    """How a group was judged, and what it cost."""
+
+    scores: tuple[Score, ...] = ()
+    judge: str = ""
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = None
+    """None where the judge's price is not known."""
+    cached: bool = False
+    consistency: float | None = None
+    """Share of pairs of attempts whose order the judge kept when it was shown them in another order; None where each
+    was shown in one order only."""
+    shortened: int = 0
+    """How many attempts the judge saw in part, because they are too long."""
+    error: Failure | None = None
+    """Set where no usable verdict was had: the whole group is masked."""
+
+
+class Group(Record):
+    """All rollouts of one scenario in one step."""
+
+    format: Literal[1] = FORMAT
+    group_id: str
+    scenario_id: str
+    trajectories: tuple[Trajectory, ...]
+    judgement: Judgement | None = None

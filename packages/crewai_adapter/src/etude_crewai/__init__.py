@@ -1,5 +1,0 @@
-"""Let a CrewAI crew practise: inside a rollout its model calls reach the policy and are recorded."""
-
-from etude_crewai.instrumentor import CrewAIInstrumentor, instrument, trainable
-
-__all__ = ["CrewAIInstrumentor", "instrument", "trainable"]

@@ -1,0 +1,159 @@
+"""Whose work a call is, and in which of several attempts at it.
+
+Five things try again: a task or an agent whose guardrail rejects the answer, an agent whose execution failed
+(`max_retry_limit`), a converter whose answer does not fit the output model, and a model call that was throttled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from woodshed.capture import OpenCall, Scope, at, current_place, current_rollout
+from woodshed_crewai._convert import agent_name, task_name
+
+
+class Work(Scope):
+    """A piece of a crew's work: a task, an agent's run at it, or a conversion of its answer."""
+
+    def __init__(self, *, subject: Any, agent: str | None, task: str | None = None, key: Any = None) -> None:
+        """Begin work on `subject` (the task, or the agent of a kickoff) as a part of what is going on here."""
+        parent = current_place().scope
+        super().__init__(parent=parent, agent=agent or (parent.agent if parent else None), key=key or (subject,))
+        self.subject = subject
+        self.task = task or getattr(work_at(parent), "task", None)
+        self.runs = 0
+        self.last_call_id: str | None = None
+        """The latest model call: in text mode, the one that asks for the next tool."""
+
+    def add(self, call: OpenCall) -> None:
+        """Count a call."""
+        self.last_call_id = call.call_id
+        super().add(call)
+
+    def begin_run(self) -> None:
+        """Count a run of an agent at this subject; a further one throws the answers of the last one away."""
+        self.runs += 1
+        if self.runs > 1:
+            self.try_again()
+
+
+def work_at(scope: Scope | None) -> Work | None:
+    """Return the innermost work that `scope` is a part of."""
+    while scope is not None and not isinstance(scope, Work):
+        scope = scope.parent
+    return scope
+
+
+@contextmanager
+def _inside(work: Work) -> Iterator[None]:
+    with at(replace(current_place(), scope=work)):
+        yield
+    work.succeed()
+
+
+def _again(key: tuple[Any, ...]) -> Work | None:
+    """Return the work with this key if its last attempt is what this code runs in, with a new attempt begun."""
+    work = current_place().scope
+    if not isinstance(work, Work) or len(work.key) != len(key):
+        return None
+    if any(one is not other for one, other in zip(work.key, key, strict=True)):
+        return None
+    work.try_again()
+    return work
+
+
+def _task_work(instance: Any, args: Any, kwargs: Any) -> Work:
+    """Return the work of one task (`Task._execute_core(agent, context, tools)`)."""
+    agent = (args[0] if args else kwargs.get("agent")) or instance.agent
+    return Work(subject=instance, agent=agent_name(agent), task=task_name(instance))
+
+
+def _run_work(instance: Any, args: Any, kwargs: Any) -> Work:
+    """Return the work of one run of an agent at a task (`Agent.execute_task(task, context, tools)`)."""
+    task = args[0] if args else kwargs["task"]
+    key = (_run_work, instance, task)
+    if (again := _again(key)) is not None:
+        return again
+    _begin_run(task)
+    return Work(subject=task, agent=agent_name(instance), task=task_name(task), key=key)
+
+
+def _kickoff_work(instance: Any, args: Any, kwargs: Any) -> Work:
+    """Return the work of an agent that is kicked off without a crew."""
+    return Work(subject=instance, agent=agent_name(instance))
+
+
+def _kickoff_run_work(instance: Any, args: Any, kwargs: Any) -> Work:
+    """Return the work of one run of an agent's kickoff; a guardrail may ask for another."""
+    _begin_run(instance)
+    return Work(subject=instance, agent=agent_name(instance))
+
+
+def _same_again_work(instance: Any, args: Any, kwargs: Any) -> Work:
+    """Return the work of something that tries again by calling itself: a converter, a light agent."""
+    key = (_same_again_work, instance)
+    return _again(key) or Work(subject=instance, agent=agent_name(instance), key=key)
+
+
+def _begin_run(subject: Any) -> None:
+    outer = current_place().scope
+    if isinstance(outer, Work) and outer.subject is subject:
+        outer.begin_run()
+
+
+_Open = Callable[[Any, Any, Any], Work]
+_Around = Callable[[Any, Any, Any, Any], Any]
+
+
+def _around(open_work: _Open) -> _Around:
+    def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        if current_rollout() is None:
+            return wrapped(*args, **kwargs)
+        with _inside(open_work(instance, args, kwargs)):
+            return wrapped(*args, **kwargs)
+
+    return around
+
+
+def _around_async(open_work: _Open) -> _Around:
+    def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        if current_rollout() is None:
+            return wrapped(*args, **kwargs)
+        return _awaited(open_work, wrapped, instance, args, kwargs)
+
+    return around
+
+
+async def _awaited(open_work: _Open, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    with _inside(open_work(instance, args, kwargs)):
+        return await wrapped(*args, **kwargs)
+
+
+around_task, around_async_task = _around(_task_work), _around_async(_task_work)
+around_run, around_async_run = _around(_run_work), _around_async(_run_work)
+around_kickoff, around_async_kickoff = _around(_kickoff_work), _around_async(_kickoff_work)
+around_kickoff_run, around_async_kickoff_run = _around(_kickoff_run_work), _around_async(_kickoff_run_work)
+around_same_again, around_async_same_again = _around(_same_again_work), _around_async(_same_again_work)
+
+
+def around_guardrail(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Judge an answer beside the work it came from: a rejected answer is thrown away, its rejection is not."""
+    if current_rollout() is None:
+        return wrapped(*args, **kwargs)
+    place, work = current_place(), work_at(current_place().scope)
+    beside = Scope(parent=work.parent if work else None, agent=place.agent, key=around_guardrail)
+    with at(replace(place, scope=beside)):
+        return wrapped(*args, **kwargs)
+
+
+@contextmanager
+def one_call(llm: Any) -> Iterator[Scope]:
+    """Let everything inside be attempts at one logical model call: CrewAI repeats a throttled one."""
+    place = current_place()
+    scope = Scope(parent=place.scope, agent=place.agent, key=llm)
+    with at(replace(place, scope=scope)):
+        yield scope
+    scope.succeed()

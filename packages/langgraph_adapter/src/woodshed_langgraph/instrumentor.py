@@ -1,0 +1,112 @@
+"""Which functions of LangGraph and LangChain are hooked, and the door to it: `wrap(graph)`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+
+from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
+from woodshed.errors import ConfigError
+from woodshed_langgraph._attempts import (
+    around_async_node,
+    around_async_retry,
+    around_node,
+    around_retry,
+    around_retry_attempt,
+    around_should_retry,
+)
+from woodshed_langgraph._wrappers import (
+    around_async_tool,
+    around_async_tool_node,
+    around_completions_model,
+    around_loop,
+    around_model,
+    around_tool,
+    around_tool_node,
+)
+
+G = TypeVar("G")
+
+_CHAT = "langchain_core.language_models.chat_models"
+_LLMS = "langchain_core.language_models.llms"
+_TOOLS = "langchain_core.tools.base"
+_TOOL_NODE = "langgraph.prebuilt.tool_node"
+_RUNNER = "langgraph.pregel._runner"
+_RETRY = "langchain_core.runnables.retry"
+
+HOOKS = (
+    # Every public way to call a chat model ends in one of these.
+    Hook(_CHAT, "BaseChatModel.generate", around_model),
+    Hook(_CHAT, "BaseChatModel.agenerate", around_model),
+    Hook(_CHAT, "BaseChatModel.stream", around_model),
+    Hook(_CHAT, "BaseChatModel.astream", around_model),
+    Hook(_CHAT, "BaseChatModel._chat_model_stream_v3", around_model, optional=True),
+    Hook(_CHAT, "BaseChatModel._achat_model_stream_v3", around_model, optional=True),
+    # What cannot be trained is stopped, not silently sent to the author's provider.
+    Hook(_LLMS, "BaseLLM.generate", around_completions_model),
+    Hook(_LLMS, "BaseLLM.agenerate", around_completions_model),
+    Hook(_LLMS, "BaseLLM.stream", around_completions_model),
+    Hook(_LLMS, "BaseLLM.astream", around_completions_model),
+    *SDK_HOOKS,
+    # The tool node knows the outcome the model is told, the tool the true exception.
+    Hook(_TOOL_NODE, "ToolNode._run_one", around_tool_node),
+    Hook(_TOOL_NODE, "ToolNode._arun_one", around_async_tool_node),
+    Hook("langchain.tools.tool_node", "_ToolNode._run_one", around_tool_node, optional=True),  # langchain < 1.0.5
+    Hook("langchain.tools.tool_node", "_ToolNode._arun_one", around_async_tool_node, optional=True),
+    Hook(_TOOLS, "BaseTool.run", around_tool),
+    Hook(_TOOLS, "BaseTool.arun", around_async_tool),
+    # Who calls, and in which attempt.
+    Hook(_RUNNER, "run_with_retry", around_node),
+    Hook(_RUNNER, "arun_with_retry", around_async_node),
+    Hook("langgraph.pregel._retry", "_should_retry_on", around_should_retry),
+    Hook(_RETRY, "RunnableRetry._invoke", around_retry),
+    Hook(_RETRY, "RunnableRetry._ainvoke", around_async_retry),
+    Hook(_RETRY, "RunnableRetry._patch_config", around_retry_attempt),
+    # A node's answer from the cache was written by other weights.
+    Hook("langgraph.pregel._loop", "PregelLoop.__init__", around_loop),
+)
+
+
+class LangGraphInstrumentor(Instrumentor):
+    """Hooks LangGraph process-wide, once; outside a rollout the hooks do nothing."""
+
+    supported: ClassVar[tuple[str, ...]] = (
+        "langgraph>=1.1.5,<1.3",
+        "langchain-core>=1.2.10,<1.9",
+        "langchain-openai>=1.0,<1.8",
+    )
+    _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
+
+
+def instrument() -> None:
+    """Apply the hooks, for graphs that are built inside the rollout function and cannot be wrapped beforehand."""
+    LangGraphInstrumentor().instrument()
+
+
+def wrap(graph: G) -> G:
+    """Return the same compiled graph, untouched, ready to practise.
+
+    Inside a rollout every chat model the graph calls is answered by the policy, and its model and tool calls are
+    recorded; anywhere else the graph behaves exactly as before.
+
+    Raises:
+        ConfigError: `graph` is not a compiled LangGraph graph that runs in this process.
+    """
+    if not isinstance(graph, Pregel):
+        raise ConfigError(f"wrap() expects a compiled LangGraph graph, but got {_describe(graph)}")
+    instrument()
+    return graph
+
+
+def _describe(graph: Any) -> str:
+    kind = f"{type(graph).__module__}.{type(graph).__qualname__}"
+    if isinstance(graph, StateGraph):
+        return f"a {kind} that is not compiled; pass `graph.compile()`"
+    if type(graph).__name__ == "RemoteGraph":
+        return f"a {kind}, whose models run in another process; wrap the graph in the process that serves it"
+    return (
+        f"a {kind}; pass what `create_agent(...)` or `StateGraph(...).compile()` returned. For any other runnable call "
+        "woodshed_langgraph.instrument() once and run it inside the rollout function"
+    )
