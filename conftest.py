@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from woodshed.engine.provision import engine_python
+from woodshed.engine.client.provision import engine_python
 from woodshed.errors import EngineMissing
 
 if importlib.util.find_spec("hypothesis") is not None:  # adapters are tested in environments without it, too

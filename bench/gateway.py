@@ -33,7 +33,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from woodshed.engine import Engine, EngineClient, ServedModel
-from woodshed.tokens import MergeStats, merge_stats
+from woodshed.tokens import PrefixReuse, measure_prefix_reuse
 from woodshed.types import OpenPolicy, OpenSession, SealedSession, SessionGrant, StepRequest, WeightedRollout
 
 CONCURRENT = 16
@@ -245,7 +245,7 @@ async def conversations(client: EngineClient, vllm: str, home: Path, rounds: int
     rates = {f"talk_{name}_calls_per_s": statistics.median(one.rate for one in seen) for name, seen in found.items()}
     rollouts = [(await client.seal(name)).calls for name in itertools.chain(*names)]
     sampled = statistics.mean(len(call.completions[0].token_ids) for calls in rollouts for call in calls)
-    merged = sum((merge_stats(calls) for calls in rollouts), MergeStats())
+    merged = sum((measure_prefix_reuse(calls) for calls in rollouts), PrefixReuse())
     merges = {"talk_merge_ratio": merged.ratio, "talk_forks": float(sum(merged.forks.values()))}
     return rates | ratios(found, "gateway", "vllm", "talk_") | merges | {"talk_sampled_tokens_per_call": sampled}
 

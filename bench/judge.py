@@ -33,9 +33,9 @@ from judging.naive import naive_scores, scores_by_place
 from scipy.stats import kendalltau
 
 from woodshed import Engine, Ruler
-from woodshed.rewards.judge import Question
+from woodshed.chat.model import Question
+from woodshed.rewards.judge_runner import asked_of
 from woodshed.rewards.prompt import Form, build_prompt, default_rubric
-from woodshed.rewards.referee import asked_of
 from woodshed.testing.hostile import hostile_replies, hostile_texts
 from woodshed.types import Judgement
 from woodshed_tiny_world import held_out_scenarios, judge_model

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 if importlib.util.find_spec("torch") is None:
-    from woodshed.engine.provision import engine_python
+    from woodshed.engine.client.provision import engine_python
 
     sys.exit(subprocess.run([str(engine_python()), *sys.argv], check=False).returncode)
 

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("torch") is None:
-    from woodshed.engine.provision import engine_python
+    from woodshed.engine.client.provision import engine_python
 
     sys.exit(subprocess.run([str(engine_python()), *sys.argv], check=False).returncode)
 

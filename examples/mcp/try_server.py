@@ -48,9 +48,9 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=5)
     chosen = parser.parse_args()
     found = woodshed.mcp.scenarios(chosen.server, count=20)
-    print(f"{found.offer.name}: {found.offer.found} tools, {len(found.offer.tools)} taken")
+    print(f"{found.catalog.name}: {found.catalog.found} tools, {len(found.catalog.tools)} taken")
     print(f"{len(found.scenarios)} tasks, {len(found.rejected)} rejected")
-    agent = woodshed.mcp.agent(chosen.server, framework=chosen.framework, offer=found.offer)
+    agent = woodshed.mcp.agent(chosen.server, framework=chosen.framework, catalog=found.catalog)
     for scenario in [s for s in found.scenarios if s.calls][: chosen.rollouts]:
         rollout(agent, scenario)
     print(f"\nsessions of the rollouts: {agent.tally.opened} opened, {agent.tally.closed} closed; "

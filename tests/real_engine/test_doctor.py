@@ -22,7 +22,7 @@ from woodshed.training.doctor import Finding, examine_run, failing, first_step
 from woodshed.training.doctor.finding import guarded
 from woodshed.training.doctor.serving import check_template, check_tool_parser
 from woodshed.training.doctor.weights import check_drift, check_learning, check_swap, sample
-from woodshed.training.store import RunStore
+from woodshed.training.run.store import RunStore
 from woodshed.types import LossSettings, OpenPolicy, OptimizerSettings, RenderRequest
 from woodshed_tiny_world import policy_path
 

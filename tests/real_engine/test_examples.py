@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from woodshed.training.report import Summary
+from woodshed.training.report.summary import Summary
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ["03_train_on_cpu.py", "05_train_a_crew.py", "06_train_an_adk_agent.py"]

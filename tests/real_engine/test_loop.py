@@ -22,7 +22,7 @@ import pytest_asyncio
 
 import woodshed
 from woodshed.engine import EngineClient
-from woodshed.training.store import RunStore
+from woodshed.training.run.store import RunStore
 from woodshed_tiny_world import policy_path
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]

@@ -13,11 +13,11 @@ import pytest_asyncio
 
 import woodshed
 from woodshed.engine import EngineClient
-from woodshed.training.lessons import Choice, lessons_of_run
-from woodshed.training.sft import WarmUp, sft_async, warm_up
-from woodshed.training.store import RunStore
+from woodshed.training.run.store import RunStore
+from woodshed.training.sft.dataset import Choice, examples_of_run
+from woodshed.training.sft.run import WarmUp, sft_async, warm_up
 from woodshed_tiny_world import held_out_scenarios, policy_path, train_scenarios, verify
-from woodshed_tiny_world.clerks import rollout_of
+from woodshed_tiny_world.agents import rollout_of
 from woodshed_tiny_world.verifier import Level
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
@@ -139,20 +139,20 @@ async def test_a_warm_up_that_is_stopped_goes_on_and_learns_what_it_would_have(
 async def test_rollouts_that_another_model_sampled_under_the_same_name_are_refused(
     engine: EngineClient, source: woodshed.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lessons = lessons_of_run(source.folder, Choice(top=2))
+    examples = examples_of_run(source.folder, Choice(top=2))
     shifted = [
-        lesson.__class__(
-            place=lesson.place,
-            scenario_id=lesson.scenario_id,
+        example.__class__(
+            place=example.place,
+            scenario_id=example.scenario_id,
             calls=tuple(
                 call.model_copy(update={"prompt_ids": tuple((i * 7 + 5) % 1500 for i in call.prompt_ids)})
-                for call in lesson.calls
+                for call in example.calls
             ),
         )
-        for lesson in lessons
+        for example in examples
     ]
-    monkeypatch.setattr("woodshed.training.sft.lessons_of_run", lambda *_: shifted)
-    monkeypatch.setattr("woodshed.training.store.RunStore.run_id", lambda _: ONE_TRAINER)
+    monkeypatch.setattr("woodshed.training.sft.run.examples_of_run", lambda *_: shifted)
+    monkeypatch.setattr("woodshed.training.run.store.RunStore.run_id", lambda _: ONE_TRAINER)
 
     with pytest.raises(woodshed.ConfigError, match=r"was not sampled by the .* of today"):
         await sft_async(warm(engine, source.folder, tmp_path / "sft"))
@@ -161,8 +161,8 @@ async def test_rollouts_that_another_model_sampled_under_the_same_name_are_refus
 async def test_a_file_is_learnt_turn_by_turn_under_the_models_own_template(
     engine: EngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("woodshed.training.store.RunStore.run_id", lambda _: ONE_TRAINER)
-    monkeypatch.setattr("woodshed.training.teaching.Teaching._rollout_id", lambda _, number: f"talk-{number}")
+    monkeypatch.setattr("woodshed.training.run.store.RunStore.run_id", lambda _: ONE_TRAINER)
+    monkeypatch.setattr("woodshed.training.sft.trainer.SftTrainer._rollout_id", lambda _, number: f"talk-{number}")
     file = write_lines(tmp_path / "talks.jsonl", [{"messages": TALK, "tools": [TOOL]}] * 4)
 
     learnt = await sft_async(warm(engine, file, tmp_path / "sft", epochs=4, batch_size=4))

@@ -15,7 +15,7 @@ from typing import Any
 
 from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
 from woodshed_tiny_world import all_scenarios
-from woodshed_tiny_world.clerks import CLERKS, rollout_of
+from woodshed_tiny_world.agents import CLERKS, rollout_of
 
 HERE = Path(__file__).parent
 ASKED = next(s for s in all_scenarios() if s.question == "Is the Tuba still in stock?")

@@ -250,7 +250,7 @@ def failing_tool(model: Any) -> Any:
 
 
 def long_running(model: Any) -> Any:
-    return agent(model, "patient", 'ticket {"subject": "x"} | Opened', tools=[LongRunningFunctionTool(ticket)])
+    return agent(model, "target", 'ticket {"subject": "x"} | Opened', tools=[LongRunningFunctionTool(ticket)])
 
 
 class Counting(BasePlugin):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from woodshed.types import (
-    CallNote,
+    CallMetadata,
     Completion,
     Failure,
     Group,
@@ -56,7 +56,7 @@ def call(
         call_id=call_id, started_s=0.0, latency_s=0.1, messages=tuple(messages), tools=tools, prompt_ids=prompt_ids,
         completions=(completion,), sampling={"temperature": 1.0},
     )  # fmt: skip
-    return ModelCall(tokens=tokens, note=CallNote(call_id=call_id, superseded=superseded))
+    return ModelCall(tokens=tokens, note=CallMetadata(call_id=call_id, superseded=superseded))
 
 
 def trajectory(rollout_id: str, *calls: ModelCall, failed: Failure | None = None) -> Trajectory:

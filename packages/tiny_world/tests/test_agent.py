@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from woodshed.errors import ConfigError
-from woodshed_tiny_world.clerks import CLERKS, rollout_of
+from woodshed_tiny_world.agents import CLERKS, rollout_of
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny_world" / "train_models"
 NEEDED = {"langgraph": "langchain_openai", "crewai": "crewai", "adk": "google.adk"}

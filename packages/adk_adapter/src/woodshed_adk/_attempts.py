@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from woodshed.capture import OpenCall, Scope, at, current_place, current_rollout
+from woodshed.capture import AttemptScope, OpenCall, at, current_call_context, current_rollout
 from woodshed_adk._replay import call_behind
 
 
-class _NodeScope(Scope):
+class _NodeScope(AttemptScope):
     """One run of a node, with all its attempts."""
 
     def __init__(self, runner: Any) -> None:
         """Take the place of the run inside the node that started it."""
-        around = current_place().scope
+        around = current_call_context().scope
         super().__init__(parent=around, agent=runner._node.name, key=runner)
         self.finished = False
         self._children: list[_NodeScope] = []
@@ -38,7 +38,7 @@ class _NodeScope(Scope):
 
 
 def _scope_of(runner: Any) -> _NodeScope | None:
-    scope = current_place().scope if current_rollout() is not None else None
+    scope = current_call_context().scope if current_rollout() is not None else None
     return scope if isinstance(scope, _NodeScope) and scope.key is runner else None
 
 
@@ -47,7 +47,7 @@ async def around_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> An
     if current_rollout() is None:
         return await wrapped(*args, **kwargs)
     scope = _NodeScope(instance)
-    with at(replace(current_place(), scope=scope)):
+    with at(replace(current_call_context(), scope=scope)):
         ended = await wrapped(*args, **kwargs)
     scope.succeed()
     scope.finished = ended.error is None

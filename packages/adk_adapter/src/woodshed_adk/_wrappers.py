@@ -9,7 +9,7 @@ from typing import Any
 
 from google.adk.workflow._errors import NodeInterruptedError
 
-from woodshed.capture import Rollout, Scope, ToolSpan, at, current_place, current_rollout, require_rollout
+from woodshed.capture import AttemptScope, Rollout, ToolSpan, at, current_call_context, current_rollout, require_rollout
 from woodshed.errors import LeakError
 from woodshed_adk._author import Unbuildable
 from woodshed_adk._convert import dumps, told_text
@@ -76,8 +76,8 @@ class _ToolSpan(ToolSpan):
 
     def __init__(self, rollout: Rollout, agent: str, call: Any) -> None:
         """Open the record."""
-        place = current_place()
-        with at(replace(place, scope=Scope(parent=place.scope, agent=agent, key=call.id))):
+        place = current_call_context()
+        with at(replace(place, scope=AttemptScope(parent=place.scope, agent=agent, key=call.id))):
             super().__init__(
                 rollout,
                 tool_call_id=call.id,
@@ -113,7 +113,7 @@ async def around_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> An
 
 async def around_tool_body(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Note a tool's true exception, which a callback or a plugin may turn into an answer."""
-    opened = current_place().tool if current_rollout() is not None else None
+    opened = current_call_context().tool if current_rollout() is not None else None
     try:
         return await wrapped(*args, **kwargs)
     except Exception as error:

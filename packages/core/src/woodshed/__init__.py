@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from woodshed import mcp
     from woodshed.capture import Rollout, RolloutFunction, bind, current_rollout, rollout, untracked
-    from woodshed.engine.config import ServedModel
-    from woodshed.engine.local import Engine
+    from woodshed.engine.client.config import ServedModel
+    from woodshed.engine.client.local import Engine
     from woodshed.errors import (
         CheckError,
         ConfigError,
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
         WoodshedError,
     )
+    from woodshed.rewards.base import FunctionReward
     from woodshed.rewards.blend import Blend
-    from woodshed.rewards.function import FunctionReward
     from woodshed.rewards.judge import Judge
     from woodshed.rewards.ruler import Ruler
     from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
     from woodshed.training.loop import Run, Training, train, train_async
-    from woodshed.training.sft import SftRun, sft, sft_async
-    from woodshed.training.teaching import SftConfig
+    from woodshed.training.sft.config import SftConfig
+    from woodshed.training.sft.run import SftRun, sft, sft_async
     from woodshed.types import (
         Group,
         Judgement,
@@ -70,20 +70,20 @@ _HOME = {
     "Evaluation": "training.config",
     "Policy": "training.config",
     "Run": "training.loop",
-    "SftConfig": "training.teaching",
-    "SftRun": "training.sft",
+    "SftConfig": "training.sft.config",
+    "SftRun": "training.sft.run",
     "TrainConfig": "training.config",
     "Training": "training.loop",
-    "sft": "training.sft",
-    "sft_async": "training.sft",
+    "sft": "training.sft.run",
+    "sft_async": "training.sft.run",
     "train": "training.loop",
     "train_async": "training.loop",
     # Where the policy runs.
-    "Engine": "engine.local",
-    "ServedModel": "engine.config",
+    "Engine": "engine.client.local",
+    "ServedModel": "engine.client.config",
     # Rewards.
     "Blend": "rewards.blend",
-    "FunctionReward": "rewards.function",
+    "FunctionReward": "rewards.base",
     "Judge": "rewards.judge",
     "Ruler": "rewards.ruler",
     # Recorded values and settings.

@@ -8,7 +8,7 @@ import pytest
 
 from woodshed.capture import Recorder, Rollout, assemble, rollout
 from woodshed.errors import ConfigError
-from woodshed.types import CallNote, Failure, ModelCall, SealedSession, TokenCall
+from woodshed.types import CallMetadata, Failure, ModelCall, SealedSession, TokenCall
 
 
 def test_a_call_is_noted_with_its_place_and_keeps_a_late_superseded() -> None:
@@ -17,7 +17,7 @@ def test_a_call_is_noted_with_its_place_and_keeps_a_late_superseded() -> None:
     call.superseded = True
 
     assert recorder.notes() == (
-        CallNote(
+        CallMetadata(
             call_id=call.call_id,
             agent="planner",
             parent_call_id="p",

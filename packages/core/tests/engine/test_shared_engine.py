@@ -15,7 +15,7 @@ from woodshed.engine import Engine, EngineClient
 from woodshed.errors import DriftError, EngineError, PolicyLost
 from woodshed.testing import in_order, say
 from woodshed.testing.conformance.engine import SCRIPTED_LOSS, GatewayEngine
-from woodshed.training.store import RunStore
+from woodshed.training.run.store import RunStore
 from woodshed.types import OpenPolicy, OpenSession, StepRequest, WeightedRollout
 
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ async def test_a_run_is_not_told_of_the_adapter_of_the_run_that_took_its_policy(
         await first.step("policy", StepRequest(step_id="1", rollouts=(await practised(first, "first"),)))
         place = await first.adapter("policy")
         await second.open_policy(other_run("second"))
-        for ask_first in (first.adapter, first.rehearse):
+        for ask_first in (first.adapter, first.test_adapter_load):
             with pytest.raises(PolicyLost, match="held by run 'second' now"):
                 await ask_first("policy")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from woodshed.errors import ConfigError
-from woodshed.mcp import Generator, Limits, Offer, PlannedCall, Scenario, Server, Sessions, Tool, scenarios_async
+from woodshed.mcp import Catalog, Generator, Limits, PlannedCall, Scenario, Server, Sessions, Tool, scenarios_async
+from woodshed.mcp.catalog import McpPrompt, Resource
 from woodshed.mcp.dry_run import DryRun
 from woodshed.mcp.grammar import asks_for, plan
-from woodshed.mcp.offer import PromptTemplate, Resource
 from woodshed.mcp.scenario import load, of_split, save, scenario, split
 from woodshed.testing import ScriptedEngine, fail, say
 from woodshed_tiny_world import all_scenarios
@@ -25,15 +25,15 @@ def tool(name: str, description: str = "", *, required: bool = True, **slots: di
     return Tool(name=name, description=description, parameters=schema)
 
 
-def offer(*tools: Tool, prompts: tuple[PromptTemplate, ...] = (), resources: tuple[Resource, ...] = ()) -> Offer:
-    return Offer(place="here", name="s", found=len(tools), tools=tools, prompts=prompts, resources=resources)
+def catalog(*tools: Tool, prompts: tuple[McpPrompt, ...] = (), resources: tuple[Resource, ...] = ()) -> Catalog:
+    return Catalog(place="here", name="s", found=len(tools), tools=tools, prompts=prompts, resources=resources)
 
 
 async def nothing(prompt: str, arguments: dict[str, str]) -> str:
     return f"{prompt}?{arguments}"
 
 
-async def made(found: Offer, count: int = 100) -> tuple[list[str], list[str]]:
+async def made(found: Catalog, count: int = 100) -> tuple[list[str], list[str]]:
     writers, rejected = plan(found, nothing, seed=0)
     return sorted([(await write()).task for write in writers[:count]]), [r.reason for r in rejected]
 
@@ -130,7 +130,7 @@ def test_a_rule_may_say_what_is_held_out() -> None:
 
 
 async def test_slots_are_filled_from_the_schema_and_from_resources() -> None:
-    found = offer(
+    found = catalog(
         tool("a", "One thing. More.", kind={"enum": ["x", "y"]}),
         tool("b", "Two", flag={"type": "boolean"}),
         tool("c", "Three", size={"type": "integer", "minimum": 0, "maximum": 8}),
@@ -152,11 +152,11 @@ async def test_slots_are_filled_from_the_schema_and_from_resources() -> None:
 
 
 async def test_a_slot_that_nobody_can_fill_rejects_its_template() -> None:
-    found = offer(
+    found = catalog(
         tool("read", path={"type": "string"}),
         prompts=(
-            PromptTemplate(name="read_it", slots=("path",)),
-            PromptTemplate(name="hello", slots=("mood",), optional=("mood",)),
+            McpPrompt(name="read_it", slots=("path",)),
+            McpPrompt(name="hello", slots=("mood",), optional=("mood",)),
         ),
     )
 
@@ -169,7 +169,7 @@ async def test_a_slot_that_nobody_can_fill_rejects_its_template() -> None:
 async def test_of_very_many_combinations_different_ones_are_drawn() -> None:
     slots = {f"s{n}": {"enum": [f"v{m}" for m in range(100)]} for n in range(4)}
 
-    writers, _ = plan(offer(tool("a", "A", **slots)), nothing, seed=0)
+    writers, _ = plan(catalog(tool("a", "A", **slots)), nothing, seed=0)
     tasks = {(await write()).task for write in writers}
 
     assert len(tasks) == len(writers) == 2000
@@ -178,13 +178,13 @@ async def test_of_very_many_combinations_different_ones_are_drawn() -> None:
 def test_a_prompt_asks_for_the_tool_it_is_named_after() -> None:
     tools = (tool("get"), tool("get_price"), tool("log"))
 
-    assert asks_for(PromptTemplate(name="get_price_2"), tools) == tools[1]
-    assert asks_for(PromptTemplate(name="p", description="Uses log to look."), tools) == tools[2]
-    assert asks_for(PromptTemplate(name="p", description="A catalogue"), tools) is None
+    assert asks_for(McpPrompt(name="get_price_2"), tools) == tools[1]
+    assert asks_for(McpPrompt(name="p", description="Uses log to look."), tools) == tools[2]
+    assert asks_for(McpPrompt(name="p", description="A catalogue"), tools) is None
 
 
 async def test_what_is_drawn_comes_from_every_template_in_turn() -> None:
-    found = offer(tool("a", "A", n={"enum": list(range(50))}), tool("b", "B", n={"enum": list(range(50))}))
+    found = catalog(tool("a", "A", n={"enum": list(range(50))}), tool("b", "B", n={"enum": list(range(50))}))
 
     tasks, _ = await made(found, count=10)
 
@@ -194,7 +194,7 @@ async def test_what_is_drawn_comes_from_every_template_in_turn() -> None:
 async def test_a_dry_run_rejects_what_cannot_be_called_and_calls_nothing_destructive(hostile_url: str) -> None:
     sessions = Sessions(server=Server.of(hostile_url), limits=Limits(call_s=2))
     harmful = tool("hang").model_copy(update={"destructive": "yes"})
-    run = DryRun(sessions=sessions, offer=offer(tool("echo", x={"type": "integer"}), tool("fail"), harmful))
+    run = DryRun(sessions=sessions, catalog=catalog(tool("echo", x={"type": "integer"}), tool("fail"), harmful))
     calls = [("echo", {"x": 1}), ("echo", {"x": "1"}), ("fail", {}), ("gone", {}), ("hang", {})]
     tasks = [scenario(f"t{n}", calls=(PlannedCall(tool=t, arguments=a),)) for n, (t, a) in enumerate(calls)]
 
@@ -260,7 +260,7 @@ async def test_a_model_that_writes_nothing_readable_is_named(shop_url: str) -> N
 async def test_a_model_that_cannot_be_asked_is_named_without_its_key(shop_url: str) -> None:
     with ScriptedEngine(lambda request: fail(401)) as chat:
         model = Generator("writer", base_url=chat.base_url, api_key="sk-secret")
-        with pytest.raises(ConfigError, match="generator model 'writer' cannot be asked") as refused:
+        with pytest.raises(ConfigError, match=r"generator 'writer' at .* answered 401.*Generator\(api_key") as refused:
             await scenarios_async(Sessions(server=Server.of(shop_url)), count=2, generator=model)
 
     assert "sk-secret" not in f"{refused.value} {model!r}"
@@ -275,7 +275,7 @@ async def test_what_is_written_stays_where_the_model_stops_answering(shop_url: s
         found = await scenarios_async(sessions, count=4, generator=model, say=lines.append)
 
     assert [s.task for s in found.scenarios] == ["Any Tuba left?", "Any Harp left?"]
-    assert any("cannot be asked" in line and "goes on with them" in line for line in lines)
+    assert any("generator 'writer'" in line and "goes on with them" in line for line in lines)
 
 
 def test_a_mix_is_shared_out_whole() -> None:

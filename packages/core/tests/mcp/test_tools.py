@@ -9,7 +9,7 @@ from mcp import types
 
 from woodshed.errors import ConfigError, McpServerError
 from woodshed.mcp import Limits, Server, Sessions
-from woodshed.mcp.offer import DEFAULT_INSTRUCTIONS, read_offer
+from woodshed.mcp.catalog import DEFAULT_INSTRUCTIONS, read_catalog
 from woodshed.mcp.tools import check_schema, choose, refuse_arguments, to_tool, without_titles
 
 ANY: dict[str, Any] = {"type": "object", "properties": {}}
@@ -131,20 +131,20 @@ def test_arguments_are_held_to_the_schema() -> None:
 
 
 async def test_everything_that_a_server_offers_is_read(shop_url: str) -> None:
-    offer = await read_offer(Sessions(server=Server.of(shop_url)))
+    catalog = await read_catalog(Sessions(server=Server.of(shop_url)))
 
-    assert (offer.name, offer.found) == ("music-shop", 7)
-    assert [t.name for t in offer.tools] == ["get_price", "get_stock", "get_delivery", "list_orders"]
-    assert {out.name for out in offer.left_out} == {"place_order", "cancel_order", "refund_order"}
-    assert offer.instructions == "You are the clerk of a music shop. Look it up, then answer."
-    assert (offer.prompts[0].name, offer.prompts[0].slots) == ("get_price_0", ("item", "currency"))
-    assert offer.prompts[0].values == {"currency": ("EUR", "USD")}
-    assert [(r.name, r.uri) for r in offer.resources] == [("items", "shop://items")]
+    assert (catalog.name, catalog.found) == ("music-shop", 7)
+    assert [t.name for t in catalog.tools] == ["get_price", "get_stock", "get_delivery", "list_orders"]
+    assert {out.name for out in catalog.left_out} == {"place_order", "cancel_order", "refund_order"}
+    assert catalog.instructions == "You are the clerk of a music shop. Look it up, then answer."
+    assert (catalog.prompts[0].name, catalog.prompts[0].slots) == ("get_price_0", ("item", "currency"))
+    assert catalog.prompts[0].values == {"currency": ("EUR", "USD")}
+    assert [(r.name, r.uri) for r in catalog.resources] == [("items", "shop://items")]
 
 
 async def test_a_bare_server_gets_a_short_default_prompt_and_its_invalid_tool_is_named(hostile_url: str) -> None:
-    offer = await read_offer(Sessions(server=Server.of(hostile_url), limits=Limits(call_s=5)))
+    catalog = await read_catalog(Sessions(server=Server.of(hostile_url), limits=Limits(call_s=5)))
 
-    assert offer.instructions == DEFAULT_INSTRUCTIONS
-    assert [t.name for t in offer.tools] == ["echo", "fail", "hang", "flood", "change"]
-    assert [(out.name, "not valid JSON Schema" in out.reason) for out in offer.left_out] == [("odd", True)]
+    assert catalog.instructions == DEFAULT_INSTRUCTIONS
+    assert [t.name for t in catalog.tools] == ["echo", "fail", "hang", "flood", "change"]
+    assert [(out.name, "not valid JSON Schema" in out.reason) for out in catalog.left_out] == [("odd", True)]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from shop import SYSTEM, TOOLS, RunningEngine, Session
 
-from woodshed.tokens import fold_calls, merge_stats
+from woodshed.tokens import build_rows, measure_prefix_reuse
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -44,8 +44,8 @@ async def test_the_second_prompt_is_the_first_and_what_was_sampled_and_the_answe
     sampled = one.completions[0].token_ids
     assert two.prompt_ids[: len(one.prompt_ids) + len(sampled)] == one.prompt_ids + sampled
     assert (one.continued_from, one.fork, two.continued_from, two.fork) == (None, None, one.call_id, None)
-    assert len(fold_calls([one, two])) == 1
-    assert merge_stats([one, two]).continued == len(sampled)
+    assert len(build_rows([one, two])) == 1
+    assert measure_prefix_reuse([one, two]).continued == len(sampled)
     # The tiny policy writes its calls as the template does, so a plain render has the same tokens, and the same dice.
     assert list(two.prompt_ids) == plain["prompt_token_ids"]
     assert list(two.completions[0].token_ids) == plain["choices"][0]["token_ids"]
@@ -63,7 +63,7 @@ async def test_a_streamed_conversation_goes_on_in_the_same_way(engine: RunningEn
 
     assert [call.continued_from for call in calls] == [None, calls[0].call_id, calls[1].call_id]
     assert [call.fork for call in calls] == [None] * 3
-    assert len(fold_calls(calls)) == 1
+    assert len(build_rows(calls)) == 1
 
 
 async def test_a_conversation_goes_on_from_the_choice_that_the_client_took(engine: RunningEngine) -> None:
@@ -91,7 +91,7 @@ async def test_edited_history_and_other_tools_are_forks_with_their_reasons(engin
 
     assert [call.fork for call in calls] == [None, "history_edited", "options_changed", None, None]
     assert [call.continued_from for call in calls] == [None, None, None, calls[0].call_id, None]
-    assert merge_stats(calls).forks == {"history_edited": 1, "options_changed": 1}
+    assert measure_prefix_reuse(calls).forks == {"history_edited": 1, "options_changed": 1}
 
 
 async def test_a_turn_that_was_spelled_otherwise_stays_as_it_was_sampled(engine: RunningEngine) -> None:

@@ -16,7 +16,7 @@ import pytest
 from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, eventually, is_alive, kill, models
 
 from woodshed.engine import Engine, EngineClient, ServedModel
-from woodshed.engine.server.processes import tree
+from woodshed.engine.vllm.processes import tree
 from woodshed.errors import ConfigError, EngineError, EngineMissing, EngineUnreachable
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -86,7 +86,7 @@ def start_elsewhere(tmp_path: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("victim", ["parent", "engine", "nursery", "interrupt"])
+@pytest.mark.parametrize("victim", ["parent", "engine", "fork_server", "interrupt"])
 async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim: str) -> None:
     starter = start_elsewhere(tmp_path)
     try:
@@ -96,8 +96,8 @@ async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim
         assert url.startswith("http://127.0.0.1:") and len(rest) >= 3
         if victim == "interrupt":
             starter.send_signal(2)
-        elif victim == "nursery":
-            kill(next(pid for pid in rest if b"nursery" in Path(f"/proc/{pid}/cmdline").read_bytes()))
+        elif victim == "fork_server":
+            kill(next(pid for pid in rest if b"fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()))
             # The engine starts another, and vLLM in it.
             async with EngineClient(url) as client:
                 deadline = time.monotonic() + 240

@@ -12,14 +12,14 @@ import pytest
 
 from woodshed.errors import ConfigError
 from woodshed.rewards.cache import MemoryCache, SqliteCache
-from woodshed.rewards.verdict import Mark
+from woodshed.rewards.verdict import AttemptScore
 
-MARKS = (Mark(score=0.1 + 0.2, explanation="„früh“ \n"), Mark(score=0.0, explanation=""))
+MARKS = (AttemptScore(score=0.1 + 0.2, explanation="„früh“ \n"), AttemptScore(score=0.0, explanation=""))
 
 
 def test_a_file_gives_back_exactly_what_it_was_given(tmp_path: Path) -> None:
     cache = SqliteCache(tmp_path / "deep" / "verdicts.sqlite")
-    cache.put("k", [Mark(score=1.0, explanation="older")])
+    cache.put("k", [AttemptScore(score=1.0, explanation="older")])
     cache.put("k", MARKS)
 
     assert tuple(cache.get("k") or ()) == MARKS
@@ -39,8 +39,8 @@ def test_a_killed_process_loses_nothing_it_saved(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from woodshed.rewards.cache import SqliteCache\n"
-        "from woodshed.rewards.verdict import Mark\n"
-        "SqliteCache(sys.argv[1]).put('k', [Mark(score=0.5, explanation='paid')])\n"
+        "from woodshed.rewards.verdict import AttemptScore\n"
+        "SqliteCache(sys.argv[1]).put('k', [AttemptScore(score=0.5, explanation='paid')])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     path = tmp_path / "verdicts.sqlite"
@@ -48,7 +48,7 @@ def test_a_killed_process_loses_nothing_it_saved(tmp_path: Path) -> None:
 
     assert done.returncode == -signal.SIGKILL
     cache = SqliteCache(path)
-    assert cache.get("k") == [Mark(score=0.5, explanation="paid")]
+    assert cache.get("k") == [AttemptScore(score=0.5, explanation="paid")]
     cache.close()
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from loopback_judge import attempts_of, verdict
 
 from woodshed.errors import JudgeError
+from woodshed.rewards.aggregate import Opinion
 from woodshed.rewards.chunks import chunk_size, in_chunks
-from woodshed.rewards.opinion import Opinion
 from woodshed.rewards.ruler import Ruler
-from woodshed.rewards.verdict import Mark
+from woodshed.rewards.verdict import AttemptScore
 from woodshed.types import Trajectory
 
 
@@ -38,7 +38,7 @@ async def test_all_attempts_stand_on_one_scale_whatever_each_chunks_own(
     async def judge(places: list[int]) -> Opinion:
         unit, zero = draw.uniform(0.5, 1.0), draw.uniform(0.0, 0.2)
         seen.append(places)
-        return Opinion(marks=tuple(Mark(score=zero + unit * truth[p], explanation="") for p in places))
+        return Opinion(marks=tuple(AttemptScore(score=zero + unit * truth[p], explanation="") for p in places))
 
     opinion = await in_chunks(draw.sample(range(count), count), min(size, count), judge)
 

@@ -11,11 +11,11 @@ from builders import call, said, trajectory
 from loopback_judge import LoopbackJudge, attempts_of, fails, grades, says, verdict
 
 from woodshed.errors import ConfigError, CostCeilingError
+from woodshed.rewards.aggregate import consistency_of
 from woodshed.rewards.cache import SqliteCache
 from woodshed.rewards.judge import Judge
-from woodshed.rewards.opinion import consistency_of
 from woodshed.rewards.ruler import Ruler
-from woodshed.rewards.verdict import Mark
+from woodshed.rewards.verdict import AttemptScore
 from woodshed.types import Judgement, Trajectory
 
 Ask = Callable[[str, str, dict[str, Any]], Awaitable[str]]
@@ -113,7 +113,7 @@ async def test_a_second_judge_that_fails_masks_the_group() -> None:
     ],
 )
 def test_consistency_counts_the_pairs_that_keep_their_order(rows: list[list[float]], expected: float | None) -> None:
-    found = consistency_of([[Mark(score=s, explanation="") for s in row] for row in rows], 0.0)
+    found = consistency_of([[AttemptScore(score=s, explanation="") for s in row] for row in rows], 0.0)
 
     assert found == (None if expected is None else pytest.approx(expected))
 

@@ -11,8 +11,8 @@ from loopback_judge import LoopbackJudge, Reply, attempts_of, grades, says, verd
 
 from woodshed.capture import Rollout, bind, current_rollout, require_rollout
 from woodshed.errors import ConfigError
+from woodshed.rewards.base import FunctionReward, Reward
 from woodshed.rewards.blend import Blend
-from woodshed.rewards.function import FunctionReward, Reward
 from woodshed.rewards.judge import Judge
 from woodshed.rewards.ruler import Ruler
 from woodshed.types import Judgement, Trajectory

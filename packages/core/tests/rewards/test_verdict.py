@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from woodshed.rewards.verdict import Mark, read_verdict
+from woodshed.rewards.verdict import AttemptScore, read_verdict
 
 
 def entry(id: Any, score: Any = 0.5, explanation: Any = "why") -> dict[str, Any]:
@@ -41,7 +41,10 @@ def test_a_verdict_is_found_and_read_by_id(text: str) -> None:
     reading = read_verdict(text, ["A", "B"])
 
     assert reading.problems == ()
-    assert reading.marks == {"A": Mark(score=0.9, explanation="why"), "B": Mark(score=0.0, explanation="why")}
+    assert reading.marks == {
+        "A": AttemptScore(score=0.9, explanation="why"),
+        "B": AttemptScore(score=0.0, explanation="why"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,8 @@ def test_a_retry_that_names_no_call_takes_over_its_own_and_no_other_with_the_sam
         impatient = pool.submit(ask, 1.0, 1)
         while not engine.vllm.asked:
             time.sleep(0.01)
-        patient = pool.submit(ask, 60.0)
-        answered = [impatient.result(), patient.result(), ask(60.0), ask(60.0, **{"x-stainless-retry-count": "1"})]
+        target = pool.submit(ask, 60.0)
+        answered = [impatient.result(), target.result(), ask(60.0), ask(60.0, **{"x-stainless-retry-count": "1"})]
 
     assert answered == ["again", "late", "lost", "another"]
     calls = [call.tokens for call in engine.trajectory(rollout).calls]

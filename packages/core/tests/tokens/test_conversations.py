@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from woodshed.tokens import fold_calls, pack_rows
+from woodshed.tokens import build_rows, pack_rows
 from woodshed.types import Completion, Failure, Message, TokenCall
 
 Ids = tuple[int, ...]
@@ -88,7 +88,7 @@ def test_every_sampled_token_is_trained_once_in_the_context_the_engine_saw(
     for k in range(rollouts):
         engines.append(Engine(draw, fresh=1000 + 10_000 * k))
         converse(engines[-1], system)
-    rows = [row for engine in engines for row in fold_calls(engine.calls)]
+    rows = [row for engine in engines for row in build_rows(engine.calls)]
     packs = pack_rows([row.token_ids for row in rows], token_budget=budget)
     trained: list[tuple[int, Ids]] = []
     for pack in packs:

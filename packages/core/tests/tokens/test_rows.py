@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from woodshed.tokens import Row, fold_calls, why_untrained
+from woodshed.tokens import Row, build_rows, why_untrained
 from woodshed.types import Completion, Failure, Message, TokenCall
 
 
@@ -102,7 +102,7 @@ def trained(row: Row) -> list[int]:
 
 @given(rollouts())
 def test_every_sampled_token_is_trained_once_in_the_context_the_engine_saw(played: Played) -> None:
-    rows = fold_calls(played.calls, untrained_call_ids=played.untrained_call_ids)
+    rows = build_rows(played.calls, untrained_call_ids=played.untrained_call_ids)
 
     found = [
         (logprob, (row.token_ids[:k], row.token_ids[k]))
@@ -116,7 +116,7 @@ def test_every_sampled_token_is_trained_once_in_the_context_the_engine_saw(playe
 
 @given(rollouts())
 def test_untrained_positions_hold_nothing(played: Played) -> None:
-    for row in fold_calls(played.calls, untrained_call_ids=played.untrained_call_ids):
+    for row in build_rows(played.calls, untrained_call_ids=played.untrained_call_ids):
         for k, is_trained in enumerate(row.trained):
             cells = (row.logprobs[k], row.weight_versions[k], row.temperatures[k], row.call_ids[k])
             assert all((cell is not None) == is_trained for cell in cells)
@@ -124,7 +124,7 @@ def test_untrained_positions_hold_nothing(played: Played) -> None:
 
 @given(rollouts())
 def test_no_row_is_without_a_trained_token_and_none_starts_with_one(played: Played) -> None:
-    for row in fold_calls(played.calls, untrained_call_ids=played.untrained_call_ids):
+    for row in build_rows(played.calls, untrained_call_ids=played.untrained_call_ids):
         assert any(row.trained)
         assert not row.trained[0]
 
@@ -135,7 +135,7 @@ def test_appended_history_is_one_row() -> None:
         "b", [1, 2, 3, 4, 5], completion([6], first=10, version=7), started_s=2, sampling={"temperature": 0.5}
     )
 
-    assert fold_calls([second, first]) == (
+    assert build_rows([second, first]) == (
         Row(
             token_ids=(1, 2, 3, 4, 5, 6),
             trained=(False, False, True, True, False, True),
@@ -151,7 +151,7 @@ def test_edited_history_forks_and_trains_the_old_tokens_only_once() -> None:
     first = call("a", [1, 2], completion([3, 4, 5]), started_s=1)
     second = call("b", [1, 2, 3, 4, 9], completion([6]), started_s=2)
 
-    rows = fold_calls([first, second])
+    rows = build_rows([first, second])
 
     assert [row.token_ids for row in rows] == [(1, 2, 3, 4, 5), (1, 2, 3, 4, 9, 6)]
     assert [trained(row) for row in rows] == [[3, 4, 5], [6]]
@@ -165,7 +165,7 @@ def test_two_interleaved_agents_give_two_rows() -> None:
         call("b2", [7, 8, 9], completion([5]), started_s=4),
     ]
 
-    assert [row.token_ids for row in fold_calls(calls)] == [(1, 2, 3, 4), (7, 8, 9, 5)]
+    assert [row.token_ids for row in build_rows(calls)] == [(1, 2, 3, 4), (7, 8, 9, 5)]
 
 
 def test_longest_matching_row_is_continued() -> None:
@@ -175,7 +175,7 @@ def test_longest_matching_row_is_continued() -> None:
         call("next", [1, 2, 3, 4], completion([5]), started_s=3),
     ]
 
-    assert [row.token_ids for row in fold_calls(calls)] == [(1, 2), (1, 2, 3, 4, 5)]
+    assert [row.token_ids for row in build_rows(calls)] == [(1, 2), (1, 2, 3, 4, 5)]
 
 
 def test_each_of_several_completions_can_be_continued() -> None:
@@ -184,13 +184,13 @@ def test_each_of_several_completions_can_be_continued() -> None:
         call("b", [1, 3, 4], completion([5]), started_s=2),
     ]
 
-    assert [row.token_ids for row in fold_calls(calls)] == [(1, 2), (1, 3, 4, 5)]
+    assert [row.token_ids for row in build_rows(calls)] == [(1, 2), (1, 3, 4, 5)]
 
 
 def test_equal_calls_are_two_calls() -> None:
     calls = [call("a", [1], completion([2]), started_s=1), call("b", [1], completion([2]), started_s=2)]
 
-    assert [trained(row) for row in fold_calls(calls)] == [[2], [2]]
+    assert [trained(row) for row in build_rows(calls)] == [[2], [2]]
 
 
 def test_superseded_call_is_context_only() -> None:
@@ -199,7 +199,7 @@ def test_superseded_call_is_context_only() -> None:
         call("b", [1, 2, 3], completion([4]), started_s=2),
     ]
 
-    rows = fold_calls(calls, untrained_call_ids={"a"})
+    rows = build_rows(calls, untrained_call_ids={"a"})
 
     assert [row.token_ids for row in rows] == [(1, 2, 3, 4)]
     assert trained(rows[0]) == [4]
@@ -220,10 +220,10 @@ def test_superseded_call_is_context_only() -> None:
 )
 def test_call_that_cannot_be_trained_says_why(odd: object, reason: str) -> None:
     assert reason in (why_untrained(odd) or "")  # type: ignore[arg-type]
-    assert fold_calls([odd]) == ()  # type: ignore[list-item]
+    assert build_rows([odd]) == ()  # type: ignore[list-item]
 
 
 def test_call_without_a_named_temperature_was_sampled_at_one() -> None:
-    (row,) = fold_calls([call("a", [1], completion([2]), sampling={})])
+    (row,) = build_rows([call("a", [1], completion([2]), sampling={})])
 
     assert row.temperatures == (None, 1.0)

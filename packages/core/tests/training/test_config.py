@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import woodshed
-from woodshed.training.batches import batch_ids
 from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig, scenario_ids
+from woodshed.training.rollouts.sampling import batch_ids
 
 
 def test_a_group_of_one_is_refused_with_the_reason() -> None:

@@ -10,22 +10,22 @@ from rich.console import Console
 import woodshed
 from woodshed.capture import rollout
 from woodshed.engine import EngineClient
-from woodshed.training.ahead import Slots
 from woodshed.training.evaluation import evaluate
-from woodshed.training.groups import Stage
-from woodshed.training.progress import Progress
-from woodshed.training.store import RunStore
+from woodshed.training.report.progress import RunProgress
+from woodshed.training.rollouts.groups import RunContext
+from woodshed.training.rollouts.prefetch import PrioritySemaphore
+from woodshed.training.run.store import RunStore
 
 
 async def test_many_rollouts_of_an_evaluation_fail_as_one(tmp_path: Path) -> None:
     asked = woodshed.Evaluation(scenarios=["a", "b", "c"], measure=lambda trajectory, scenario: 1.0)
     store = RunStore(tmp_path)
     async with EngineClient("http://127.0.0.1:9") as client:
-        stage = Stage(
+        stage = RunContext(
             function=rollout(lambda _: None), client=client, store=store, policy=woodshed.Policy("m"),
-            policy_name="policy", config=woodshed.TrainConfig(), start_version=0, slots=Slots(4),
+            policy_name="policy", config=woodshed.TrainConfig(), start_version=0, slots=PrioritySemaphore(4),
         )  # fmt: skip
-        with Progress(folder=tmp_path, steps=1, console=Console(quiet=True)) as progress:
+        with RunProgress(folder=tmp_path, steps=1, console=Console(quiet=True)) as progress:
             with pytest.raises(woodshed.EngineError, match=r"127\.0\.0\.1:9"):
                 await evaluate(stage, asked, "before", progress)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from woodshed.training.store import RunStore
+from woodshed.training.run.store import RunStore
 from woodshed.types import Judgement, Trajectory
 
 

@@ -6,7 +6,7 @@ import pytest
 from builders import call, group, said, trajectory
 
 from woodshed.training.config import AdvantageSettings
-from woodshed.training.request import is_flat, split_stale, step_request
+from woodshed.training.step_request import is_flat, split_stale, step_request
 from woodshed.types import Failure, Group, ModelCall
 
 

@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from woodshed.capture import OpenCall, Scope, at, current_place, current_rollout
+from woodshed.capture import AttemptScope, OpenCall, at, current_call_context, current_rollout
 from woodshed_crewai._convert import agent_name, task_name
 
 
-class Work(Scope):
+class Work(AttemptScope):
     """A piece of a crew's work: a task, an agent's run at it, or a conversion of its answer."""
 
     def __init__(self, *, subject: Any, agent: str | None, task: str | None = None, key: Any = None) -> None:
         """Begin work on `subject` (the task, or the agent of a kickoff) as a part of what is going on here."""
-        parent = current_place().scope
+        parent = current_call_context().scope
         super().__init__(parent=parent, agent=agent or (parent.agent if parent else None), key=key or (subject,))
         self.subject = subject
         self.task = task or getattr(work_at(parent), "task", None)
@@ -40,7 +40,7 @@ class Work(Scope):
             self.try_again()
 
 
-def work_at(scope: Scope | None) -> Work | None:
+def work_at(scope: AttemptScope | None) -> Work | None:
     """Return the innermost work that `scope` is a part of."""
     while scope is not None and not isinstance(scope, Work):
         scope = scope.parent
@@ -49,14 +49,14 @@ def work_at(scope: Scope | None) -> Work | None:
 
 @contextmanager
 def _inside(work: Work) -> Iterator[None]:
-    with at(replace(current_place(), scope=work)):
+    with at(replace(current_call_context(), scope=work)):
         yield
     work.succeed()
 
 
 def _again(key: tuple[Any, ...]) -> Work | None:
     """Return the work with this key if its last attempt is what this code runs in, with a new attempt begun."""
-    work = current_place().scope
+    work = current_call_context().scope
     if not isinstance(work, Work) or len(work.key) != len(key):
         return None
     if any(one is not other for one, other in zip(work.key, key, strict=True)):
@@ -99,7 +99,7 @@ def _same_again_work(instance: Any, args: Any, kwargs: Any) -> Work:
 
 
 def _begin_run(subject: Any) -> None:
-    outer = current_place().scope
+    outer = current_call_context().scope
     if isinstance(outer, Work) and outer.subject is subject:
         outer.begin_run()
 
@@ -143,17 +143,17 @@ def around_guardrail(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any
     """Judge an answer beside the work it came from: a rejected answer is thrown away, its rejection is not."""
     if current_rollout() is None:
         return wrapped(*args, **kwargs)
-    place, work = current_place(), work_at(current_place().scope)
-    beside = Scope(parent=work.parent if work else None, agent=place.agent, key=around_guardrail)
+    place, work = current_call_context(), work_at(current_call_context().scope)
+    beside = AttemptScope(parent=work.parent if work else None, agent=place.agent, key=around_guardrail)
     with at(replace(place, scope=beside)):
         return wrapped(*args, **kwargs)
 
 
 @contextmanager
-def one_call(llm: Any) -> Iterator[Scope]:
+def one_call(llm: Any) -> Iterator[AttemptScope]:
     """Let everything inside be attempts at one logical model call: CrewAI repeats a throttled one."""
-    place = current_place()
-    scope = Scope(parent=place.scope, agent=place.agent, key=llm)
+    place = current_call_context()
+    scope = AttemptScope(parent=place.scope, agent=place.agent, key=llm)
     with at(replace(place, scope=scope)):
         yield scope
     scope.succeed()

@@ -15,10 +15,10 @@ from pydantic import PrivateAttr
 
 from woodshed.capture import (
     CALL_ID_HEADER,
+    AttemptScope,
     Rollout,
-    Scope,
     at,
-    current_place,
+    current_call_context,
     current_rollout,
     model_span,
     require_rollout,
@@ -143,8 +143,8 @@ def _instructor(rollout: Rollout, instance: Any) -> Any:
     import instructor  # takes seconds, and is only needed here
 
     client = sync_client(rollout).copy()
-    completions, place = client.chat.completions, current_place()
-    create, scope = completions.create, Scope(parent=place.scope, agent=place.agent, key=instance, attempt=0)
+    completions, place = client.chat.completions, current_call_context()
+    create, scope = completions.create, AttemptScope(parent=place.scope, agent=place.agent, key=instance, attempt=0)
 
     def create_observed(*args: Any, **kwargs: Any) -> Any:
         scope.try_again()

@@ -11,7 +11,7 @@ from typing import Any
 from crewai.utilities import agent_utils
 from crewai.utilities.string_utils import sanitize_tool_name
 
-from woodshed.capture import OpenTool, Rollout, ToolSpan, at, current_place, current_rollout
+from woodshed.capture import OpenTool, Rollout, ToolSpan, at, current_call_context, current_rollout
 from woodshed_crewai._attempts import work_at
 from woodshed_crewai._convert import malformed, tool_arguments
 from woodshed_crewai._wrappers import requested
@@ -23,7 +23,7 @@ _refuses_bad_json = hasattr(agent_utils, "handle_tool_failure")
 @contextmanager
 def _span(rollout: Rollout, tool_call_id: str | None, name: str, arguments: Any) -> Iterator[ToolSpan]:
     """Record one tool call; in text mode, the model call before it asked for it."""
-    place = current_place()
+    place = current_call_context()
     work = work_at(place.scope)
     if rollout.recorder.asked_by(tool_call_id) is None and work is not None and work.last_call_id:
         place = replace(place, parent_call_id=work.last_call_id)
@@ -137,7 +137,7 @@ def _text_ended(span: ToolSpan, result: Any) -> None:
 
 def around_text_use(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Note the arguments that CrewAI understood (`ToolUsage._use`, also the async one)."""
-    opened, calling = current_place().tool, kwargs.get("calling")
+    opened, calling = current_call_context().tool, kwargs.get("calling")
     if opened is not None and calling is not None and current_rollout() is not None:
         opened.arguments = dict(calling.arguments or {})
     return wrapped(*args, **kwargs)
@@ -191,7 +191,7 @@ async def _async_inner_tool(rollout: Rollout, wrapped: Any, instance: Any, args:
 
 def _opened_for(tool: Any) -> OpenTool | None:
     """Return the record that is open for this tool; of two tools with one name CrewAI calls the second `name_2`."""
-    opened, name = current_place().tool, sanitize_tool_name(tool.name)
+    opened, name = current_call_context().tool, sanitize_tool_name(tool.name)
     if opened is None:
         return None
     return opened if re.fullmatch(re.escape(name) + r"(_\d+)*", sanitize_tool_name(opened.name)) else None

@@ -11,12 +11,12 @@ from crewai.llms.base_llm import BaseLLM
 
 from woodshed.capture import (
     CALL_ID_HEADER,
+    AttemptScope,
     OpenCall,
     Rollout,
-    Scope,
     at,
     bind,
-    current_place,
+    current_call_context,
     current_rollout,
     model_span,
     provider_tool,
@@ -56,7 +56,7 @@ class Exchange:
         self._span = ExitStack()
         span = model_span(self.rollout, author_model=model_name(self.llm), agent=self.agent)
         self.call = self._span.enter_context(span)
-        self.call.task = getattr(work_at(current_place().scope), "task", None)
+        self.call.task = getattr(work_at(current_call_context().scope), "task", None)
         self.headers[CALL_ID_HEADER] = self.call.call_id
 
     def answered(self, answer: Any) -> Any:
@@ -79,8 +79,8 @@ class Exchange:
     ) -> None:
         """Close the record; an exception is noted and passes untouched."""
         _exchange.reset(self._token)
-        scope = current_place().scope
-        if error is not None and isinstance(scope, Scope) and scope.key is self.llm:
+        scope = current_call_context().scope
+        if error is not None and isinstance(scope, AttemptScope) and scope.key is self.llm:
             scope.fail()
         self._span.__exit__(kind, error, trace)
 
@@ -211,7 +211,7 @@ def around_stream(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _bound(rollout: Rollout, run: Any, *, is_async: bool) -> Any:
-    place = current_place()
+    place = current_call_context()
 
     def run_bound() -> Any:
         with bind(rollout), at(place):

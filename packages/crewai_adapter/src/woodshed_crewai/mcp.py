@@ -11,8 +11,8 @@ from crewai.tools import BaseTool
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import ValidationError
 
-from woodshed.mcp.answers import ToolAnswer
 from woodshed.mcp.frameworks import Job
+from woodshed.mcp.tool_answer import ToolAnswer
 from woodshed.mcp.tools import Tool
 from woodshed_crewai.instrumentor import instrument
 

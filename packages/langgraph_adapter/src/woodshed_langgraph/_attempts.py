@@ -10,14 +10,14 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
-from woodshed.capture import Rollout, Scope, at, current_place, current_rollout
+from woodshed.capture import AttemptScope, Rollout, at, current_call_context, current_rollout
 from woodshed_langgraph._convert import agent_name
 
-_tasks: weakref.WeakKeyDictionary[Rollout, dict[str, Scope]] = weakref.WeakKeyDictionary()
+_tasks: weakref.WeakKeyDictionary[Rollout, dict[str, AttemptScope]] = weakref.WeakKeyDictionary()
 """Every node task that ran in a rollout; the same task again means that the graph was resumed."""
 
 
-def _task_scope(rollout: Rollout, task: Any) -> Scope:
+def _task_scope(rollout: Rollout, task: Any) -> AttemptScope:
     """Open the scope of one run of a node's task."""
     configurable = task.config.get("configurable", {})
     # A graph with a checkpointer continues where it was when the work around it is tried again, so that the answers of
@@ -28,8 +28,8 @@ def _task_scope(rollout: Rollout, task: Any) -> Scope:
     if earlier is not None:
         earlier.try_again()
         return earlier
-    scope = tasks[task.id] = Scope(
-        parent=None if continues else current_place().scope,
+    scope = tasks[task.id] = AttemptScope(
+        parent=None if continues else current_call_context().scope,
         agent=agent_name(task.config.get("metadata") or {}),
         key=task.id,
     )
@@ -42,7 +42,7 @@ def around_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     if rollout is None:
         return wrapped(*args, **kwargs)
     scope = _task_scope(rollout, args[0])
-    with at(replace(current_place(), scope=scope)):
+    with at(replace(current_call_context(), scope=scope)):
         result = wrapped(*args, **kwargs)
     scope.succeed()
     return result
@@ -56,7 +56,7 @@ def around_async_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> An
 
 async def _async_node(wrapped: Any, rollout: Rollout, args: Any, kwargs: Any) -> Any:
     scope = _task_scope(rollout, args[0])
-    with at(replace(current_place(), scope=scope)):
+    with at(replace(current_call_context(), scope=scope)):
         result = await wrapped(*args, **kwargs)
     scope.succeed()
     return result
@@ -65,14 +65,14 @@ async def _async_node(wrapped: Any, rollout: Rollout, args: Any, kwargs: Any) ->
 def around_should_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Notice that a node's attempt failed and the policy asks for another."""
     again = wrapped(*args, **kwargs)
-    if again and current_rollout() is not None and (scope := current_place().scope) is not None:
+    if again and current_rollout() is not None and (scope := current_call_context().scope) is not None:
         scope.fail()
     return again
 
 
-def _retry_scope(args: Any, kwargs: Any) -> Scope:
-    place, run_manager = current_place(), args[1] if len(args) > 1 else kwargs["run_manager"]
-    return Scope(parent=place.scope, agent=place.agent, key=run_manager, attempt=0)
+def _retry_scope(args: Any, kwargs: Any) -> AttemptScope:
+    place, run_manager = current_call_context(), args[1] if len(args) > 1 else kwargs["run_manager"]
+    return AttemptScope(parent=place.scope, agent=place.agent, key=run_manager, attempt=0)
 
 
 def around_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -80,7 +80,7 @@ def around_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     if current_rollout() is None:
         return wrapped(*args, **kwargs)
     scope = _retry_scope(args, kwargs)
-    with at(replace(current_place(), scope=scope)):
+    with at(replace(current_call_context(), scope=scope)):
         result = wrapped(*args, **kwargs)
     scope.succeed()
     return result
@@ -93,7 +93,7 @@ def around_async_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> A
 
 async def _async_retry(wrapped: Any, args: Any, kwargs: Any) -> Any:
     scope = _retry_scope(args, kwargs)
-    with at(replace(current_place(), scope=scope)):
+    with at(replace(current_call_context(), scope=scope)):
         result = await wrapped(*args, **kwargs)
     scope.succeed()
     return result
@@ -101,7 +101,7 @@ async def _async_retry(wrapped: Any, args: Any, kwargs: Any) -> Any:
 
 def around_retry_attempt(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Notice an attempt of a `with_retry` block as it begins (`_patch_config(config, run_manager, retry_state)`)."""
-    scope = current_place().scope if current_rollout() is not None else None
+    scope = current_call_context().scope if current_rollout() is not None else None
     if scope is not None and len(args) > 1 and scope.key is args[1]:
         scope.try_again()
     return wrapped(*args, **kwargs)

@@ -10,7 +10,7 @@ from typing import Any, Self
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from langgraph.errors import GraphBubbleUp
 
-from woodshed.capture import OpenTool, Rollout, ToolSpan, current_place, current_rollout, require_rollout
+from woodshed.capture import OpenTool, Rollout, ToolSpan, current_call_context, current_rollout, require_rollout
 from woodshed.errors import ConfigError
 from woodshed_langgraph._convert import to_openai_kwargs, tool_output
 from woodshed_langgraph._substitute import Trainable, substitute
@@ -99,7 +99,7 @@ def _node_span(rollout: Rollout, args: Any, kwargs: Any) -> _ToolSpan:
 
 
 def _tool_span(rollout: Rollout, tool: Any, args: Any, kwargs: Any) -> _ToolSpan | _InnerSpan:
-    tool_call_id, opened = kwargs.get("tool_call_id"), current_place().tool
+    tool_call_id, opened = kwargs.get("tool_call_id"), current_call_context().tool
     if opened is not None and (opened.tool_call_id, opened.name) == (tool_call_id, tool.name):
         return _InnerSpan(opened)
     arguments = args[0] if args else kwargs.get("tool_input")

@@ -12,12 +12,12 @@ from typing import Any, Self
 from scipy.stats import kendalltau
 
 import woodshed
+from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import VerdictCache
-from woodshed.rewards.function import Reward
-from woodshed.training.report import write_summary
-from woodshed.training.store import RunStore
+from woodshed.training.report.files import write_summary
+from woodshed.training.run.store import RunStore
 from woodshed_tiny_world import held_out_scenarios, judge_model, policy_path, train_scenarios, verify
-from woodshed_tiny_world.clerks import rollout_of
+from woodshed_tiny_world.agents import rollout_of
 from woodshed_tiny_world.scenarios import Scenario
 from woodshed_tiny_world.verifier import Level
 

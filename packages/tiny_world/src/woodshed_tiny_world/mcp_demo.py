@@ -16,7 +16,7 @@ import httpx
 
 import woodshed
 from woodshed.errors import McpServerUnreachable
-from woodshed.training.report import write_summary
+from woodshed.training.report.files import write_summary
 from woodshed_tiny_world import held_out_scenarios, judge_model, policy_path, verify
 from woodshed_tiny_world.demo import CONFIG, HELD_OUT_ROLLOUTS
 from woodshed_tiny_world.scenarios import Scenario, all_scenarios

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from woodshed.capture.propagate import THREAD_HOOKS, carry
 from woodshed.capture.rollout import Rollout
-from woodshed.capture.threads import THREAD_HOOKS, carry
 from woodshed.errors import LeakError
 
 _UNTRACKED: Literal["untracked"] = "untracked"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from woodshed.types import CallNote, Failure, ToolCall
+from woodshed.types import CallMetadata, Failure, ToolCall
 
 CALL_ID_HEADER = "x-woodshed-call-id"
 """HTTP header that carries the call id from the hook to the engine's gateway."""
@@ -41,9 +41,9 @@ class OpenCall:
         self.superseded = False
         self.error: Failure | None = None
 
-    def note(self) -> CallNote:
+    def note(self) -> CallMetadata:
         """Return the call as a frozen value."""
-        return CallNote(
+        return CallMetadata(
             call_id=self.call_id,
             agent=self.agent,
             task=self.task,
@@ -144,7 +144,7 @@ class Recorder:
         with self._lock:
             return tuple(self._calls)
 
-    def notes(self) -> tuple[CallNote, ...]:
+    def notes(self) -> tuple[CallMetadata, ...]:
         """Return the model calls noted so far, in order."""
         return tuple(call.note() for call in self.open_calls())
 

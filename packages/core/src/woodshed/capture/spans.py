@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from woodshed.capture.place import at, current_place
+from woodshed.capture.call_context import at, current_call_context
 from woodshed.capture.recorder import OpenCall, OpenTool
 from woodshed.capture.rollout import Rollout
 from woodshed.types import Failure
@@ -27,7 +27,7 @@ def model_span(rollout: Rollout, *, author_model: str | None, agent: str | None 
         author_model: the model the author's agent named.
         agent: who makes the call; the place knows it where this is None.
     """
-    place = current_place()
+    place = current_call_context()
     call: OpenCall | None = None
     try:
         with rollout.recorder.observe_call(
@@ -62,7 +62,7 @@ class ToolSpan:
         control_flow: tuple[type[BaseException], ...] = (),
     ) -> None:
         """Open the record. An exception of `control_flow` is the framework's way to leave a tool, and no error."""
-        place = current_place()
+        place = current_call_context()
         self.tool: OpenTool = rollout.recorder.open_tool(
             tool_call_id=tool_call_id, name=name, arguments=arguments, agent=place.agent
         )

@@ -145,7 +145,7 @@ def sft(
     Run the same command again after Ctrl-C or a crash and it goes on where it was.
     """  # noqa: D301 - the backspace keeps the lines of the examples
     from woodshed.cli.warm_up import build, engine_at
-    from woodshed.training.lessons import Choice
+    from woodshed.training.sft.dataset import Choice
 
     build(
         source,
@@ -186,9 +186,9 @@ def doctor(
     woodshed doctor practise.py
     woodshed doctor --model Qwen/Qwen3-0.6B --judge gpt-5-mini
     """  # noqa: D301 - the backspace keeps the lines of the examples
-    from woodshed.cli.doctor import examine, patient
+    from woodshed.cli.doctor import examine, target
 
-    asked = patient(file, model=model, judge=judge, url=engine, api_key=api_key)
+    asked = target(file, model=model, judge=judge, url=engine, api_key=api_key)
     raise typer.Exit(examine(asked, as_json=as_json))
 
 
@@ -218,7 +218,7 @@ def install(
     unsloth: Annotated[bool, typer.Option("--unsloth", help="With Unsloth, for training on an NVIDIA GPU.")] = False,
 ) -> None:
     """Make the engine environment: torch, transformers, peft and vLLM for this machine (CPU or CUDA)."""
-    from woodshed.engine.provision import install as provision
+    from woodshed.engine.client.provision import install as provision
 
     provision(force=upgrade, unsloth=unsloth)
 

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from woodshed.cli.files import load_training
 from woodshed.cli.warm_up import engine_at
-from woodshed.engine.local import ConnectedEngine, LocalEngine, engine_environment
-from woodshed.engine.provision import engine_home, engine_python
+from woodshed.engine.client.local import ConnectedEngine, LocalEngine, engine_environment
+from woodshed.engine.client.provision import engine_home, engine_python
 from woodshed.errors import EngineError, WoodshedError
-from woodshed.rewards.function import Reward
+from woodshed.rewards.base import Reward
 from woodshed.rewards.ruler import Ruler
 from woodshed.training.config import Policy
 from woodshed.training.doctor import Finding, examine_run, failing
@@ -30,7 +30,7 @@ _JUDGE = "check the judge's name, address and key"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patient:
+class Target:
     """What is examined: a policy on an engine and its judge, or what there is of them."""
 
     engine: LocalEngine | ConnectedEngine
@@ -39,16 +39,14 @@ class Patient:
     limits: LossSettings = field(default_factory=LossSettings)
 
 
-def patient(
-    file: Path | None, *, model: str | None, judge: str | None, url: str | None, api_key: str | None
-) -> Patient:
+def target(file: Path | None, *, model: str | None, judge: str | None, url: str | None, api_key: str | None) -> Target:
     """Return what the arguments name; they win over the file."""
     engine = engine_at(url, api_key)
     reward = Ruler(judge=judge) if judge is not None else None
     if file is None:
-        return Patient(engine=engine, policy=Policy(model) if model else None, reward=reward)
+        return Target(engine=engine, policy=Policy(model) if model else None, reward=reward)
     training = load_training(file)
-    return Patient(
+    return Target(
         engine=training.engine if url is None else engine,
         policy=training.policy if model is None else training.policy.model_copy(update={"model": model}),
         reward=reward or training.reward,
@@ -56,7 +54,7 @@ def patient(
     )
 
 
-def examine(found_in: Patient, *, as_json: bool) -> int:
+def examine(found_in: Target, *, as_json: bool) -> int:
     """Make the checks, print what they find, and return the exit status: 1 where one fails."""
     console = Console(stderr=as_json, soft_wrap=True, highlight=False)
     found: list[Finding] = []
@@ -97,7 +95,7 @@ def _check_environment() -> list[Finding]:
 def _machine() -> Machine:
     python = engine_python()
     done = subprocess.run(
-        [str(python), "-m", "woodshed.engine.headroom", str(engine_home())],
+        [str(python), "-m", "woodshed.engine.client.machine", str(engine_home())],
         capture_output=True, text=True, env=engine_environment(python), check=False,
     )  # fmt: skip
     if done.returncode != 0:

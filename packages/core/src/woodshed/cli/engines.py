@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from woodshed.engine.config import ServedModel
-from woodshed.engine.local import Engine
+from woodshed.engine.client.config import ServedModel
+from woodshed.engine.client.local import Engine
 from woodshed.errors import ConfigError
 
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from woodshed.errors import ConfigError
 
 if TYPE_CHECKING:
-    from woodshed.engine.local import ConnectedEngine, LocalEngine
-    from woodshed.mcp import Collection, McpTraining, Offer, Scenario, Server
+    from woodshed.engine.client.local import ConnectedEngine, LocalEngine
+    from woodshed.mcp import Catalog, Collection, McpTraining, Scenario, Server
 
 
 class Only(StrEnum):
@@ -149,7 +149,7 @@ def _server(words: Sequence[str], *, token: str | None, headers: Sequence[str], 
 
 def _engine(url: str | None, key: str | None, serve: Sequence[str]) -> LocalEngine | ConnectedEngine:
     from woodshed.cli.engines import parse_models
-    from woodshed.engine.local import Engine
+    from woodshed.engine.client.local import Engine
 
     if url and serve:
         raise ConfigError(f"--serve {serve[0]!r} is for an engine on this machine; the one at {url!r} serves its own")
@@ -187,32 +187,34 @@ def _look(sessions: Any, console: Console, only: Only, *, tools: Any, allow: Any
     import asyncio
 
     from woodshed.mcp import scenarios_async
-    from woodshed.mcp.offer import read_offer
+    from woodshed.mcp.catalog import read_catalog
 
     if only is Only.tools:
-        return _show_tools(asyncio.run(read_offer(sessions, tools=tools, allow=allow)), console)
+        return _show_tools(asyncio.run(read_catalog(sessions, tools=tools, allow=allow)), console)
     found = asyncio.run(scenarios_async(sessions, tools=tools, allow=allow, say=console.print, **wanted))
     _show_scenarios(found, wanted["folder"], console)
 
 
-def _show_tools(offer: Offer, console: Console) -> None:
-    console.print(f"[bold]{offer.name}[/] {offer.version}, MCP {offer.protocol}: {offer.instructions}", markup=True)
+def _show_tools(catalog: Catalog, console: Console) -> None:
+    console.print(
+        f"[bold]{catalog.name}[/] {catalog.version}, MCP {catalog.protocol}: {catalog.instructions}", markup=True
+    )
     table = Table("tool", "", "about", show_edge=False)
-    for tool in offer.tools:
+    for tool in catalog.tools:
         table.add_row(tool.name, "taken", tool.description.partition("\n")[0])
-    for out in offer.left_out:
+    for out in catalog.left_out:
         table.add_row(out.name, "left out", out.reason, style="dim")
     console.print(table)
     console.print(
-        f"{offer.found} tools, {len(offer.tools)} taken; {len(offer.prompts)} prompts "
-        f"({', '.join(p.name for p in offer.prompts[:5]) or 'none'}); {len(offer.resources)} resources read"
+        f"{catalog.found} tools, {len(catalog.tools)} taken; {len(catalog.prompts)} prompts "
+        f"({', '.join(p.name for p in catalog.prompts[:5]) or 'none'}); {len(catalog.resources)} resources read"
     )
-    for line in offer.unreadable:
+    for line in catalog.unreadable:
         console.print(f"not readable: {line}", markup=False)
 
 
 def _show_scenarios(found: Collection, folder: Path, console: Console) -> None:
-    from woodshed.mcp.collect import REJECTED, SCENARIOS
+    from woodshed.mcp.scenario_collection import REJECTED, SCENARIOS
 
     def line(one: Scenario) -> str:
         return f"  {one.difficulty:<6} {one.split:<8} {' '.join(one.task.split())[:100]}"

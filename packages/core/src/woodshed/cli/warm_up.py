@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from woodshed.engine.local import ConnectedEngine, Engine, LocalEngine
+from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.training.config import Policy
-from woodshed.training.lessons import Choice
-from woodshed.training.sft import WarmUp, warm_up
-from woodshed.training.teaching import SftConfig
+from woodshed.training.sft.config import SftConfig
+from woodshed.training.sft.dataset import Choice
+from woodshed.training.sft.run import WarmUp, warm_up
 from woodshed.types import LoraSettings, OptimizerSettings
 
 

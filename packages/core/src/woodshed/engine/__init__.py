@@ -4,10 +4,10 @@ Two halves live here. `config`, `client`, `local` and `provision` run beside the
 `server` and `trainer` run in the engine's own environment, in processes of their own.
 """
 
-from woodshed.engine.client import EngineClient
-from woodshed.engine.config import EngineConfig, ServedModel
-from woodshed.engine.local import ConnectedEngine, Engine, LocalEngine
-from woodshed.engine.provision import engine_python, install
+from woodshed.engine.client.client import EngineClient
+from woodshed.engine.client.config import EngineConfig, ServedModel
+from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
+from woodshed.engine.client.provision import engine_python, install
 
 __all__ = [
     "ConnectedEngine",

@@ -13,40 +13,41 @@ from typing import TYPE_CHECKING, Any
 from woodshed.errors import ConfigError
 
 if TYPE_CHECKING:
-    from woodshed.mcp.collect import Collection, scenarios, scenarios_async
+    from woodshed.mcp.catalog import Catalog
     from woodshed.mcp.frameworks import Job
     from woodshed.mcp.generator import Generator
-    from woodshed.mcp.offer import Offer
-    from woodshed.mcp.practice import McpAgent, agent
+    from woodshed.mcp.mcp_agent import McpAgent, agent
     from woodshed.mcp.run import McpRun, McpTraining
     from woodshed.mcp.scenario import PlannedCall, Scenario
+    from woodshed.mcp.scenario_collection import Collection, scenarios, scenarios_async
     from woodshed.mcp.server import Limits, Server
     from woodshed.mcp.session import Sessions
     from woodshed.mcp.tools import Tool
 
 _HOME = {
     # Make scenarios.
-    "Collection": "collect",
+    "Collection": "scenario_collection",
     "Generator": "generator",
     "PlannedCall": "scenario",
     "Scenario": "scenario",
-    "scenarios": "collect",
-    "scenarios_async": "collect",
+    "scenarios": "scenario_collection",
+    "scenarios_async": "scenario_collection",
     # Practise.
     "Job": "frameworks",
-    "McpAgent": "practice",
+    "McpAgent": "mcp_agent",
     "McpRun": "run",
     "McpTraining": "run",
-    "agent": "practice",
+    "agent": "mcp_agent",
     # The server.
     "Limits": "server",
-    "Offer": "offer",
+    "Catalog": "catalog",
     "Server": "server",
     "Sessions": "session",
     "Tool": "tools",
 }
 
 __all__ = [
+    "Catalog",
     "Collection",
     "Generator",
     "Job",
@@ -54,7 +55,6 @@ __all__ = [
     "McpAgent",
     "McpRun",
     "McpTraining",
-    "Offer",
     "PlannedCall",
     "Scenario",
     "Server",

@@ -8,10 +8,10 @@ from statistics import fmean
 
 from woodshed.errors import JudgeError
 from woodshed.mcp.scenario import Scenario
-from woodshed.rewards.function import Reward
-from woodshed.rewards.opinion import all_of
-from woodshed.training.rows import cost_usd
-from woodshed.training.store import RunStore
+from woodshed.rewards.aggregate import all_of
+from woodshed.rewards.base import Reward
+from woodshed.training.report.metrics import cost_usd
+from woodshed.training.run.store import RunStore
 from woodshed.types import Failure, Judgement, Record, Trajectory
 
 

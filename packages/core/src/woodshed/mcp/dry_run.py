@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from woodshed.errors import McpServerError
-from woodshed.mcp.offer import Offer
+from woodshed.mcp.catalog import Catalog
 from woodshed.mcp.scenario import PlannedCall, Rejected, Scenario, normal
 from woodshed.mcp.session import Session, Sessions
 from woodshed.mcp.tools import refuse_arguments
@@ -22,7 +22,7 @@ class DryRun:
     """Makes each distinct call of many scenarios once; only tools that read are called."""
 
     sessions: Sessions
-    offer: Offer
+    catalog: Catalog
     _refusals: dict[str, str | None] = field(default_factory=dict)
     _tasks: set[str] = field(default_factory=set)
 
@@ -72,7 +72,7 @@ class DryRun:
 
     def _without_server(self, call: PlannedCall) -> str | None:
         """Return what is known of a call before it is made: a refusal, the empty text for none, None for nothing."""
-        tool = self.offer.tool(call.tool)
+        tool = self.catalog.tool(call.tool)
         if tool is None:
             return f"it needs the tool {call.tool!r}, which the agent does not have"
         if (refused := refuse_arguments(tool, call.arguments)) is not None:

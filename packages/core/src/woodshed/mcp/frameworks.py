@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from woodshed.errors import ConfigError
-from woodshed.mcp.answers import ToolAnswer
+from woodshed.mcp.tool_answer import ToolAnswer
 from woodshed.mcp.tools import Tool
 
 GROUP = "woodshed.mcp_agents"

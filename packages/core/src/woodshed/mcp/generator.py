@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 
-from woodshed.errors import ConfigError, JudgeError
+from woodshed.chat.client import ChatClient
+from woodshed.chat.model import ChatModel, Question
+from woodshed.errors import ConfigError, WoodshedError
+from woodshed.mcp.catalog import Catalog
 from woodshed.mcp.dry_run import DryRun
-from woodshed.mcp.offer import Offer
 from woodshed.mcp.scenario import DIFFICULTIES, Difficulty, PlannedCall, Rejected, Scenario, scenario
-from woodshed.rewards.chat import ChatJudge
-from woodshed.rewards.judge import ENGINE_PREFIX, Judge, Question
 
 _PER_REQUEST = 10
 _FRUITLESS = 3
@@ -28,19 +28,16 @@ def _usual_mix() -> dict[Difficulty, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Generator:
+class Generator(ChatModel):
     """The chat model that writes scenarios.
 
     Example:
         `Generator("gpt-5-mini")`, or `Generator("qwen3:32b", base_url="http://localhost:11434/v1")`
     """
 
-    model: str
-    _: KW_ONLY
-    base_url: str | None = None
-    """None is `OPENAI_BASE_URL`, else OpenAI's own address."""
-    api_key: str | None = field(default=None, repr=False)
-    """None is `OPENAI_API_KEY`. Never shown, logged or stored."""
+    role: ClassVar[str] = "generator"
+    error: ClassVar[type[WoodshedError]] = ConfigError
+
     temperature: float = 1.0
     timeout_s: float = 300.0
     mix: Mapping[Difficulty, float] = field(default_factory=_usual_mix)
@@ -48,7 +45,8 @@ class Generator:
 
     def __post_init__(self) -> None:
         """Refuse a mix of nothing, and a model that runs only inside a training run."""
-        if self.model.startswith(ENGINE_PREFIX):
+        ChatModel.__post_init__(self)
+        if self.is_engine:
             raise ConfigError(
                 f"generator {self.model!r} names a model of the engine, which does not run yet when scenarios are "
                 "written; give its address: Generator('policy', base_url=...)"
@@ -57,14 +55,6 @@ class Generator:
             raise ConfigError(f"Generator.mix names {sorted(unknown)}; expected {', '.join(DIFFICULTIES)}")
         if not sum(self.mix.values()) > 0 or min(self.mix.values()) < 0:
             raise ConfigError(f"Generator.mix is {dict(self.mix)}; expected shares of 0 or more, not all 0")
-
-    @property
-    def judge(self) -> Judge:
-        """The same model as the rewards' client knows it."""
-        return Judge(
-            self.model, base_url=self.base_url, api_key=self.api_key, temperature=self.temperature,
-            timeout_s=self.timeout_s,
-        )  # fmt: skip
 
     def wanted(self, count: int) -> dict[Difficulty, int]:
         """Return how many of each difficulty make `count`."""
@@ -77,19 +67,19 @@ class Generator:
 
 
 async def generate(
-    model: Generator, offer: Offer, dry_run: DryRun, *, count: int, say: Callable[[str], None]
+    model: Generator, catalog: Catalog, dry_run: DryRun, *, count: int, say: Callable[[str], None]
 ) -> tuple[list[Scenario], list[Rejected]]:
     """Return up to `count` scenarios that can be done, and those that cannot.
 
     Raises:
         ConfigError: the model cannot be asked, or its answers cannot be read at all.
     """
-    chat, kept, rejected = ChatJudge(model.judge), list[Scenario](), list[Rejected]()
+    chat, kept, rejected = ChatClient(model), list[Scenario](), list[Rejected]()
     system = resources.files("woodshed.mcp").joinpath("prompts/generator.md").read_text()
     fruitless = 0
     while len(kept) < count and fruitless < _FRUITLESS:
         wanted = _missing(model.wanted(count), kept, min(_PER_REQUEST, count - len(kept)))
-        user = _request(offer, wanted, kept, rejected)
+        user = _request(catalog, wanted, kept, rejected)
         try:
             made, unread = await _ask(chat, Question(system=system, user=user, schema=SCHEMA), model.model)
         except ConfigError as error:
@@ -145,13 +135,13 @@ def _missing(wanted: dict[Difficulty, int], kept: Sequence[Scenario], most: int)
     return {d: n for d, n in asked.items() if n}
 
 
-def _request(offer: Offer, wanted: dict[Difficulty, int], kept: Sequence[Scenario], bad: Sequence[Rejected]) -> str:
-    tools = [t.model_dump(mode="json", include={"name", "description", "parameters"}) for t in offer.tools]
-    parts = [f"The server calls itself {offer.name!r} and says: {offer.instructions}", "Tools:\n" + _lines(tools)]
-    if offer.prompts:
-        parts.append("Questions its users ask:\n" + _lines([p.model_dump(mode="json") for p in offer.prompts[:30]]))
-    if offer.resources:
-        texts = [f"{r.name} ({r.uri}):\n{r.text[:_RESOURCE_CHARS]}" for r in offer.resources]
+def _request(catalog: Catalog, wanted: dict[Difficulty, int], kept: Sequence[Scenario], bad: Sequence[Rejected]) -> str:
+    tools = [t.model_dump(mode="json", include={"name", "description", "parameters"}) for t in catalog.tools]
+    parts = [f"The server calls itself {catalog.name!r} and says: {catalog.instructions}", "Tools:\n" + _lines(tools)]
+    if catalog.prompts:
+        parts.append("Questions its users ask:\n" + _lines([p.model_dump(mode="json") for p in catalog.prompts[:30]]))
+    if catalog.resources:
+        texts = [f"{r.name} ({r.uri}):\n{r.text[:_RESOURCE_CHARS]}" for r in catalog.resources]
         parts.append("Its data:\n" + "\n\n".join(texts))
     if kept:
         parts.append("These tasks exist already; write others:\n" + _lines([s.task for s in kept[-_REMEMBERED:]]))
@@ -168,11 +158,8 @@ def _lines(rows: Sequence[Any]) -> str:
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 
 
-async def _ask(chat: ChatJudge, question: Question, name: str) -> tuple[list[Scenario], list[Rejected]]:
-    try:
-        answer = await chat.ask(question)
-    except JudgeError as error:
-        raise ConfigError(f"the generator model {name!r} cannot be asked: {error}") from error
+async def _ask(chat: ChatClient, question: Question, name: str) -> tuple[list[Scenario], list[Rejected]]:
+    answer = await chat.ask(question)
     try:
         rows = json.loads(answer.text[answer.text.index("{") : answer.text.rindex("}") + 1])["scenarios"]
         return _read(rows, name)

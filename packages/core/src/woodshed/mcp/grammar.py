@@ -18,7 +18,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from woodshed.mcp.offer import Offer, PromptTemplate
+from woodshed.mcp.catalog import Catalog, McpPrompt
 from woodshed.mcp.scenario import PlannedCall, Rejected, Scenario, scenario
 from woodshed.mcp.tools import Tool
 
@@ -40,23 +40,23 @@ _RANGE = 5
 """A number with a minimum and a maximum is tried at this many places between them."""
 
 
-def plan(offer: Offer, ask: Ask, *, seed: int) -> tuple[list[Writer], list[Rejected]]:
+def plan(catalog: Catalog, ask: Ask, *, seed: int) -> tuple[list[Writer], list[Rejected]]:
     """Return everything the grammar can say, drawn in turn from every template, and the templates nobody can fill."""
     made: list[list[Writer]] = []
     rejected: list[Rejected] = []
     asked_for: set[str] = set()
-    for prompt in offer.prompts:
-        tool = asks_for(prompt, offer.tools)
-        filled, missing = _fillings(prompt, tool, offer)
+    for prompt in catalog.prompts:
+        tool = asks_for(prompt, catalog.tools)
+        filled, missing = _fillings(prompt, tool, catalog)
         if missing:
             rejected.append(Rejected(task=f"prompt {prompt.name}", reason=missing, source=prompt.name))
             continue
         asked_for |= {tool.name} if tool else set()
         made.append([_of_prompt(prompt, tool, values, ask) for values in filled])
-    for tool in offer.tools:
+    for tool in catalog.tools:
         if tool.name in asked_for:
             continue
-        filled, missing = _tool_fillings(tool, offer)
+        filled, missing = _tool_fillings(tool, catalog)
         if missing:
             rejected.append(Rejected(task=f"tool {tool.name}", reason=missing, source=tool.name))
         else:
@@ -64,15 +64,15 @@ def plan(offer: Offer, ask: Ask, *, seed: int) -> tuple[list[Writer], list[Rejec
     return _in_turn(made, seed), rejected
 
 
-def asks_for(prompt: PromptTemplate, tools: Sequence[Tool]) -> Tool | None:
+def asks_for(prompt: McpPrompt, tools: Sequence[Tool]) -> Tool | None:
     """Return the tool a prompt asks for: the longest tool name that its own name holds, or its description names."""
     named = [t for t in tools if t.name in prompt.name or re.search(rf"\b{re.escape(t.name)}\b", prompt.description)]
     return max(named, key=lambda t: len(t.name), default=None)
 
 
-def _fillings(prompt: PromptTemplate, tool: Tool | None, offer: Offer) -> tuple[list[dict[str, Any]], str]:
+def _fillings(prompt: McpPrompt, tool: Tool | None, catalog: Catalog) -> tuple[list[dict[str, Any]], str]:
     """Return every way to fill a prompt's slots; or none, and why."""
-    known = {slot: _values(slot, prompt.values.get(slot, ()), tool, offer) for slot in prompt.slots}
+    known = {slot: _values(slot, prompt.values.get(slot, ()), tool, catalog) for slot in prompt.slots}
     unknown = [slot for slot, values in known.items() if not values and slot not in prompt.optional]
     if unknown:
         return [], f"nobody knows a value for {', '.join(map(repr, unknown))}: no completion, enum or resource of it"
@@ -81,9 +81,9 @@ def _fillings(prompt: PromptTemplate, tool: Tool | None, offer: Offer) -> tuple[
     return _products({slot: values for slot, values in known.items() if values}), ""
 
 
-def _tool_fillings(tool: Tool, offer: Offer) -> tuple[list[dict[str, Any]], str]:
+def _tool_fillings(tool: Tool, catalog: Catalog) -> tuple[list[dict[str, Any]], str]:
     required = tool.parameters.get("required", ())
-    known = {name: _values(name, (), tool, offer) for name in tool.parameters["properties"]}
+    known = {name: _values(name, (), tool, catalog) for name in tool.parameters["properties"]}
     if unknown := [name for name in required if not known.get(name)]:
         return [], f"nobody knows a value for {', '.join(map(repr, unknown))}: no enum, example or resource of it"
     return _products({name: known[name] for name in known if name in required}), ""
@@ -104,11 +104,11 @@ def _combination(known: Mapping[str, Sequence[Any]], place: int) -> dict[str, An
     return {name: chosen[name] for name in known}
 
 
-def _values(slot: str, completed: Sequence[str], tool: Tool | None, offer: Offer) -> tuple[Any, ...]:
+def _values(slot: str, completed: Sequence[str], tool: Tool | None, catalog: Catalog) -> tuple[Any, ...]:
     """Return what a slot may be filled with: the first source that has anything."""
     schema = tool.parameters["properties"].get(slot) if tool else None
     sources: Iterator[Sequence[Any]] = iter(
-        (completed, _of_schema(schema) if isinstance(schema, Mapping) else (), _of_resources(slot, offer))
+        (completed, _of_schema(schema) if isinstance(schema, Mapping) else (), _of_resources(slot, catalog))
     )
     return next((tuple(found[:_MOST_VALUES]) for found in sources if found), ())
 
@@ -133,9 +133,9 @@ def _between(low: float, high: float) -> list[int]:
     return sorted({first + (last - first) * step // (_RANGE - 1) for step in range(_RANGE)})
 
 
-def _of_resources(slot: str, offer: Offer) -> list[str]:
+def _of_resources(slot: str, catalog: Catalog) -> list[str]:
     """Return the entries of the resource that is named after the slot: a JSON list, or lines of plain text."""
-    for resource in offer.resources:
+    for resource in catalog.resources:
         if resource.name.lower() in (slot.lower(), f"{slot.lower()}s", f"{slot.lower()}es"):
             return _entries(resource.text)
     return []
@@ -149,7 +149,7 @@ def _entries(text: str) -> list[str]:
     return [str(entry) for entry in found if isinstance(entry, (str, int)) and str(entry)] if found else []
 
 
-def _of_prompt(prompt: PromptTemplate, tool: Tool | None, values: dict[str, Any], ask: Ask) -> Writer:
+def _of_prompt(prompt: McpPrompt, tool: Tool | None, values: dict[str, Any], ask: Ask) -> Writer:
     async def write() -> Scenario:
         text = await ask(prompt.name, {slot: str(value) for slot, value in values.items()})
         if not text.strip():

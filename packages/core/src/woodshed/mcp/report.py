@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from woodshed.mcp.collect import Collection
 from woodshed.mcp.comparison import Comparison, Pair
+from woodshed.mcp.scenario_collection import Collection
 from woodshed.mcp.session import Tally
 from woodshed.rewards.transcript import histories, render_messages
-from woodshed.training.report import Summary
+from woodshed.training.report.summary import Summary
 from woodshed.types import Trajectory
 
 _EXAMPLES = 3
@@ -21,15 +21,20 @@ def figures(
     summary: Summary, found: Collection, tally: Tally, *, framework: str, measure: str, comparison: Comparison | None
 ) -> dict[str, Any]:
     """Return all figures of the run as plain JSON."""
-    offer = found.offer
+    catalog = found.catalog
     return {
         **summary.model_dump(mode="json"),
         "success_is": measure,
         "framework": framework,
-        "server": {"place": offer.place, "name": offer.name, "version": offer.version, "protocol": offer.protocol},
-        "tools_found": offer.found,
-        "tools_taken": [tool.name for tool in offer.tools],
-        "tools_left_out": {out.name: out.reason for out in offer.left_out},
+        "server": {
+            "place": catalog.place,
+            "name": catalog.name,
+            "version": catalog.version,
+            "protocol": catalog.protocol,
+        },
+        "tools_found": catalog.found,
+        "tools_taken": [tool.name for tool in catalog.tools],
+        "tools_left_out": {out.name: out.reason for out in catalog.left_out},
         "scenarios_generated": found.generated,
         "scenarios_rejected": len(found.rejected),
         "scenarios_reused": found.reused,
@@ -68,8 +73,8 @@ def write_markdown(
         )
         share = f"{100 * judged['preferred_after']:.0f} %"
         lines += ["", f"The judge prefers the rollouts after training in {share} of {judged['scenarios']} tasks."]
-    lines += ["", "## Tools", "", *(f"- `{tool.name}`: {tool.description}" for tool in found.offer.tools)]
-    lines += [f"- left out: `{out.name}` ({out.reason})" for out in found.offer.left_out]
+    lines += ["", "## Tools", "", *(f"- `{tool.name}`: {tool.description}" for tool in found.catalog.tools)]
+    lines += [f"- left out: `{out.name}` ({out.reason})" for out in found.catalog.left_out]
     lines += ["", "## Examples", ""]
     for pair in _telling(examples, measure):
         lines += [f"### {_line(pair.scenario.task)}", ""]

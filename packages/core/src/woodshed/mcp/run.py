@@ -10,24 +10,24 @@ from typing import Any
 
 from rich.console import Console
 
-from woodshed.engine.local import ConnectedEngine, Engine, LocalEngine
+from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import WoodshedError
-from woodshed.mcp.collect import Collection, scenarios_async
 from woodshed.mcp.comparison import Comparison, Pair, compare, pairs, worked
 from woodshed.mcp.frameworks import load_agent
 from woodshed.mcp.generator import Generator
-from woodshed.mcp.practice import McpAgent
+from woodshed.mcp.mcp_agent import McpAgent
 from woodshed.mcp.report import figures as figures_of
 from woodshed.mcp.report import write_markdown
 from woodshed.mcp.scenario import HeldOut
+from woodshed.mcp.scenario_collection import Collection, scenarios_async
 from woodshed.mcp.server import Limits, Server
 from woodshed.mcp.session import Sessions
+from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
-from woodshed.rewards.function import Reward
 from woodshed.training.config import Evaluation, Measure, Policy, TrainConfig
 from woodshed.training.loop import VERDICTS, Run, Training, train_async
-from woodshed.training.report import write_summary
-from woodshed.training.store import RunStore
+from woodshed.training.report.files import write_summary
+from woodshed.training.run.store import RunStore
 
 _TRAINING = "training"
 """Folder of the training inside the run's: a finished one is set aside, the scenarios beside it stay."""
@@ -107,7 +107,7 @@ class McpTraining:
                 held_out=self.held_out, seed=self.config.seed, folder=folder, say=console.print,
             )  # fmt: skip
             agent = McpAgent(
-                sessions=sessions, framework=self.framework, run=agent_function, offer=found.offer,
+                sessions=sessions, framework=self.framework, run=agent_function, catalog=found.catalog,
                 instructions=self.instructions,
             )  # fmt: skip
             figures: dict[str, Any] = {}

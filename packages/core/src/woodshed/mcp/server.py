@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from woodshed.engine.config import LOOPBACK
+from woodshed.engine.client.config import LOOPBACK
 from woodshed.errors import ConfigError
 
 _BREAK = re.compile(r"[\r\n\0]")

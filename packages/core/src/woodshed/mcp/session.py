@@ -16,8 +16,8 @@ from mcp.shared.exceptions import McpError
 
 from woodshed import __version__
 from woodshed.errors import McpServerError, McpServerUnreachable
-from woodshed.mcp.answers import ToolAnswer, to_answer
 from woodshed.mcp.server import Limits, Server
+from woodshed.mcp.tool_answer import ToolAnswer, to_answer
 from woodshed.mcp.transport import connected, explain
 
 T = TypeVar("T")

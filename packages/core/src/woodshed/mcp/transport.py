@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import McpError
 from mcp.types import METHOD_NOT_FOUND
 
-from woodshed.engine.config import LOOPBACK
+from woodshed.engine.client.config import LOOPBACK
 from woodshed.errors import McpServerError, McpServerUnreachable
 from woodshed.mcp.server import Server
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from woodshed.errors import ConfigError
+from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import VerdictCache
-from woodshed.rewards.function import Reward
 from woodshed.types import Failure, Judgement, Score, Trajectory
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from woodshed.errors import ConfigError
-from woodshed.rewards.verdict import Mark
+from woodshed.rewards.verdict import AttemptScore
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, body TEXT NOT NULL, saved_s REAL NOT NULL);
@@ -24,10 +24,10 @@ CREATE TABLE IF NOT EXISTS payments (usd REAL NOT NULL, paid_s REAL NOT NULL);
 class VerdictCache(Protocol):
     """Keeps verdicts by the hash of everything the judge was asked, and what judges have cost so far."""
 
-    def get(self, key: str) -> Sequence[Mark] | None:
+    def get(self, key: str) -> Sequence[AttemptScore] | None:
         """Return the kept marks, or None."""
 
-    def put(self, key: str, marks: Sequence[Mark]) -> None:
+    def put(self, key: str, marks: Sequence[AttemptScore]) -> None:
         """Keep `marks` under `key`."""
 
     def pay(self, usd: float) -> None:
@@ -41,14 +41,14 @@ class MemoryCache:
     """Verdicts of this process."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[Mark, ...]] = {}
+        self._kept: dict[str, tuple[AttemptScore, ...]] = {}
         self._payments: list[float] = []
 
-    def get(self, key: str) -> Sequence[Mark] | None:
+    def get(self, key: str) -> Sequence[AttemptScore] | None:
         """Return the kept marks, or None."""
         return self._kept.get(key)
 
-    def put(self, key: str, marks: Sequence[Mark]) -> None:
+    def put(self, key: str, marks: Sequence[AttemptScore]) -> None:
         """Keep `marks` under `key`."""
         self._kept[key] = tuple(marks)
 
@@ -89,13 +89,13 @@ class SqliteCache:
             f"{str(self.path)!r} cannot be used as a verdict cache: {error}; name another file, or move it"
         )
 
-    def get(self, key: str) -> Sequence[Mark] | None:
+    def get(self, key: str) -> Sequence[AttemptScore] | None:
         """Return the kept marks, or None."""
         with self._lock:
             row = self._database.execute("SELECT body FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return [Mark(**mark | {"steps": tuple(mark["steps"])}) for mark in json.loads(row[0])] if row else None
+        return [AttemptScore(**mark | {"steps": tuple(mark["steps"])}) for mark in json.loads(row[0])] if row else None
 
-    def put(self, key: str, marks: Sequence[Mark]) -> None:
+    def put(self, key: str, marks: Sequence[AttemptScore]) -> None:
         """Keep `marks` under `key`."""
         body = json.dumps([asdict(m) for m in marks])
         with self._lock:

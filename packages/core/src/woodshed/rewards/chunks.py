@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from woodshed.errors import JudgeError
-from woodshed.rewards.opinion import Opinion, all_of
-from woodshed.rewards.verdict import Mark
+from woodshed.rewards.aggregate import Opinion, all_of
+from woodshed.rewards.verdict import AttemptScore
 
 _ANCHORS = 2
 _SMALLEST_SPREAD = 0.05
@@ -66,7 +66,7 @@ async def in_chunks(order: Sequence[int], size: int, judge: JudgeSome) -> Opinio
     return Opinion(marks=tuple(marks[p] for p in sorted(marks)), consistency=_consistency([base, *found]))
 
 
-def _anchors(places: Sequence[int], marks: Sequence[Mark]) -> list[int]:
+def _anchors(places: Sequence[int], marks: Sequence[AttemptScore]) -> list[int]:
     ranked = sorted(range(len(places)), key=lambda k: marks[k].score)
     return [places[ranked[0]], places[ranked[-1]]]
 
@@ -78,7 +78,7 @@ def _line(seen: Sequence[float], wanted: Sequence[float]) -> tuple[float, float]
     return slope, math.fsum(wanted) / _ANCHORS - slope * (low + high) / 2
 
 
-def _moved(mark: Mark, line: tuple[float, float]) -> Mark:
+def _moved(mark: AttemptScore, line: tuple[float, float]) -> AttemptScore:
     slope, offset = line
 
     def moved(score: float) -> float:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from woodshed.rewards.compact import compacted, cut_middle
-from woodshed.rewards.details import UNNAMED, Detail, Parts, parts_of, schema_of
+from woodshed.rewards.partial_scores import UNNAMED, Detail, Parts, parts_of, schema_of
 from woodshed.rewards.transcript import (
     Block,
     History,
@@ -21,6 +20,7 @@ from woodshed.rewards.transcript import (
     render_tools,
     sendable,
 )
+from woodshed.rewards.truncate import compacted, cut_middle
 from woodshed.types import Trajectory
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"

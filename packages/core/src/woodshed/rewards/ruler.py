@@ -11,16 +11,16 @@ from typing import Self
 
 from woodshed.capture import untracked
 from woodshed.errors import ConfigError, JudgeError
+from woodshed.rewards.aggregate import Opinion, panel
+from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import MemoryCache, VerdictCache
 from woodshed.rewards.chunks import chunk_size, in_chunks
-from woodshed.rewards.details import Detail, check_details
 from woodshed.rewards.judge import AskFunction, Judge
-from woodshed.rewards.ledger import Bill, Ledger
-from woodshed.rewards.opinion import Opinion, panel
+from woodshed.rewards.judge_runner import JudgeRunner, asked_of, named, shuffler
+from woodshed.rewards.partial_scores import Detail, check_details
 from woodshed.rewards.prompt import Form, Transcripts, default_rubric, transcripts
-from woodshed.rewards.referee import Referee, asked_of, named, shuffler
 from woodshed.rewards.transcript import histories
-from woodshed.rewards.verdict import Mark
+from woodshed.rewards.verdict import AttemptScore
 from woodshed.types import Failure, Judgement, Score, Trajectory
 
 _log = logging.getLogger("woodshed.rewards")
@@ -70,23 +70,23 @@ class Ruler:
     """Draws the orders, together with the group's content."""
     cache: VerdictCache = field(default_factory=MemoryCache, compare=False)
     """Where verdicts are kept by content; `SqliteCache(path)` outlives the process."""
-    _referees: tuple[Referee, ...] = field(init=False, compare=False)
-    _second: Referee | None = field(init=False, compare=False)
+    _judge_runners: tuple[JudgeRunner, ...] = field(init=False, compare=False)
+    _second: JudgeRunner | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         object.__setattr__(self, "details", check_details(self.details))
         for wrong in self._contradictions():
             raise ConfigError(wrong)
-        ledger = Ledger(self.cache, self.max_cost_usd)
-        object.__setattr__(self, "_referees", tuple(self._referee(j, ledger) for j in self._judges))
-        second = None if self.escalate_to is None else self._referee(self.escalate_to, ledger)
+        budget = Budget(self.cache, self.max_cost_usd)
+        object.__setattr__(self, "_judge_runners", tuple(self._judge_runner(j, budget) for j in self._judges))
+        second = None if self.escalate_to is None else self._judge_runner(self.escalate_to, budget)
         object.__setattr__(self, "_second", second)
 
     @property
     def name(self) -> str:
         """The judge's name; the names of a panel, joined."""
-        return " + ".join(r.name for r in self._referees)
+        return " + ".join(r.name for r in self._judge_runners)
 
     @property
     def asks_engine(self) -> bool:
@@ -141,7 +141,7 @@ class Ruler:
         told = transcripts(shown, self._form)
         contents = _by_content(shown, told)
         if len(contents) == 1:
-            alike = Mark(score=0.5, explanation="all attempts are the same")
+            alike = AttemptScore(score=0.5, explanation="all attempts are the same")
             return self._judgement(contents, Opinion(marks=(alike,)), Judgement(judge=self.name, cost_usd=0.0))
         bill, short = Bill(), sum(told.is_cut)
         try:
@@ -165,11 +165,13 @@ class Ruler:
         return self._second.name, await self._whole(self._second, attempts, bill)
 
     async def _panel(self, attempts: Sequence[Trajectory], bill: Bill) -> tuple[str, Opinion]:
-        found = await asyncio.gather(*(self._whole(r, attempts, bill) for r in self._referees), return_exceptions=True)
+        found = await asyncio.gather(
+            *(self._whole(r, attempts, bill) for r in self._judge_runners), return_exceptions=True
+        )
         for error in found:
             if isinstance(error, BaseException) and not isinstance(error, JudgeError):
                 raise error
-        usable = {r.name: o for r, o in zip(self._referees, found, strict=True) if isinstance(o, Opinion)}
+        usable = {r.name: o for r, o in zip(self._judge_runners, found, strict=True) if isinstance(o, Opinion)}
         failed = [e for e in found if isinstance(e, JudgeError)]
         if len(failed) * 2 >= len(found):
             raise failed[0]
@@ -177,16 +179,16 @@ class Ruler:
             _log.warning("a judge of the panel is left out of a group: %s", error)
         return " + ".join(usable), panel(list(usable.values()))
 
-    async def _whole(self, referee: Referee, attempts: Sequence[Trajectory], bill: Bill) -> Opinion:
+    async def _whole(self, judge_runner: JudgeRunner, attempts: Sequence[Trajectory], bill: Bill) -> Opinion:
         """Return one judge's opinion of all attempts, in chunks where they are too many for one request."""
         told = transcripts(attempts, self._form)
         size = chunk_size(
             [len(t) for t in told.attempts], len(told.shared), max_attempts=self.max_attempts, window=self.window_chars
         )
         if len(attempts) <= size:
-            return await referee.opinion(attempts, bill)
+            return await judge_runner.opinion(attempts, bill)
         order = shuffler(attempts, self._form, self.seed).sample(range(len(attempts)), len(attempts))
-        return await in_chunks(order, size, lambda places: referee.opinion([attempts[p] for p in places], bill))
+        return await in_chunks(order, size, lambda places: judge_runner.opinion([attempts[p] for p in places], bill))
 
     def _judgement(self, contents: Sequence[Sequence[Trajectory]], opinion: Opinion, bare: Judgement) -> Judgement:
         level = _leveller([m.score for m in opinion.marks], self.tolerance)
@@ -216,11 +218,11 @@ class Ruler:
         rubric = self.rubric.strip() if self.rubric is not None else default_rubric()
         return Form(rubric=rubric, attempt_chars=self.attempt_chars, details=self.details)
 
-    def _referee(self, judge: JudgeLike, ledger: Ledger) -> Referee:
+    def _judge_runner(self, judge: JudgeLike, budget: Budget) -> JudgeRunner:
         asked, temperature = asked_of(judge)
-        return Referee(
+        return JudgeRunner(
             asked=asked, temperature=temperature, form=self._form, permutations=self.permutations, seed=self.seed,
-            tolerance=self.tolerance, cache=self.cache, ledger=ledger,
+            tolerance=self.tolerance, cache=self.cache, budget=budget,
         )  # fmt: skip
 
     def _contradictions(self) -> Iterator[str]:

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from woodshed.rewards.details import Parts, read_parts
+from woodshed.rewards.partial_scores import Parts, read_parts
 
 _MAX_CHARACTERS = 1_000_000
 _MAX_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
+class AttemptScore:
     """What the judge says of one attempt."""
 
     score: float
@@ -31,7 +31,7 @@ class Mark:
 class Reading:
     """A judge's reply, read: either a mark for every id, or the problems that forbid to use it."""
 
-    marks: dict[str, Mark]
+    marks: dict[str, AttemptScore]
     problems: tuple[str, ...]
 
 
@@ -114,7 +114,7 @@ def _read(verdict: _Object, ids: Sequence[str], parts: Mapping[str, Parts]) -> R
     entries = verdict["scores"]
     if not isinstance(entries, list):
         return _refused(*problems, f"'scores' is {_short(entries)}; expected a list with one entry an attempt")
-    marks: dict[str, Mark] = {}
+    marks: dict[str, AttemptScore] = {}
     named: Counter[str] = Counter()
     for number, entry in enumerate(entries, 1):
         attempt = entry.get("id") if isinstance(entry, _Object) else None
@@ -131,7 +131,7 @@ def _read(verdict: _Object, ids: Sequence[str], parts: Mapping[str, Parts]) -> R
         wrong = _repeated(entry, f"the entry of {attempt!r}") + _wrong_values(entry, attempt) + wrong_parts
         problems += wrong
         if not wrong:
-            marks[attempt] = Mark(
+            marks[attempt] = AttemptScore(
                 score=float(entry["score"]),
                 explanation=entry["explanation"].strip(),
                 agents=finer.agents,

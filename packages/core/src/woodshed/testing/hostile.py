@@ -12,12 +12,12 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-Verdict = Mapping[str, float]
+ScoreOf = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostileReply:
-    """One reply of a judge to a request about the attempts of `Verdict`."""
+    """One reply of a judge to a request about the attempts of `ScoreOf`."""
 
     name: str
     text: str
@@ -32,13 +32,13 @@ class HostileText:
     text: str
 
 
-def verdict_json(verdict: Verdict, **changed: object) -> str:
+def verdict_json(verdict: ScoreOf, **changed: object) -> str:
     """Return the reply that a judge should give; `changed` replaces the raw score of single ids."""
     entries = [{"id": i, "explanation": f"about {i}", "score": changed.get(i, s)} for i, s in verdict.items()]
     return json.dumps({"scores": entries}, ensure_ascii=False)
 
 
-def hostile_replies(verdict: Verdict, seed: int) -> list[HostileReply]:
+def hostile_replies(verdict: ScoreOf, seed: int) -> list[HostileReply]:
     """Return one reply of every kind; `seed` draws which attempt is hit."""
     draw = random.Random(seed)
     hit = draw.choice(list(verdict))
@@ -50,12 +50,12 @@ def hostile_replies(verdict: Verdict, seed: int) -> list[HostileReply]:
     return kept + broken
 
 
-def _shuffled(verdict: Verdict, _: str, draw: random.Random) -> str:
+def _shuffled(verdict: ScoreOf, _: str, draw: random.Random) -> str:
     order = draw.sample(list(verdict), len(verdict))
     return verdict_json({i: verdict[i] for i in order})
 
 
-_USABLE: dict[str, Callable[[Verdict, str, random.Random], str]] = {
+_USABLE: dict[str, Callable[[ScoreOf, str, random.Random], str]] = {
     "plain": lambda v, good, d: good,
     "another order": _shuffled,
     "best first": lambda v, good, d: verdict_json(dict(sorted(v.items(), key=lambda item: -item[1]))),
@@ -80,21 +80,21 @@ _USABLE: dict[str, Callable[[Verdict, str, random.Random], str]] = {
 }
 
 
-def _without(verdict: Verdict, hit: str) -> Verdict:
+def _without(verdict: ScoreOf, hit: str) -> ScoreOf:
     return {i: s for i, s in verdict.items() if i != hit}
 
 
-def _renamed(verdict: Verdict, hit: str, name: str) -> str:
+def _renamed(verdict: ScoreOf, hit: str, name: str) -> str:
     return verdict_json({name if i == hit else i: s for i, s in verdict.items()})
 
 
-def _raw(verdict: Verdict, hit: str, score: str) -> str:
+def _raw(verdict: ScoreOf, hit: str, score: str) -> str:
     return verdict_json(verdict, **{hit: "@"}).replace('"@"', score)
 
 
 _LOOKS_LIKE = str.maketrans("ABCDEFGH", "\u0410\u0412\u0421\uff24\u0415\uff26\uff27\u041d")
 
-_UNUSABLE: dict[str, Callable[[Verdict, str, str], str]] = {
+_UNUSABLE: dict[str, Callable[[ScoreOf, str, str], str]] = {
     "empty": lambda v, good, hit: "",
     "prose": lambda v, good, hit: "The first attempt is the best, the others are poor.",
     "refusal": lambda v, good, hit: "I'm sorry, but I can't help with grading these.",

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from woodshed.mcp.answers import ToolAnswer
 from woodshed.mcp.frameworks import Job
+from woodshed.mcp.tool_answer import ToolAnswer
 from woodshed.mcp.tools import Tool
 from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
 

@@ -31,7 +31,7 @@ class Row:
         assert all(len(column) == len(self.token_ids) for column in columns)
 
 
-def fold_calls(calls: Iterable[TokenCall], *, untrained_call_ids: Collection[str] = ()) -> tuple[Row, ...]:
+def build_rows(calls: Iterable[TokenCall], *, untrained_call_ids: Collection[str] = ()) -> tuple[Row, ...]:
     """Return the fewest rows in which each sampled token of a rollout is trained exactly once.
 
     Calls are taken in order of start. A call whose prompt begins with everything a row holds continues that row (the

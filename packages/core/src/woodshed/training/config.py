@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from woodshed.engine.config import LoraRank, ServedModel
+from woodshed.engine.client.config import LoraRank, ServedModel
 from woodshed.errors import ConfigError
 from woodshed.rewards.advantage import BatchScale, overlong_penalty
 from woodshed.types import (

@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from woodshed.training.ahead import one_error
 from woodshed.training.config import Evaluation, scenario_ids
-from woodshed.training.groups import Stage
-from woodshed.training.progress import Progress
-from woodshed.training.warnings import check_rollouts
+from woodshed.training.report.diagnostics import check_rollouts
+from woodshed.training.report.progress import RunProgress
+from woodshed.training.rollouts.groups import RunContext
+from woodshed.training.rollouts.prefetch import one_error
 from woodshed.types import Trajectory
 
 _STEP = -1
 """Where an evaluation stands among the steps that wait for a place."""
 
 
-async def evaluate(stage: Stage, evaluation: Evaluation | None, name: str, progress: Progress) -> None:
+async def evaluate(stage: RunContext, evaluation: Evaluation | None, name: str, progress: RunProgress) -> None:
     """Measure the policy as it is, and keep the mean under `success_NAME`; what was measured before stays."""
     if evaluation is None or stage.store.fact(f"success_{name}") is not None:
         return
@@ -37,7 +37,7 @@ async def evaluate(stage: Stage, evaluation: Evaluation | None, name: str, progr
 
 
 async def _roll_out(
-    stage: Stage, name: str, scenarios: Sequence[tuple[str, Any]], each: int, counted: Callable[[], None]
+    stage: RunContext, name: str, scenarios: Sequence[tuple[str, Any]], each: int, counted: Callable[[], None]
 ) -> list[tuple[Trajectory, Any]]:
     async def one(scenario_id: str, scenario: Any, number: int) -> tuple[Trajectory, Any]:
         trajectory = await stage.rollout(_STEP, f"{name}/{scenario_id}/{number}", scenario, scenario_id)

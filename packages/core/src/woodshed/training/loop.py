@@ -11,25 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from woodshed.capture import RolloutFunction, rollout
-from woodshed.engine.client import EngineClient
-from woodshed.engine.config import check_trainer
-from woodshed.engine.local import ConnectedEngine, Engine, LocalEngine
+from woodshed.engine.client.client import EngineClient
+from woodshed.engine.client.config import check_trainer
+from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import ConfigError, EngineError
+from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
-from woodshed.rewards.function import Reward
-from woodshed.training.adapters import starting_adapter
-from woodshed.training.ahead import Slots
 from woodshed.training.config import Evaluation, Policy, TrainConfig, scenario_ids
 from woodshed.training.doctor import first_step
 from woodshed.training.evaluation import evaluate
-from woodshed.training.folder import run_folder
-from woodshed.training.groups import Stage
-from woodshed.training.identity import scenarios_identity, stable_repr
-from woodshed.training.memory import MemoryPeak
-from woodshed.training.progress import Progress
-from woodshed.training.report import Summary, write_report
+from woodshed.training.report.files import write_history, write_summary
+from woodshed.training.report.memory_peak import MemoryPeak
+from woodshed.training.report.plot import plot
+from woodshed.training.report.progress import RunProgress
+from woodshed.training.report.summary import Summary, summarise
+from woodshed.training.rollouts.groups import RunContext
+from woodshed.training.rollouts.prefetch import PrioritySemaphore
+from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
+from woodshed.training.run.folder import run_folder
+from woodshed.training.run.initial_adapter import starting_adapter
+from woodshed.training.run.store import RunStore
 from woodshed.training.step import take_steps
-from woodshed.training.store import RunStore
 from woodshed.types import OpenPolicy
 
 VERDICTS = "judge.sqlite"
@@ -163,7 +165,7 @@ async def train_async(training: Training, then: Callable[[Run], Awaitable[None]]
         store = RunStore(folder)
         try:
             store.claim(identity, training.config.limits())
-            with Progress(folder=folder, steps=training.config.steps) as progress:
+            with RunProgress(folder=folder, steps=training.config.steps) as progress:
                 summary = await _reported(training, function, store, progress)
                 progress.done(summary)
             run = Run(folder=folder, summary=summary, history=tuple(store.history()))
@@ -175,7 +177,7 @@ async def train_async(training: Training, then: Callable[[Run], Awaitable[None]]
     return run
 
 
-async def _reported(training: Training, function: RolloutFunction, store: RunStore, progress: Progress) -> Summary:
+async def _reported(training: Training, function: RolloutFunction, store: RunStore, progress: RunProgress) -> Summary:
     """Take all steps on a running engine, and write the report."""
     home = store.folder / "engine"
     cache = SqliteCache(store.folder / VERDICTS)
@@ -194,10 +196,15 @@ async def _reported(training: Training, function: RolloutFunction, store: RunSto
                     watch.cancel()
                     with suppress(asyncio.CancelledError):
                         await watch
-        return write_report(
-            store, health=health, seconds=store.fact("seconds"), peak_rss_mb=memory.peak_mb, judge=training.reward,
-            paid_usd=cache.paid_usd(),
+        history = store.history()
+        summary = summarise(
+            store, history, health=health, seconds=store.fact("seconds"), peak_rss_mb=memory.peak_mb,
+            judge=training.reward, paid_usd=cache.paid_usd(),
         )  # fmt: skip
+        write_summary(store.folder, summary.model_dump(mode="json"))
+        write_history(store.folder, history)
+        plot(store.folder / "plot.png", history, summary)
+        return summary
     finally:
         cache.close()
 
@@ -223,7 +230,7 @@ async def _practise(
     client: EngineClient,
     store: RunStore,
     cache: SqliteCache,
-    progress: Progress,
+    progress: RunProgress,
 ) -> None:
     """Open the policy, measure, take all steps, measure again."""
     stage = await _open(training, function, client, store)
@@ -241,7 +248,7 @@ def _by_id(scenarios: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(scenario_ids(scenarios), scenarios, strict=True))
 
 
-async def _open(training: Training, function: RolloutFunction, client: EngineClient, store: RunStore) -> Stage:
+async def _open(training: Training, function: RolloutFunction, client: EngineClient, store: RunStore) -> RunContext:
     config, name = training.config, training.policy.served().name
     state = await client.open_policy(
         OpenPolicy(
@@ -256,7 +263,7 @@ async def _open(training: Training, function: RolloutFunction, client: EngineCli
             adapter=starting_adapter(training.policy, training.engine),
         )
     )
-    return Stage(
+    return RunContext(
         function=function,
         client=client,
         store=store,
@@ -264,7 +271,7 @@ async def _open(training: Training, function: RolloutFunction, client: EngineCli
         policy_name=name,
         config=config,
         start_version=_start_version(store, state.version),
-        slots=Slots(config.max_concurrency),
+        slots=PrioritySemaphore(config.max_concurrency),
     )
 
 

@@ -9,29 +9,29 @@ from dataclasses import replace
 from typing import Any
 
 from woodshed.errors import DriftError, RolloutError
-from woodshed.rewards.function import Reward
-from woodshed.training.ahead import Ahead, Slots
-from woodshed.training.groups import Batch, Stage, sample_batch
-from woodshed.training.progress import Progress
-from woodshed.training.request import split_stale, step_request
-from woodshed.training.rows import step_row
-from woodshed.training.store import RunStore
-from woodshed.training.warnings import check_rollouts, drift_unmeasured, step_warnings
+from woodshed.rewards.base import Reward
+from woodshed.training.report.diagnostics import check_rollouts, drift_unmeasured, step_warnings
+from woodshed.training.report.metrics import step_row
+from woodshed.training.report.progress import RunProgress
+from woodshed.training.rollouts.groups import RunContext, StepGroups, sample_batch
+from woodshed.training.rollouts.prefetch import Prefetch, PrioritySemaphore
+from woodshed.training.run.store import RunStore
+from woodshed.training.step_request import split_stale, step_request
 from woodshed.types import StepReport, StepRequest
 
 _log = logging.getLogger("woodshed.training")
 _REFUSED = "refused_step"
 
 
-async def take_steps(stage: Stage, scenarios: Mapping[str, Any], reward: Reward, progress: Progress) -> None:
+async def take_steps(stage: RunContext, scenarios: Mapping[str, Any], reward: Reward, progress: RunProgress) -> None:
     """Take every step that the run has not taken yet; rollouts run ahead as far as `max_staleness` allows."""
     config = stage.config
     if put_away := give_up_refused(stage.store, config.loss.drift_stop):
         progress.say(put_away)
     # One batch in flight and no more: those of the next step take the places that this one's stragglers leave.
     batch = config.group_size * min(config.scenarios_per_step, len(scenarios))
-    stage = replace(stage, slots=Slots(min(config.max_concurrency, batch)))
-    ahead = Ahead(
+    stage = replace(stage, slots=PrioritySemaphore(min(config.max_concurrency, batch)))
+    ahead = Prefetch(
         lambda step: sample_batch(stage, step, scenarios, reward, progress),
         steps=config.steps,
         max_staleness=config.max_staleness,
@@ -46,7 +46,7 @@ async def take_steps(stage: Stage, scenarios: Mapping[str, Any], reward: Reward,
         await ahead.stop()
 
 
-async def _take(stage: Stage, step: int, batch: Batch, progress: Progress, clock: float) -> None:
+async def _take(stage: RunContext, step: int, batch: StepGroups, progress: RunProgress, clock: float) -> None:
     """Train one batch, for which the run has waited since `clock`."""
     ready, config = time.perf_counter(), stage.config
     _look_at(stage, step, batch, progress)
@@ -64,7 +64,7 @@ async def _take(stage: Stage, step: int, batch: Batch, progress: Progress, clock
         _log.warning("step %d: %s", step, said)
 
 
-def _look_at(stage: Stage, step: int, batch: Batch, progress: Progress) -> None:
+def _look_at(stage: RunContext, step: int, batch: StepGroups, progress: RunProgress) -> None:
     try:
         check_rollouts([t for g in batch.groups for t in g.trajectories])
     except RolloutError:
@@ -79,7 +79,7 @@ def _look_at(stage: Stage, step: int, batch: Batch, progress: Progress) -> None:
         _log.warning("step %d: %s", step, "; ".join(found))
 
 
-async def _ask(stage: Stage, step: int, request: StepRequest) -> StepReport:
+async def _ask(stage: RunContext, step: int, request: StepRequest) -> StepReport:
     try:
         return await stage.client.step(stage.policy_name, request)
     except DriftError as error:
@@ -112,7 +112,7 @@ def give_up_refused(store: RunStore, drift_stop: float) -> str | None:
     )
 
 
-def _version(stage: Stage) -> int:
+def _version(stage: RunContext) -> int:
     """Return the version of the weights that the next step changes."""
     history = stage.store.history()
     return int(history[-1]["version"] if history else stage.start_version)

@@ -1,25 +1,7 @@
 """The nouns that client and engine share: frozen values without behaviour."""
 
-from woodshed.types.call import CallNote, Completion, ForkReason, ModelCall, TokenCall, ToolCall
-from woodshed.types.likeness import identity, same_message
-from woodshed.types.loss import LossSettings
-from woodshed.types.message import Message, Role, ToolRequest, ToolSpec
-from woodshed.types.probe import (
-    AdapterPlace,
-    Given,
-    GivenConversation,
-    GivenSession,
-    Gpu,
-    Machine,
-    ParseRequest,
-    Rehearsal,
-    Rendered,
-    RenderRequest,
-    Serving,
-)
-from woodshed.types.record import FORMAT, Failure, Record
-from woodshed.types.trajectory import Group, Judgement, Score, Status, Trajectory
-from woodshed.types.wire import (
+from woodshed.types.call import CallMetadata, Completion, ForkReason, ModelCall, TokenCall, ToolCall
+from woodshed.types.control_api import (
     PROTOCOL,
     EngineHealth,
     LoraSettings,
@@ -28,7 +10,7 @@ from woodshed.types.wire import (
     OpenPolicy,
     OpenSession,
     OptimizerSettings,
-    PolicyQuestion,
+    PolicyRef,
     PolicyState,
     SealedSession,
     SessionGrant,
@@ -38,21 +20,40 @@ from woodshed.types.wire import (
     WeightedRollout,
     check_four_bits,
 )
+from woodshed.types.engine_queries import (
+    AdapterLoadTest,
+    AdapterPlace,
+    Gpu,
+    Imported,
+    ImportedConversation,
+    ImportedSession,
+    Machine,
+    ParseRequest,
+    Rendered,
+    RenderRequest,
+    Serving,
+)
+from woodshed.types.loss import LossSettings
+from woodshed.types.message import Message, Role, ToolRequest, ToolSpec
+from woodshed.types.message_identity import identity, same_message
+from woodshed.types.record import FORMAT, Failure, Record
+from woodshed.types.trajectory import Group, Judgement, Score, Status, Trajectory
 
 __all__ = [
     "FORMAT",
     "PROTOCOL",
+    "AdapterLoadTest",
     "AdapterPlace",
-    "CallNote",
+    "CallMetadata",
     "Completion",
     "EngineHealth",
     "Failure",
     "ForkReason",
-    "Given",
-    "GivenConversation",
-    "GivenSession",
     "Gpu",
     "Group",
+    "Imported",
+    "ImportedConversation",
+    "ImportedSession",
     "Judgement",
     "LoraSettings",
     "LossSettings",
@@ -65,10 +66,9 @@ __all__ = [
     "OpenSession",
     "OptimizerSettings",
     "ParseRequest",
-    "PolicyQuestion",
+    "PolicyRef",
     "PolicyState",
     "Record",
-    "Rehearsal",
     "RenderRequest",
     "Rendered",
     "Role",

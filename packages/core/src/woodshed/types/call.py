@@ -1,7 +1,7 @@
 """One model call in its two planes, and one tool call.
 
-The token plane (`TokenCall`) is recorded by the engine's gateway; the structure plane (`CallNote`) by the hooks in the
-agent's process. Both carry the same `call_id`, and `ModelCall` is the two joined.
+The token plane (`TokenCall`) is recorded by the engine's gateway; the structure plane (`CallMetadata`) by the hooks
+in the agent's process. Both carry the same `call_id`, and `ModelCall` is the two joined.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class TokenCall(Record):
     error: Failure | None = None
 
 
-class CallNote(Record):
+class CallMetadata(Record):
     """The structure plane of one model call, noted by the hooks in the agent's process."""
 
     call_id: str
@@ -88,7 +88,7 @@ class ModelCall(Record):
     """One model call of a trajectory: both planes joined."""
 
     tokens: TokenCall
-    note: CallNote | None = None
+    note: CallMetadata | None = None
     """None for a call that no adapter saw, such as one by a plain OpenAI client."""
 
     @property

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from woodshed.tokens import Row, fold_calls, why_untrained
+from woodshed.tokens import Row, build_rows, why_untrained
 from woodshed.types import SealedSession, StepRequest, WeightedRollout
 
 
@@ -40,7 +40,7 @@ class TrainedRollout:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Everything one optimizer step is made of."""
 
     rollouts: tuple[TrainedRollout, ...]
@@ -61,7 +61,7 @@ class Batch:
         return sum(r.tokens for r in self.rollouts)
 
 
-def build_batch(request: StepRequest, sessions: Mapping[str, SealedSession]) -> Batch:
+def build_batch(request: StepRequest, sessions: Mapping[str, SealedSession]) -> TrainingBatch:
     """Return the step's batch; what cannot be trained is quarantined with its reason, never an error."""
     rollouts: list[TrainedRollout] = []
     quarantined: dict[str, str] = {}
@@ -74,7 +74,7 @@ def build_batch(request: StepRequest, sessions: Mapping[str, SealedSession]) -> 
         if (bad := _not_finite(asked)) is not None:
             quarantined[asked.rollout_id] = f"advantage is {bad}"
             continue
-        rows = fold_calls(session.calls, untrained_call_ids=asked.untrained_call_ids)
+        rows = build_rows(session.calls, untrained_call_ids=asked.untrained_call_ids)
         if not rows:
             quarantined[asked.rollout_id] = f"no trained tokens: {_why_nothing(asked, session)}"
             continue
@@ -88,7 +88,7 @@ def build_batch(request: StepRequest, sessions: Mapping[str, SealedSession]) -> 
         )
         trained_calls = {call_id for row in rows for call_id in row.call_ids if call_id is not None}
         untrained_calls += sum(call.call_id not in trained_calls for call in session.calls)
-    return Batch(rollouts=tuple(rollouts), quarantined=quarantined, untrained_calls=untrained_calls)
+    return TrainingBatch(rollouts=tuple(rollouts), quarantined=quarantined, untrained_calls=untrained_calls)
 
 
 def _not_finite(asked: WeightedRollout) -> float | None:

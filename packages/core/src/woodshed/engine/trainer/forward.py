@@ -1,6 +1,6 @@
 """Packs of rows → the model's log-probability of every trained token, with gradient.
 
-Shapes: B sequences, N positions, M trained tokens, H distinct (position, temperature) pairs that predict them, V words.
+Shapes: B sequences, N positions, M trained tokens, P distinct (position, temperature) pairs that predict them, V words.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from woodshed.engine.trainer.decoder import head_weight, predicting_states
-from woodshed.engine.trainer.tree import TreePlan
+from woodshed.engine.trainer.attention.decoder import head_weight, predicting_states
+from woodshed.engine.trainer.attention.tree import TreePlan
 from woodshed.loss.head import token_logprobs
 from woodshed.tokens import Pack, Row, pack_rows
 
-Path = Literal["tree", "dense", "rows"]
+ForwardMode = Literal["tree", "dense", "rows"]
 """How rows go through the model: shared prefixes once with attention along the trie; once with a mask of every pair of
 positions; or row by row, padded."""
 
@@ -32,9 +32,9 @@ class MicroBatch:
     """Who sees whom; None for plain causal rows, padded on the right."""
     columns: Tensor
     """Columns at which logits are needed, in any of the B sequences."""
-    heads_H: Tensor
+    heads_P: Tensor
     """For each distinct pair, its index into the logits at B x `columns`, flattened."""
-    temperature_H: Tensor
+    temperature_P: Tensor
     head_of_M: Tensor
     """Which pair predicts each trained token."""
     token_M: Tensor
@@ -46,7 +46,7 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
+class TokenLogprobs:
     """What the model says of a micro-batch's trained tokens, in fp32 and at the temperature each was sampled with."""
 
     logprobs_M: Tensor
@@ -65,26 +65,28 @@ class TrainingRow:
 
 
 def micro_batches(
-    rows: Sequence[TrainingRow], *, token_budget: int, path: Path, device: torch.device
+    rows: Sequence[TrainingRow], *, token_budget: int, mode: ForwardMode, device: torch.device
 ) -> list[MicroBatch]:
     """Return micro-batches that together hold every row once, of about `token_budget` positions each.
 
     Args:
         rows: Rows of any rollouts.
         token_budget: Positions of a micro-batch, padding included; a longer row goes alone.
-        path: What `choose_path` found for the model. For `rows`, those of similar length are padded to one length.
+        mode: What `choose_forward_mode` chose. For `rows`, those of similar length are padded to one length.
         device: Where the tensors go.
     """
     ids = [row.row.token_ids for row in rows]
-    packs = pack_rows(ids, token_budget=token_budget, share=path != "rows")
-    parts = _by_length(packs, token_budget) if path == "rows" else [(pack,) for pack in packs]
-    return [_micro_batch(part, rows, path, device) for part in parts]
+    packs = pack_rows(ids, token_budget=token_budget, share=mode != "rows")
+    parts = _by_length(packs, token_budget) if mode == "rows" else [(pack,) for pack in packs]
+    return [_micro_batch(part, rows, mode, device) for part in parts]
 
 
-def told(model: Any, batch: MicroBatch, path: Path, *, entropy: bool = False, checkpointed: bool = False) -> Told:
+def forward_logprobs(
+    model: Any, batch: MicroBatch, mode: ForwardMode, *, entropy: bool = False, checkpointed: bool = False
+) -> TokenLogprobs:
     """Return what the model says of the micro-batch's trained tokens, with gradient."""
-    if path == "tree":
-        return _told_along_the_tree(model, batch, entropy=entropy, checkpointed=checkpointed)
+    if mode == "tree":
+        return _forward_along_the_tree(model, batch, entropy=entropy, checkpointed=checkpointed)
     mask_11NN = None if batch.plan is None or len(batch.plan.segments) < 2 else batch.plan.mask_QN[None, None]
     logits = model(
         input_ids=batch.input_ids_BN,
@@ -96,31 +98,31 @@ def told(model: Any, batch: MicroBatch, path: Path, *, entropy: bool = False, ch
     if logits.shape[1] != len(batch.columns):  # Unsloth's forward pass makes them all
         logits = logits[:, batch.columns]
     logits = logits.flatten(0, 1)
-    logits_HV = _picked(logits, batch.heads_H).float() / batch.temperature_H[:, None]
-    log_sum_H = logits_HV.logsumexp(-1)
+    logits_PV = _picked(logits, batch.heads_P).float() / batch.temperature_P[:, None]
+    log_sum_P = logits_PV.logsumexp(-1)
     entropies_M = None
     if entropy:
-        entropies_M = (log_sum_H - torch.linalg.vecdot(logits_HV.softmax(-1), logits_HV))[batch.head_of_M]
-    logprobs_M = logits_HV[batch.head_of_M, batch.token_M] - log_sum_H[batch.head_of_M]
-    return Told(logprobs_M=logprobs_M, entropies_M=entropies_M)
+        entropies_M = (log_sum_P - torch.linalg.vecdot(logits_PV.softmax(-1), logits_PV))[batch.head_of_M]
+    logprobs_M = logits_PV[batch.head_of_M, batch.token_M] - log_sum_P[batch.head_of_M]
+    return TokenLogprobs(logprobs_M=logprobs_M, entropies_M=entropies_M)
 
 
-def _told_along_the_tree(model: Any, batch: MicroBatch, *, entropy: bool, checkpointed: bool) -> Told:
+def _forward_along_the_tree(model: Any, batch: MicroBatch, *, entropy: bool, checkpointed: bool) -> TokenLogprobs:
     assert batch.plan is not None, "a micro-batch of padded rows has no tree"
     last = batch.plan.only(batch.columns.tolist())
     states = predicting_states(
         model, batch.input_ids_BN[0], batch.position_ids_BN[0], batch.plan, last, checkpointed=checkpointed
     )
-    logprobs_M, entropy_H = token_logprobs(
-        _picked(states, batch.heads_H), head_weight(model), batch.temperature_H, batch.head_of_M, batch.token_M,
+    logprobs_M, entropy_P = token_logprobs(
+        _picked(states, batch.heads_P), head_weight(model), batch.temperature_P, batch.head_of_M, batch.token_M,
         entropy=entropy,
     )  # fmt: skip
-    return Told(logprobs_M=logprobs_M, entropies_M=None if entropy_H is None else entropy_H[batch.head_of_M])
+    return TokenLogprobs(logprobs_M=logprobs_M, entropies_M=None if entropy_P is None else entropy_P[batch.head_of_M])
 
 
-def _picked(states: Tensor, heads_H: Tensor) -> Tensor:
-    same = len(heads_H) == len(states) and bool((heads_H == torch.arange(len(states), device=states.device)).all())
-    return states if same else states[heads_H]
+def _picked(states: Tensor, heads_P: Tensor) -> Tensor:
+    same = len(heads_P) == len(states) and bool((heads_P == torch.arange(len(states), device=states.device)).all())
+    return states if same else states[heads_P]
 
 
 def _by_length(packs: Sequence[Pack], token_budget: int) -> list[tuple[Pack, ...]]:
@@ -134,7 +136,9 @@ def _by_length(packs: Sequence[Pack], token_budget: int) -> list[tuple[Pack, ...
     return [tuple(part) for part in parts]
 
 
-def _micro_batch(packs: Sequence[Pack], rows: Sequence[TrainingRow], path: Path, device: torch.device) -> MicroBatch:
+def _micro_batch(
+    packs: Sequence[Pack], rows: Sequence[TrainingRow], mode: ForwardMode, device: torch.device
+) -> MicroBatch:
     width = max(len(pack.token_ids) for pack in packs)
     targets = [
         (line, where[k - 1], given.row.temperatures[k], k, given)
@@ -156,10 +160,10 @@ def _micro_batch(packs: Sequence[Pack], rows: Sequence[TrainingRow], path: Path,
     return MicroBatch(
         input_ids_BN=tensor([pack.token_ids + (0,) * (width - len(pack.token_ids)) for pack in packs]),
         position_ids_BN=tensor([pack.depths + (0,) * (width - len(pack.depths)) for pack in packs]),
-        plan=None if path == "rows" else TreePlan(segments=packs[0].segments(), device=device),
+        plan=None if mode == "rows" else TreePlan(segments=packs[0].segments(), device=device),
         columns=tensor(columns),
-        heads_H=tensor([at for at, _ in heads]),
-        temperature_H=tensor([heat for _, heat in heads], torch.float32),
+        heads_P=tensor([at for at, _ in heads]),
+        temperature_P=tensor([heat for _, heat in heads], torch.float32),
         head_of_M=tensor([head_of[pair] for pair in pairs]),
         token_M=tensor([given.row.token_ids[k] for *_, k, given in targets]),
         old_logprobs_M=tensor([given.row.logprobs[k] for *_, k, given in targets], torch.float32),

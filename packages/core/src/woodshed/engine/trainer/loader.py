@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from woodshed.engine.trainer.choice import choose_loader
+from woodshed.engine.trainer.backend import choose_loader
 from woodshed.engine.trainer.precision import faster_dtype
 from woodshed.errors import TrainError
 from woodshed.types import LoraSettings, OpenPolicy

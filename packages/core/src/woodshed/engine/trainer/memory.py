@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from woodshed.engine.headroom import available_memory
-from woodshed.engine.trainer.forward import MicroBatch, Path, micro_batches, told
-from woodshed.engine.trainer.paths import probe_rows
+from woodshed.engine.client.machine import available_memory
+from woodshed.engine.trainer.forward import ForwardMode, MicroBatch, forward_logprobs, micro_batches
+from woodshed.engine.trainer.forward_mode import probe_rows
 
 _USED_AT_MOST = 0.7
 """Share of what is free that a step may plan for: the engine's other processes grow, too."""
@@ -34,7 +34,7 @@ class MemoryModel:
     def predicted(self, batch: MicroBatch, *, checkpointed: bool) -> float:
         """Return the bytes a micro-batch needs at its peak, the model's own weights not counted."""
         each = self.per_token_checkpointed if checkpointed else self.per_token
-        return _TEMPORARY * (batch.input_ids_BN.numel() * each + len(batch.heads_H) * self.per_head)
+        return _TEMPORARY * (batch.input_ids_BN.numel() * each + len(batch.heads_P) * self.per_head)
 
     def positions(self, room: float, *, checkpointed: bool) -> int:
         """Return how many positions, all of them predicting a token, fit into `room` bytes."""
@@ -42,10 +42,10 @@ class MemoryModel:
         return int(room / (_TEMPORARY * (each + self.per_head)))
 
 
-def memory_model(model: Any, vocabulary: int, path: Path, device: torch.device) -> MemoryModel:
+def memory_model(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device) -> MemoryModel:
     """Measure what this model keeps, on probes of two lengths and two numbers of predicting positions."""
     short, long, sparse = (
-        _kept(model, vocabulary, path, device, tokens, predicting)
+        _kept(model, vocabulary, mode, device, tokens, predicting)
         for tokens, predicting in ((64, 64), (128, 128), (128, 64))
     )
     layers = max(1, int(getattr(model.config, "num_hidden_layers", 1)))
@@ -60,7 +60,7 @@ def memory_model(model: Any, vocabulary: int, path: Path, device: torch.device) 
     )
 
 
-def _kept(model: Any, vocabulary: int, path: Path, device: torch.device, tokens: int, predicting: int) -> int:
+def _kept(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device, tokens: int, predicting: int) -> int:
     """Return the bytes a forward pass saves, weights not counted, each storage once."""
     frozen = {p.untyped_storage().data_ptr() for p in model.parameters()}
     held: dict[int, torch.Tensor] = {}
@@ -73,9 +73,9 @@ def _kept(model: Any, vocabulary: int, path: Path, device: torch.device, tokens:
     (row,) = probe_rows(vocabulary, shared=tokens, own=(0,))
     trained = (False,) * (tokens - predicting + 1) + (True,) * (predicting - 1)
     cut = type(row)(row=_with_trained(row.row, trained), rollout=0, advantages=row.advantages)
-    (batch,) = micro_batches([cut], token_budget=tokens, path=path, device=device)
+    (batch,) = micro_batches([cut], token_budget=tokens, mode=mode, device=device)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        logprobs_M = told(model, batch, path).logprobs_M
+        logprobs_M = forward_logprobs(model, batch, mode).logprobs_M
     total = sum(tensor.untyped_storage().nbytes() for tensor in held.values())
     del logprobs_M
     return total
@@ -112,7 +112,7 @@ class PeakWatch:
             self._before = float(torch.cuda.memory_allocated(self.device))
             return
         try:
-            File("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5")
         except OSError:
             pass  # an earlier peak then counts, too
         self._before = _status("VmRSS")
@@ -125,7 +125,7 @@ class PeakWatch:
 
 def _status(name: str) -> float:
     try:
-        lines = File("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return 0.0
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(name)), 0.0)

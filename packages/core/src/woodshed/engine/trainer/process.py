@@ -9,7 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from woodshed.engine.trainer.checkpoint import Checkpoints
-from woodshed.engine.trainer.wire import ANSWERS, LENGTH, Answer, Question, Ready, Refused, Start, Step, Stepped, frame
+from woodshed.engine.trainer.worker_protocol import (
+    ANSWERS,
+    LENGTH,
+    Answer,
+    Question,
+    Ready,
+    Refused,
+    Start,
+    Step,
+    Stepped,
+    frame,
+)
 from woodshed.errors import DriftError, TrainError
 from woodshed.types import OpenPolicy, PolicyState, SealedSession, StepReport, StepRequest
 
@@ -96,7 +107,7 @@ class Trainer:
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches the parent, which then decides about this one.
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "woodshed.engine.trainer.child"),
+                *(sys.executable, "-m", "woodshed.engine.trainer.worker"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

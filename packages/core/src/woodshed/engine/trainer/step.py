@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from woodshed.engine.trainer.batch import Batch, TrainedRollout
+from woodshed.engine.trainer.batch import TrainedRollout, TrainingBatch
 from woodshed.engine.trainer.drift import Drift
-from woodshed.engine.trainer.forward import MicroBatch, TrainingRow, micro_batches, told
+from woodshed.engine.trainer.forward import MicroBatch, TrainingRow, forward_logprobs, micro_batches
+from woodshed.engine.trainer.forward_mode import choose_forward_mode
 from woodshed.engine.trainer.memory import PeakWatch, give_freed_memory_back, memory_model, room
-from woodshed.engine.trainer.paths import choose_path
 from woodshed.engine.trainer.policy import LoraPolicy
 from woodshed.engine.trainer.threads import threads_worth
 from woodshed.errors import TrainError
@@ -51,18 +51,18 @@ class StepRunner:
         self.policy = policy
         self.terms = loss_terms(policy.settings.loss)
         self.vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
-        self.path = choose_path(policy.model, self.vocabulary, policy.device)
-        self.memory = memory_model(policy.model, self.vocabulary, self.path, policy.device)
-        self.token_budget = _TOKEN_BUDGET[self.path]
-        if self.path != "tree":
+        self.mode = choose_forward_mode(policy.model, self.vocabulary, policy.device)
+        self.memory = memory_model(policy.model, self.vocabulary, self.mode, policy.device)
+        self.token_budget = _TOKEN_BUDGET[self.mode]
+        if self.mode != "tree":
             self.token_budget = max(1, min(self.token_budget, _LOGIT_CELLS // self.vocabulary))
         self.checkpointed = False
         self._threads = torch.get_num_threads()
         self._parameters = sum(p.numel() for p in policy.model.parameters())
         self._peak = PeakWatch(policy.device)
-        _log.info("rows go through %s on %s by the path %r", policy.settings.name, policy.device, self.path)
+        _log.info("rows go through %s on %s in the forward mode %r", policy.settings.name, policy.device, self.mode)
 
-    def take(self, batch: Batch, version: int) -> dict[str, float]:
+    def take(self, batch: TrainingBatch, version: int) -> dict[str, float]:
         """Take the step after `version` steps and return its metrics.
 
         Raises TrainError where loss or gradient is not finite, and DriftError where the engine sampled from another
@@ -91,7 +91,7 @@ class StepRunner:
             "step_seconds": seconds,
         }
 
-    def micro_batches(self, batch: Batch) -> list[MicroBatch]:
+    def micro_batches(self, batch: TrainingBatch) -> list[MicroBatch]:
         """Return the batch cut to the token budget and to what fits into memory, and take the threads it is worth."""
         # A rollout without advantage adds exactly nothing to such a loss: it never goes through the model.
         rows = [
@@ -102,17 +102,17 @@ class StepRunner:
         longest = max((len(given.row.token_ids) for given in rows), default=1)
         free = room(self.policy.device)
         fits = self.memory.positions(free, checkpointed=False)
-        self.checkpointed = self.path == "tree" and fits < max(longest, min(_WORTH_CUTTING, self.token_budget))
+        self.checkpointed = self.mode == "tree" and fits < max(longest, min(_WORTH_CUTTING, self.token_budget))
         if self.checkpointed:
             fits = self.memory.positions(free, checkpointed=True)
             give_freed_memory_back()
         budget = max(1, min(self.token_budget, fits))
-        parts = micro_batches(rows, token_budget=budget, path=self.path, device=self.policy.device)
+        parts = micro_batches(rows, token_budget=budget, mode=self.mode, device=self.policy.device)
         longest_part = max((part.input_ids_BN.numel() for part in parts), default=0)
         torch.set_num_threads(threads_worth(longest_part, self._parameters, self._threads))
         return parts
 
-    def accumulate(self, batch: Batch, parts: list[MicroBatch], version: int = 0) -> Summed:
+    def accumulate(self, batch: TrainingBatch, parts: list[MicroBatch], version: int = 0) -> Summed:
         """Sum up gradient and figures of all micro-batches; the optimizer is not touched."""
         tokens_of_R = self._tensor([r.tokens for r in self._counted(batch)], torch.long)
         totals = BatchTotals(rollouts=len(batch.rollouts), tokens=batch.tokens)
@@ -134,7 +134,7 @@ class StepRunner:
         self, part: MicroBatch, tokens_of_R: Tensor, totals: BatchTotals, log_ratio_of_R: Tensor | None
     ) -> tuple[LossOut, Tensor]:
         model, wants_entropy = self.policy.model, self.terms.entropy_coef > 0
-        found = told(model, part, self.path, entropy=wants_entropy, checkpointed=self.checkpointed)
+        found = forward_logprobs(model, part, self.mode, entropy=wants_entropy, checkpointed=self.checkpointed)
         out = grpo_loss(
             found.logprobs_M,
             part.old_logprobs_M,
@@ -162,12 +162,12 @@ class StepRunner:
     def _without_gradient(self, part: MicroBatch, *, adapter: bool) -> Tensor:
         """Return the policy's log-probabilities, or with the adapter off the base model's."""
         with torch.no_grad(), nullcontext() if adapter else self.policy.model.disable_adapter():
-            return told(self.policy.model, part, self.path).logprobs_M
+            return forward_logprobs(self.policy.model, part, self.mode).logprobs_M
 
-    def _counted(self, batch: Batch) -> tuple[TrainedRollout, ...]:
+    def _counted(self, batch: TrainingBatch) -> tuple[TrainedRollout, ...]:
         return batch.rollouts if self.terms.beyond_advantage else batch.learning
 
-    def _sizes(self, batch: Batch, parts: list[MicroBatch]) -> dict[str, float]:
+    def _sizes(self, batch: TrainingBatch, parts: list[MicroBatch]) -> dict[str, float]:
         counted = self._counted(batch)
         return {
             "rollouts": float(len(batch.rollouts)),
@@ -191,7 +191,7 @@ class StepRunner:
         return torch.tensor(values, dtype=dtype, device=self.policy.device)
 
 
-def _staleness(batch: Batch, version: int) -> dict[str, float]:
+def _staleness(batch: TrainingBatch, version: int) -> dict[str, float]:
     """How many steps old the weights were that sampled the trained tokens."""
     ages = [version - v for r in batch.learning for row in r.rows for v in row.weight_versions if v is not None]
     return {"staleness_mean": sum(ages) / len(ages), "staleness_max": float(max(ages))}

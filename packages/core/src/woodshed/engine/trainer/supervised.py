@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from woodshed.engine.trainer.batch import Batch
+from woodshed.engine.trainer.batch import TrainingBatch
 from woodshed.engine.trainer.drift import Drift
-from woodshed.engine.trainer.forward import told
+from woodshed.engine.trainer.forward import forward_logprobs
 from woodshed.engine.trainer.step import StepRunner
 from woodshed.errors import TrainError
 from woodshed.loss.sft import sft_loss
@@ -34,7 +34,7 @@ class _Sums:
         return {"nll": self.surprise / self.tokens, "trained_tokens": float(self.tokens)}
 
 
-def supervised_step(runner: StepRunner, batch: Batch, version: int) -> dict[str, float]:
+def supervised_step(runner: StepRunner, batch: TrainingBatch, version: int) -> dict[str, float]:
     """Take one step of cross-entropy on the batch's tokens, weighted by their advantages, and return its metrics.
 
     Raises TrainError where loss or gradient is not finite; weights and optimizer are then as before.
@@ -46,7 +46,7 @@ def supervised_step(runner: StepRunner, batch: Batch, version: int) -> dict[str,
     policy.optimizer.zero_grad(set_to_none=True)
     try:
         for part in parts:
-            logprobs_M = told(policy.model, part, runner.path, checkpointed=runner.checkpointed).logprobs_M
+            logprobs_M = forward_logprobs(policy.model, part, runner.mode, checkpointed=runner.checkpointed).logprobs_M
             share = sft_loss(logprobs_M, part.advantages_M, tokens=tokens)
             if not math.isfinite(loss := loss + share.item()):
                 raise TrainError(f"the loss is {loss}; no step was taken and the weights are as before")
@@ -66,12 +66,15 @@ def supervised_step(runner: StepRunner, batch: Batch, version: int) -> dict[str,
     }
 
 
-def evaluation(runner: StepRunner, batch: Batch, version: int) -> dict[str, float]:
+def evaluation(runner: StepRunner, batch: TrainingBatch, version: int) -> dict[str, float]:
     """Return the loss of the batch's tokens, and how far trainer and engine are apart on those of this version."""
     sums, drift, drift_max = _Sums(), Drift(), 0.0
     with torch.no_grad():
         for part in runner.micro_batches(batch):
-            logprobs_M, fresh_M = told(runner.policy.model, part, runner.path).logprobs_M, part.version_M == version
+            logprobs_M, fresh_M = (
+                forward_logprobs(runner.policy.model, part, runner.mode).logprobs_M,
+                part.version_M == version,
+            )
             sums.add(logprobs_M)
             drift += Drift.of(logprobs_M, part.old_logprobs_M, fresh_M)
             away_M = (logprobs_M - part.old_logprobs_M).abs()[fresh_M]

@@ -99,7 +99,7 @@ class Adapter(ABC):
         Args:
             base_url: where the author's model is.
             tools: what the model is offered.
-            name: the agent's name, as `CallNote.agent` is to say it.
+            name: the agent's name, as `CallMetadata.agent` is to say it.
             instruction: its system prompt.
             answer: type of the final answer; None is plain text. Never together with `tools`.
             mode: how a typed answer is had. For `tool` the model is offered one more tool (or only that one), and

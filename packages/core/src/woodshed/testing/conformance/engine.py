@@ -15,10 +15,10 @@ import httpx
 
 from woodshed.capture import Rollout, assemble
 from woodshed.capture.recorder import new_id
-from woodshed.engine.config import EngineConfig, ServedModel
-from woodshed.engine.local import engine_environment
-from woodshed.engine.provision import engine_python
-from woodshed.engine.trainer.wire import Replay, Start, Step
+from woodshed.engine.client.config import EngineConfig, ServedModel
+from woodshed.engine.client.local import engine_environment
+from woodshed.engine.client.provision import engine_python
+from woodshed.engine.trainer.worker_protocol import Replay, Start, Step
 from woodshed.errors import ConfigError, EngineError
 from woodshed.testing.conformance.upstream import ScriptedVllm, Served
 from woodshed.testing.replies import Script
@@ -41,7 +41,7 @@ from woodshed.types import (
 POLICY = "policy"
 SCRIPTED_LOSS = LossSettings(drift_warn=1e6, drift_stop=1e6)
 """The trainer must not mind that a scripted server's log-probabilities are not the policy's own."""
-_ATTACHED = "woodshed.engine.server.attached"
+_ATTACHED = "woodshed.testing.conformance.attached_engine"
 _POLICY = OpenPolicy(name=POLICY, optimizer=OptimizerSettings(warmup_steps=0), loss=SCRIPTED_LOSS)
 
 
@@ -158,7 +158,7 @@ class GatewayEngine:
         ]
         python = engine_python()
         done = subprocess.run(
-            [str(python), "-m", "woodshed.engine.trainer.replay"],
+            [str(python), "-m", "woodshed.testing.conformance.replay_steps"],
             input="\n".join(lines), capture_output=True, text=True, env=engine_environment(python), check=False,
         )  # fmt: skip
         if done.returncode != 0:

@@ -17,8 +17,8 @@ from woodshed.rewards.ruler import Ruler
 from woodshed.testing.conformance.rows import Rows, look, turn_of
 from woodshed.testing.engine import ScriptedEngine
 from woodshed.testing.replies import Reply, Script, call_tool, call_tools, in_order, say
-from woodshed.training.request import step_request
-from woodshed.training.warnings import step_warnings
+from woodshed.training.report.diagnostics import step_warnings
+from woodshed.training.step_request import step_request
 from woodshed.types import Group, Judgement, Score, ToolRequest, Trajectory
 
 Entries = list[dict[str, Any]]

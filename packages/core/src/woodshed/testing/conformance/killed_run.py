@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import woodshed
-from woodshed.engine.client import EngineClient
+from woodshed.engine.client.client import EngineClient
 from woodshed.rewards.judge import Judge
 from woodshed.rewards.ruler import Ruler
 from woodshed.testing.conformance.engine import SCRIPTED_LOSS

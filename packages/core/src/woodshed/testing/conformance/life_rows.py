@@ -23,7 +23,7 @@ from woodshed.testing.conformance.token_rows import team_script
 from woodshed.testing.conformance.truth import assert_faithful
 from woodshed.testing.replies import Reply, Script, call_tool, fail, hang, in_order, say
 from woodshed.testing.rollouts import scripted_rollout
-from woodshed.training.request import step_request
+from woodshed.training.step_request import step_request
 from woodshed.types import Group, Judgement, Score, Trajectory
 
 MANY = 32

@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import pytest
 
 from woodshed.capture import RolloutFunction
-from woodshed.engine.client import EngineClient
-from woodshed.engine.provision import engine_python
+from woodshed.engine.client.client import EngineClient
+from woodshed.engine.client.provision import engine_python
 from woodshed.errors import EngineMissing
 from woodshed.testing.conformance.adapter import Adapter, Outcome
 from woodshed.testing.conformance.engine import POLICY, GatewayEngine, unscripted
 from woodshed.testing.conformance.upstream import ScriptedVllm
 from woodshed.testing.replies import Script
 from woodshed.testing.rollouts import scripted_rollout
-from woodshed.training.rollout import run_rollout
+from woodshed.training.rollouts.rollout import run_rollout
 from woodshed.types import Trajectory
 
 ROW = re.compile(r"test_row_(\d\d)_")

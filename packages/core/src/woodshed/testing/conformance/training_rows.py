@@ -23,7 +23,7 @@ from woodshed.testing.conformance.rows import Rows, look, tool_texts, turn_of
 from woodshed.testing.conformance.truth import assert_faithful, thrown_away
 from woodshed.testing.engine import ScriptedEngine
 from woodshed.testing.replies import Reply, call_tool, say
-from woodshed.training.request import step_request
+from woodshed.training.step_request import step_request
 from woodshed.types import Group, Judgement, Score, StepRequest, Trajectory, WeightedRollout
 
 STEPS, MEMBERS = 2, 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from woodshed.testing.conformance.upstream import Served
-from woodshed.tokens import Row, fold_calls, why_untrained
+from woodshed.tokens import Row, build_rows, why_untrained
 from woodshed.types import TokenCall, Trajectory
 
 
@@ -16,7 +16,7 @@ def thrown_away(trajectory: Trajectory) -> tuple[str, ...]:
 
 def rows_of(trajectory: Trajectory) -> tuple[Row, ...]:
     """Return the rows that training makes of a trajectory."""
-    return fold_calls([call.tokens for call in trajectory.calls], untrained_call_ids=thrown_away(trajectory))
+    return build_rows([call.tokens for call in trajectory.calls], untrained_call_ids=thrown_away(trajectory))
 
 
 def text(token_ids: Sequence[int]) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from woodshed.engine.client import EngineClient
-from woodshed.engine.local import ConnectedEngine, LocalEngine
+from woodshed.engine.client.client import EngineClient
+from woodshed.engine.client.local import ConnectedEngine, LocalEngine
 from woodshed.errors import CheckError, WoodshedError
-from woodshed.rewards.function import Reward
+from woodshed.rewards.base import Reward
 from woodshed.training.config import Policy
 from woodshed.training.doctor.finding import Finding, failed, guarded, warned
 from woodshed.training.doctor.judge import check_judge

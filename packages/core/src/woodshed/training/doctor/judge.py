@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from woodshed.rewards.base import Reward
 from woodshed.rewards.blend import Blend
-from woodshed.rewards.function import Reward
 from woodshed.rewards.ruler import Ruler
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
 from woodshed.types import Completion, Message, ModelCall, TokenCall, ToolRequest, ToolSpec, Trajectory

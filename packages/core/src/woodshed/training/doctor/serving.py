@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from woodshed.engine.client import EngineClient
+from woodshed.engine.client.client import EngineClient
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
 from woodshed.types import ParseRequest, RenderRequest, Serving
 

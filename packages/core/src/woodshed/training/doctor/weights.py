@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from woodshed.capture import new_id
-from woodshed.engine.client import EngineClient
+from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
 from woodshed.types import LossSettings, OpenSession, StepReport, StepRequest, WeightedRollout
@@ -23,7 +23,7 @@ _ADVICE = (
 
 async def check_swap(client: EngineClient, policy: str) -> Finding:
     """Check that vLLM loads the policy's adapter, answers with it and lets it go again."""
-    rehearsal = await client.rehearse(policy)
+    rehearsal = await client.test_adapter_load(policy)
     return passed("LoRA swap", f"loaded, asked and unloaded; loading took {1000 * rehearsal.seconds:.0f} ms")
 
 

@@ -1,0 +1,5 @@
+"""`python -m woodshed`: the same as the script `woodshed`."""
+
+from woodshed.cli import main
+
+main()

@@ -1,0 +1,158 @@
+"""What an engine serves and where: the settings a client writes and the engine's server reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from woodshed.engine.client.provision import has_gpu
+from woodshed.errors import ConfigError
+from woodshed.types import Record, TrainerKind
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+LoraRank = Literal[8, 16, 32, 64, 128, 256]
+
+
+class ServedModel(Record):
+    """One model that the engine serves with a vLLM of its own."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """What calls ask for: `policy`, `judge`, …"""
+    path: str
+    """A folder with `config.json`, weights and tokenizer, or a name on the Hugging Face hub."""
+    trainable: bool = False
+    """Whether a LoRA of it can be trained and swapped in."""
+    adapter: str | None = None
+    """Folder of a PEFT LoRA that every answer goes through, such as a judge's; only for models that are not trained."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(default=None, ge=16)
+    """Longest prompt plus answer in tokens; None means what the model's own config says."""
+    max_num_seqs: int = Field(default=64, ge=1)
+    """Calls that are decoded together; more wait."""
+    max_lora_rank: LoraRank = 16
+    tool_call_parser: str | None = "hermes"
+    """vLLM's name of the tool-call format; None turns tool calls off."""
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
+    """Path of a Jinja file that replaces the tokenizer's own template."""
+    kv_cache_gib: float | None = Field(default=None, gt=0)
+    """Memory for the KV cache on a machine without a GPU; None means enough for all calls, at most 4."""
+    gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
+    """Share of the GPU's memory that this model's vLLM takes when it starts; what is left is the trainer's."""
+
+    def is_hub_name(self) -> bool:
+        """Whether `path` names a model on the hub: it has the shape of one, and no such folder exists."""
+        return bool(_HUB_NAME.match(self.path)) and not Path(self.path).is_dir()
+
+
+class EngineConfig(Record):
+    """Everything `python -m woodshed.engine` needs to know."""
+
+    home: Path
+    """Folder for logs, the call store and checkpoints."""
+    models: tuple[ServedModel, ...]
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+    """0 lets the system choose a free one."""
+    api_key: str | None = None
+    parent_pid: int | None = None
+    """The engine shuts down when this process is no longer its parent."""
+
+
+def check_config(config: EngineConfig) -> EngineConfig:
+    """Return `config` with absolute paths, or say what cannot work before anything is started.
+
+    Raises:
+        ConfigError: No model, two of one name, a folder that holds no model, an open door without a key, or more of
+            the GPU's memory given away than there is.
+    """
+    if not config.models:
+        raise ConfigError("the engine was given no model to serve; name at least one, such as {'policy': './my-model'}")
+    names = [model.name for model in config.models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"models {twice} are named more than once; each needs a name of its own")
+    if config.host not in LOOPBACK and not config.api_key:
+        raise ConfigError(
+            f"host {config.host!r} is reachable from other machines and no api_key is set; "
+            "set one, or listen on 127.0.0.1"
+        )
+    if has_gpu():
+        check_split(config.models)
+    home = config.home.expanduser().absolute()
+    return config.model_copy(update={"home": home, "models": tuple(check_model(model) for model in config.models)})
+
+
+def check_trainer(trainer: TrainerKind, load_in_4bit: bool) -> None:
+    """Say, before an engine is started on this machine, that it could not train as asked.
+
+    Raises:
+        ConfigError: Unsloth is asked for and there is no NVIDIA GPU.
+    """
+    if (trainer == "unsloth" or load_in_4bit) and not has_gpu():
+        asked = "trainer='unsloth'" if trainer == "unsloth" else "load_in_4bit=True"
+        raise ConfigError(
+            f"{asked} needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L); use trainer='auto' and "
+            "load_in_4bit=False, or an engine on a machine with one: Engine.connect(url)"
+        )
+
+
+def check_split(models: Sequence[ServedModel]) -> None:
+    """Check that the models leave room on a GPU they share with the trainer.
+
+    Raises:
+        ConfigError: Together they take more than there is, or leave a trained model's trainer less than a tenth.
+    """
+    taken = sum(model.gpu_memory_fraction for model in models)
+    limit = 0.9 if any(model.trainable for model in models) else 1.0
+    if taken > limit + 1e-9:
+        shares = ", ".join(f"{model.name} {model.gpu_memory_fraction:g}" for model in models)
+        raise ConfigError(
+            f"the models' gpu_memory_fraction add up to {taken:g} ({shares}); at most {limit:g} can be given away"
+            + (", the rest is the trainer's" if limit < 1 else "")
+            + ". Lower them with ServedModel(gpu_memory_fraction=...)"
+        )
+
+
+def check_model(model: ServedModel) -> ServedModel:
+    """Return `model` with absolute paths, if its folders hold a model and an adapter.
+
+    Raises:
+        ConfigError: A folder does not exist or lacks its config file, or a trained model is to have a fixed adapter.
+    """
+    if model.adapter is not None:
+        if model.trainable:
+            raise ConfigError(
+                f"model {model.name!r} is trained and has the fixed adapter {model.adapter!r}; start its training from "
+                "an adapter with Policy(adapter=...), or serve it with trainable=False"
+            )
+        adapter = _checked(model, model.adapter, "adapter_config.json", "give the folder that PEFT saved")
+        model = model.model_copy(update={"adapter": adapter})
+    if model.is_hub_name():
+        return model
+    hint = "give a folder with config.json and weights, or a hub name such as 'Qwen/Qwen2.5-3B-Instruct'"
+    return model.model_copy(update={"path": _checked(model, model.path, "config.json", hint)})
+
+
+def _checked(model: ServedModel, path: str, config: str, hint: str) -> str:
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"model {model.name!r}: there is no folder {path!r}; {hint}")
+    if not (folder / config).is_file():
+        found = sorted(entry.name for entry in folder.iterdir())[:8]
+        raise ConfigError(f"model {model.name!r}: {path!r} has no {config} (it holds {found or 'nothing'})")
+    return str(folder)
+
+
+def to_models(models: Mapping[str, str | ServedModel]) -> tuple[ServedModel, ...]:
+    """Return served models from `{name: path or ServedModel}`; a name on the left wins over the model's own."""
+    return tuple(
+        ServedModel(name=name, path=model) if isinstance(model, str) else model.model_copy(update={"name": name})
+        for name, model in models.items()
+    )

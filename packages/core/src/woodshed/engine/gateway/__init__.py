@@ -1,0 +1,1 @@
+"""The OpenAI-compatible door: sessions, conversations, and one call on its way through vLLM."""

@@ -1,0 +1,140 @@
+"""Sessions and calls on disk: SQLite in WAL mode, written before an answer's last byte goes out."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import msgspec
+
+from woodshed.errors import EngineError
+from woodshed.types import FORMAT, OpenSession, SealedSession, TokenCall
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    rollout_id TEXT PRIMARY KEY, secret TEXT NOT NULL UNIQUE, policy TEXT NOT NULL, sampling TEXT NOT NULL,
+    opened_s REAL NOT NULL, sealed_s REAL, late_calls INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS calls (
+    rollout_id TEXT NOT NULL REFERENCES sessions ON DELETE CASCADE, call_id TEXT NOT NULL, started_s REAL NOT NULL,
+    record TEXT NOT NULL, PRIMARY KEY (rollout_id, call_id)
+) WITHOUT ROWID;
+"""
+
+
+class SessionRow(msgspec.Struct, frozen=True):
+    """One session as it is stored."""
+
+    rollout_id: str
+    secret: str
+    policy: str
+    sampling: dict[str, object]
+    sealed: bool
+
+
+class Store:
+    """The engine's memory of sessions and calls; it survives `kill -9` of the engine at any point."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            EngineError: The file was written by another version's format.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One event loop writes and reads: a statement takes microseconds, and a thread would cost more than it gives.
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA foreign_keys=ON")
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        if found not in (0, FORMAT):
+            raise EngineError(f"{str(path)!r} has format {found}, this woodshed reads {FORMAT}; use a new run folder")
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version={FORMAT}")
+
+    def open_session(self, session: OpenSession, secret: str) -> None:
+        """Remember a new session; an unsealed one of the same rollout is forgotten with its calls.
+
+        Raises:
+            EngineError: The rollout's session was sealed already.
+        """
+        row = self._db.execute("SELECT sealed_s FROM sessions WHERE rollout_id=?", (session.rollout_id,)).fetchone()
+        if row is not None and row[0] is not None:
+            raise EngineError(
+                f"rollout {session.rollout_id!r} is sealed and cannot be opened again; use a new rollout id"
+            )
+        sampling = msgspec.json.encode(session.sampling).decode()
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("DELETE FROM sessions WHERE rollout_id=?", (session.rollout_id,))
+        self._db.execute(
+            "INSERT INTO sessions (rollout_id, secret, policy, sampling, opened_s) VALUES (?, ?, ?, ?, ?)",
+            (session.rollout_id, secret, session.policy, sampling, time.time()),
+        )
+        self._db.execute("COMMIT")
+
+    def sessions(self) -> list[SessionRow]:
+        """Return every session there is."""
+        rows = self._db.execute("SELECT rollout_id, secret, policy, sampling, sealed_s IS NOT NULL FROM sessions")
+        return [
+            SessionRow(rollout_id, secret, policy, msgspec.json.decode(sampling), bool(sealed))
+            for rollout_id, secret, policy, sampling, sealed in rows
+        ]
+
+    def record(self, rollout_id: str, call_id: str, started_s: float, call: bytes) -> None:
+        """Keep a call (a `TokenCall` as JSON); a repeated call id replaces what was there."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO calls (rollout_id, call_id, started_s, record) VALUES (?, ?, ?, ?)",
+            (rollout_id, call_id, started_s, call.decode()),
+        )
+
+    def seal(self, rollout_id: str) -> None:
+        """Close a session; closing it again changes nothing."""
+        self._db.execute(
+            "UPDATE sessions SET sealed_s=? WHERE rollout_id=? AND sealed_s IS NULL", (time.time(), rollout_id)
+        )
+
+    def import_session(self, policy: str, secret: str, session: SealedSession) -> None:
+        """Keep a sealed session whole, or not at all; one of the same rollout that is there already stays."""
+        now = time.time()
+        self._db.execute("BEGIN IMMEDIATE")
+        made = self._db.execute(
+            "INSERT OR IGNORE INTO sessions (rollout_id, secret, policy, sampling, opened_s, sealed_s) "
+            "VALUES (?, ?, ?, '{}', ?, ?)",
+            (session.rollout_id, secret, policy, now, now),
+        )
+        if made.rowcount:
+            for call in session.calls:
+                self.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json().encode())
+        self._db.execute("COMMIT")
+
+    def count_late(self, rollout_id: str) -> None:
+        """Count a call that came after the seal."""
+        self._db.execute("UPDATE sessions SET late_calls=late_calls+1 WHERE rollout_id=?", (rollout_id,))
+
+    def sealed(self, rollout_id: str) -> SealedSession:
+        """Return a sealed session with its calls in the order they were made.
+
+        Raises:
+            EngineError: There is no such session, or it is still open.
+        """
+        row = self._db.execute("SELECT late_calls, sealed_s FROM sessions WHERE rollout_id=?", (rollout_id,)).fetchone()
+        if row is None:
+            raise EngineError(
+                f"there is no session for rollout {rollout_id!r} in this engine; was it opened elsewhere?"
+            )
+        if row[1] is None:
+            raise EngineError(f"the session of rollout {rollout_id!r} is still open; seal it first")
+        return SealedSession(rollout_id=rollout_id, calls=self.calls(rollout_id), late_calls=row[0])
+
+    def calls(self, rollout_id: str) -> tuple[TokenCall, ...]:
+        """Return a rollout's calls so far, in the order they were made."""
+        records = self._db.execute(
+            "SELECT record FROM calls WHERE rollout_id=? ORDER BY started_s, call_id", (rollout_id,)
+        )
+        return tuple(TokenCall.model_validate_json(record) for (record,) in records)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

@@ -1,0 +1,1 @@
+"""A decoder of the Llama family with attention along a token tree."""

@@ -1,0 +1,141 @@
+"""A decoder of the Llama family over one pack: its own layers and weights, with attention along the trie.
+
+It knows layers of the shape norm, attention, norm, gated MLP (Llama, Qwen2, Qwen3, Mistral and their like). Whether a
+given model is one is not decided by its name: `forward.choose_forward_mode` compares the log-probabilities.
+
+Shapes: N positions, Q of them that predict a token, D hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from woodshed.engine.trainer.attention.kernels import gated_silu, lora_linear, rms_norm, rotary
+from woodshed.engine.trainer.attention.tree import TreePlan, tree_attention
+
+
+def predicting_states(
+    model: Any,
+    input_ids_N: Tensor,
+    position_ids_N: Tensor,
+    plan: TreePlan,
+    last: TreePlan,
+    *,
+    checkpointed: bool = False,
+) -> Tensor:
+    """Return the last hidden states, Q x D, of the positions that ask in `last`.
+
+    Args:
+        model: A PEFT model around a causal language model.
+        input_ids_N: The pack's tokens.
+        position_ids_N: Their positions in their rows.
+        plan: Who sees whom.
+        last: The same with only those that predict a token queries; the last layer computes nothing for the others.
+        checkpointed: Keep only each layer's input, and run a layer again in its backward pass.
+    """
+    body = _causal(model).model
+    states_ND = body.embed_tokens(input_ids_N)
+    angles = _angles(body.rotary_emb, states_ND, position_ids_N)
+    *layers, final = body.layers
+    for layer in layers:
+        if checkpointed and torch.is_grad_enabled():
+            states_ND = checkpoint(
+                _layer, layer, states_ND, angles, plan, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            states_ND = _layer(layer, states_ND, angles, plan)
+    return _norm(body.norm, _layer(final, states_ND, angles, last))
+
+
+def head_weight(model: Any) -> Tensor:
+    """Return the frozen matrix, V x D, from hidden states to logits; or raise TypeError where it is more."""
+    head = _causal(model).lm_head
+    if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
+        raise TypeError(f"the head is {type(head).__name__}, not a frozen matrix")
+    return head.weight.detach()
+
+
+def _causal(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _angles(rotation: Any, states_ND: Tensor, position_ids_N: Tensor) -> tuple[Tensor, ...]:
+    """Return the cosines and sines, N x E, of each position."""
+    if not hasattr(rotation, "get_cached"):
+        return tuple(x[0] for x in rotation(states_ND[None], position_ids_N[None]))
+    # Unsloth's rotation holds a table for all positions up to a length, one for each GPU.
+    length = int(position_ids_N.max()) + 1
+    rotation.extend_rope_embedding(states_ND, seq_len=length)
+    return tuple(
+        x[position_ids_N].to(states_ND.dtype) for x in rotation.get_cached(length, states_ND.device.index or 0)
+    )
+
+
+def _layer(layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan) -> Tensor:
+    attention = layer.self_attn
+    normed_ND = _norm(layer.input_layernorm, states_ND)
+    key_NKE = _heads(attention, "k", normed_ND, angles)
+    value_NKE = _linear(attention.v_proj, normed_ND).unflatten(-1, (-1, attention.head_dim))
+    if plan.queries is not None:
+        query_positions_Q = plan.query_positions_Q
+        states_ND, normed_ND = states_ND[query_positions_Q], normed_ND[query_positions_Q]
+        angles = tuple(x[query_positions_Q] for x in angles)
+    query_QHE = _heads(attention, "q", normed_ND, angles)
+    seen_QHE = tree_attention(query_QHE, key_NKE, value_NKE, plan, attention.scaling)
+    states_QD = states_ND + _linear(attention.o_proj, seen_QHE.flatten(1))
+    return states_QD + _mlp(layer.mlp, _norm(layer.post_attention_layernorm, states_QD))
+
+
+def _heads(attention: Any, name: str, normed_ND: Tensor, angles: tuple[Tensor, ...]) -> Tensor:
+    """Return the queries or keys of a layer, normed where it norms them, and rotated."""
+    heads_NHE = _linear(getattr(attention, f"{name}_proj"), normed_ND).unflatten(-1, (-1, attention.head_dim))
+    if (norm := getattr(attention, f"{name}_norm", None)) is not None:
+        heads_NHE = _norm(norm, heads_NHE)
+    return rotary(heads_NHE, *angles)
+
+
+def _mlp(mlp: Any, states_ND: Tensor) -> Tensor:
+    if not isinstance(getattr(mlp, "act_fn", None), nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":
+        found: Tensor = mlp(states_ND[None])[0]
+        return found
+    gated_NF = gated_silu(_linear(mlp.gate_proj, states_ND), _linear(mlp.up_proj, states_ND))
+    return _linear(mlp.down_proj, gated_NF)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    # In half precision the order of roundings is the module's own business.
+    plain = x.dtype == torch.float32 and hasattr(norm, "variance_epsilon") and not norm.weight.requires_grad
+    found: Tensor = rms_norm(x, norm.weight, norm.variance_epsilon) if plain else norm(x)
+    return found
+
+
+def _linear(module: Any, x_ND: Tensor) -> Tensor:
+    """Return what a linear layer, with a LoRA or without, makes of `x_ND`."""
+    if not _is_plain_lora(module):
+        found: Tensor = module(x_ND)
+        return found
+    (name,) = module.active_adapters
+    base, down, up = module.base_layer, module.lora_A[name], module.lora_B[name]
+    return lora_linear(x_ND, base.weight, base.bias, down.weight, up.weight, module.scaling[name])
+
+
+def _is_plain_lora(module: Any) -> bool:
+    """Whether a module is a frozen matrix and one LoRA, and nothing else (dropout, DoRA, ...)."""
+    if type(module) is not PeftLinear or module.disable_adapters or module.merged or len(module.active_adapters) != 1:
+        return False
+    (name,) = module.active_adapters
+    if (
+        name not in module.lora_A
+        or name in getattr(module, "lora_variant", {})
+        or type(module.base_layer) is not nn.Linear
+    ):
+        return False
+    base, up = module.base_layer, module.lora_B[name]
+    quiet = isinstance(module.lora_dropout[name], nn.Identity) and up.bias is None
+    # PEFT holds a LoRA in fp32 where the matrix is in half precision.
+    return quiet and not base.weight.requires_grad and up.weight.dtype in (base.weight.dtype, torch.float32)

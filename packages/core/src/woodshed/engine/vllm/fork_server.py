@@ -1,0 +1,190 @@
+"""A process that has imported vLLM once and forks a vLLM server from itself whenever it is asked to.
+
+Importing vLLM takes longer than everything else a small server does at its start, and a server of its own imports it
+two or three times over. A fork starts, and after a death restarts, in seconds. What runs in the fork is vLLM's own
+`main()` with an ordinary command line.
+
+Standard input carries orders and standard output events, one JSON object per line: `{"start", "argv", "env", "log"}`
+and `{"stop", "hard"}` in; `{"ready"}`, `{"started", "pid"}`, `{"exited", "status"}` out. The end of standard input ends
+the fork server and all its servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from woodshed.engine.vllm.processes import die_with_parent, kill_group
+
+_PRELOAD = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.structured_output.backend_xgrammar")
+_PRELOAD_CPU = ("vllm.v1.worker.cpu_worker", "vllm.model_executor.models.qwen3", "vllm.model_executor.models.qwen2")
+
+
+def main() -> None:
+    """Import vLLM, then serve orders until standard input ends."""
+    die_with_parent(signal.SIGTERM)
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # vLLM and its friends print to standard output; that is the log's business.
+    run = _import_vllm()
+    wake_out, wake_in = os.pipe()
+    os.set_blocking(wake_in, False)
+    signal.set_wakeup_fd(wake_in)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    fork_server = _ForkServer(run, events, (wake_out, wake_in))
+    try:
+        fork_server.serve()
+    finally:
+        fork_server.kill_all()
+
+
+class _ForkServer:
+    """The loop: orders in, forks out, deaths reported."""
+
+    def __init__(self, run: Callable[[], None], events: Any, wake: tuple[int, int]) -> None:
+        self._run = run
+        self._events = events
+        self._wake = wake
+        self._names: dict[int, str] = {}
+
+    def serve(self) -> None:
+        self._tell(ready=True)
+        pending = b""
+        while True:
+            readable, _, _ = select.select([0, self._wake[0]], [], [])
+            if self._wake[0] in readable:
+                os.read(self._wake[0], 512)
+                self._reap()
+            if 0 in readable:
+                data = os.read(0, 65536)
+                if not data:
+                    return
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    self._obey(json.loads(line))
+
+    def kill_all(self) -> None:
+        for pid in self._names:
+            kill_group(pid)
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        if "start" in order:
+            pid = os.fork()
+            if pid == 0:
+                self._become(order)
+            self._names[pid] = order["start"]
+            self._tell(started=order["start"], pid=pid)
+        else:
+            for pid, name in self._names.items():
+                if name == order["stop"]:
+                    kill_group(pid) if order["hard"] else os.kill(pid, signal.SIGTERM)
+
+    def _become(self, order: dict[str, Any]) -> NoReturn:
+        """Turn this fork into the ordered vLLM server."""
+        status = 1
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            self._events.close()
+            for end in self._wake:
+                os.close(end)
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            for source, target in ((nothing, 0), (log, 1), (log, 2)):
+                os.dup2(source, target)
+            os.environ.update(order["env"])
+            sys.argv = ["vllm", *order["argv"]]
+            self._run()
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 1
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            # No interpreter shutdown: this fork shares its parent's exit handlers.
+            os._exit(status)
+
+    def _reap(self) -> None:
+        for pid in tuple(self._names):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                # Its children are of no use without it.
+                kill_group(pid)
+                self._tell(exited=self._names.pop(pid), pid=pid, status=os.waitstatus_to_exitcode(status))
+
+    def _tell(self, **event: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._events.write(json.dumps(event) + "\n")
+
+
+def _import_vllm() -> Callable[[], None]:
+    """Import all that a server needs, without starting a thread or touching a device, and return vLLM's main."""
+    warnings.simplefilter("ignore")
+    platform = importlib.import_module("vllm.platforms").current_platform
+    on_cpu = bool(platform.is_cpu())
+    if on_cpu:
+        _fork_instead_of_spawn()
+    for name in (*_PRELOAD, *(_PRELOAD_CPU if on_cpu else ())):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    for name in ("token_texts", "sampled_logprobs", "prompt_tokens"):
+        importlib.import_module(f"woodshed.engine.vllm.patches.{name}").install()
+    if on_cpu:
+        importlib.import_module("woodshed.engine.vllm.patches.lora_cpu").install()
+    run: Callable[[], None] = importlib.import_module("vllm.entrypoints.launchers.api_server.entry").main
+    # Descendants die with whoever forked them, however that one dies. Threads are no parents: the kernel would take
+    # their end for the process's end.
+    os.register_at_fork(before=_remember_thread, after_in_child=_follow_parent)
+    gc.collect()
+    gc.freeze()
+    return run
+
+
+_forking = threading.local()
+
+
+def _remember_thread() -> None:
+    # In the child every forking thread is the main thread, so this must be asked before.
+    _forking.from_main = threading.current_thread() is threading.main_thread()
+
+
+def _follow_parent() -> None:
+    if _forking.from_main:
+        die_with_parent()
+
+
+def _fork_instead_of_spawn() -> None:
+    """Let vLLM fork its engine core, where it would spawn one that imports everything again.
+
+    On a CPU vLLM insists on `spawn` so that each worker reads its own OpenMP settings; here they are the same for all
+    (`VLLM_CPU_OMP_THREADS_BIND=nobind`), and no device has been initialised that a fork could break.
+    """
+    real = multiprocessing.get_context
+
+    def get_context(method: str | None = None) -> Any:
+        return real("fork" if method == "spawn" else method)
+
+    multiprocessing.get_context = get_context
+
+
+if __name__ == "__main__":
+    sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+    main()

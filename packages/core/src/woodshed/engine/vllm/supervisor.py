@@ -1,0 +1,253 @@
+"""vLLM servers that stay up: started together, watched, restarted after a death, gone with the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from woodshed.engine.client.config import ServedModel
+from woodshed.engine.client.provision import has_gpu
+from woodshed.engine.vllm import command
+from woodshed.engine.vllm.model_server import ModelServer
+from woodshed.engine.vllm.processes import free_port, kill_group
+from woodshed.errors import EngineError
+
+ReportProgress = Callable[[str], None]
+
+_START_WITHIN_S = 900.0
+_STOP_WITHIN_S = 4.0
+_WATCH_EVERY_S = 5.0
+_HUNG_AFTER_S = 60.0
+_LOG_LINES = 25
+
+
+def tail(log: Path, lines: int = _LOG_LINES) -> str:
+    """Return the last lines of a log, or say that there is none."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return f"({log} was never written)"
+
+
+class Supervisor:
+    """Starts, watches and restarts the vLLM servers of one engine."""
+
+    def __init__(
+        self, models: Sequence[ServedModel], home: Path, http: aiohttp.ClientSession, progress: ReportProgress
+    ) -> None:
+        """Prepare; nothing runs before `start`."""
+        self.logs = home / "logs"
+        self._list = home / "servers.json"
+        self.servers = {model.name: ModelServer(model, self.logs / f"{model.name}.log") for model in models}
+        self._http = http
+        self._progress = progress
+        self._gpu = has_gpu()
+        self._fork_server: asyncio.subprocess.Process | None = None
+        self._born: dict[str, asyncio.Future[int]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start all servers at once and return when each has answered a first call.
+
+        Raises:
+            EngineError: One cannot start; carries the last lines of its log.
+        """
+        self.logs.mkdir(parents=True, exist_ok=True)
+        await self._start_nursery()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for server in self.servers.values():
+                    group.create_task(self._launch(server))
+        except* EngineError as errors:
+            raise errors.exceptions[0] from None
+        self._spawn(self._watch())
+
+    async def stop(self) -> None:
+        """Stop all servers, politely first."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        fork_server = self._fork_server
+        if fork_server is None or fork_server.returncode is not None:
+            return
+        alive = [server for server in self.servers.values() if server.pid is not None]
+        for server in alive:
+            self._order(stop=server.model.name, hard=False)
+        deadline = time.monotonic() + _STOP_WITHIN_S
+        while any(server.pid is not None for server in alive) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        assert fork_server.stdin is not None
+        fork_server.stdin.close()
+        try:
+            await asyncio.wait_for(fork_server.wait(), _STOP_WITHIN_S)
+        except TimeoutError:
+            fork_server.kill()
+        for server in alive:
+            if server.pid is not None:
+                kill_group(server.pid)
+
+    async def _start_nursery(self) -> None:
+        self._progress("importing vLLM")
+        log = self.logs / "vllm.log"
+        environment = os.environ | command.fork_server_environment(len(self.servers), gpu=self._gpu)
+        with log.open("ab") as sink:
+            self._fork_server = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "woodshed.engine.vllm.fork_server"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=sink,
+                env=environment,
+                start_new_session=True,
+            )
+        first = await self._next_event(self._fork_server)
+        if first is None:
+            raise EngineError(f"vLLM cannot be imported; last lines of {str(log)!r}:\n{tail(log)}")
+        self._spawn(self._listen(self._fork_server))
+
+    async def _listen(self, fork_server: asyncio.subprocess.Process) -> None:
+        """Follow the fork server's events; when it dies, start another and everything in it."""
+        while (event := await self._next_event(fork_server)) is not None:
+            if "started" in event:
+                self.servers[event["started"]].pid = event["pid"]
+                self._born.pop(event["started"]).set_result(event["pid"])
+            elif "exited" in event:
+                self._died(self.servers[event["exited"]], f"exit status {event['status']}")
+        if self._stopping:
+            return
+        for future in self._born.values():
+            future.cancel()
+        self._born.clear()
+        orphans = [server for server in self.servers.values() if server.pid is not None]
+        for server in orphans:
+            assert server.pid is not None
+            kill_group(server.pid)
+        try:
+            await self._start_nursery()
+        except EngineError as error:
+            for server in self.servers.values():
+                server.give_up(error)
+            return
+        for server in orphans:
+            self._died(server, "its parent died")
+
+    async def _next_event(self, fork_server: asyncio.subprocess.Process) -> dict[str, Any] | None:
+        assert fork_server.stdout is not None
+        line = await fork_server.stdout.readline()
+        return json.loads(line) if line else None
+
+    def _order(self, **order: Any) -> None:
+        assert self._fork_server is not None and self._fork_server.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            self._fork_server.stdin.write(json.dumps(order).encode() + b"\n")
+
+    def _died(self, server: ModelServer, why: str) -> None:
+        server.pid = None
+        server.mark_down()
+        if not self._stopping and server.is_started:
+            server.is_started = False
+            self._spawn(self._restart(server, why))
+
+    async def _restart(self, server: ModelServer, why: str) -> None:
+        name = server.model.name
+        while server.may_restart():
+            server.restarts += 1
+            self._progress(f"vLLM for {name!r} died ({why}); starting it again")
+            await asyncio.sleep(server.backoff_s())
+            try:
+                await self._launch(server)
+                return
+            except (EngineError, aiohttp.ClientError, TimeoutError) as error:
+                why = str(error)
+        server.give_up(
+            EngineError(f"vLLM for {name!r} keeps dying and was given up ({why}); its log ends:\n{tail(server.log)}")
+        )
+
+    async def _launch(self, server: ModelServer) -> None:
+        """Start one server, warm it up and let calls through."""
+        model, began = server.model, time.monotonic()
+        port = free_port()
+        born: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._born[model.name] = born
+        self._order(
+            start=model.name,
+            argv=command.command_line(model, port, gpu=self._gpu),
+            env=command.server_environment(model),
+            log=str(server.log),
+        )
+        self._progress(f"starting vLLM for {model.name!r}")
+        pid = await born
+        server.url = f"http://127.0.0.1:{port}"
+        await self._answers(server, pid)
+        if server.prepare is not None:
+            await server.prepare()
+        await self._warm_up(server)
+        server.generation += 1
+        server.is_started = True
+        server.mark_up()
+        self._write_list()
+        self._progress(f"{model.name!r} is ready after {time.monotonic() - began:.0f} s")
+
+    async def _answers(self, server: ModelServer, pid: int) -> None:
+        deadline = time.monotonic() + _START_WITHIN_S
+        while time.monotonic() < deadline:
+            if server.pid != pid:
+                raise EngineError(
+                    f"vLLM for {server.model.name!r} could not start; last lines of {str(server.log)!r}:\n"
+                    + tail(server.log)
+                )
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                timeout = aiohttp.ClientTimeout(total=5)
+                async with self._http.get(f"{server.url}/version", timeout=timeout) as reply:
+                    if reply.status == 200:
+                        server.vllm = str((await reply.json())["version"])
+                        return
+            await asyncio.sleep(0.1)
+        raise EngineError(f"vLLM for {server.model.name!r} did not answer within {_START_WITHIN_S:.0f} s")
+
+    async def _warm_up(self, server: ModelServer) -> None:
+        """Make the first calls ourselves: the very first of each kind compiles and allocates."""
+        call = {"model": server.model.name, "messages": [{"role": "user", "content": "1"}], "max_tokens": 2}
+        schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+        shape = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        for body in (call | {"logprobs": True}, call | {"response_format": shape}):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with self._http.post(f"{server.url}/v1/chat/completions", json=body) as reply:
+                    await reply.read()
+
+    async def _watch(self) -> None:
+        """Kill a server that lives but has stopped answering; its death starts it again."""
+        answered = {name: time.monotonic() for name in self.servers}
+        while True:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            for name, server in self.servers.items():
+                if server.pid is None or not server.is_ready or await self._is_healthy(server):
+                    answered[name] = time.monotonic()
+                elif time.monotonic() - answered[name] > _HUNG_AFTER_S:
+                    self._order(stop=name, hard=True)
+
+    async def _is_healthy(self, server: ModelServer) -> bool:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            timeout = aiohttp.ClientTimeout(total=_HUNG_AFTER_S / 2)
+            async with self._http.get(f"{server.url}/health", timeout=timeout) as reply:
+                return reply.status == 200
+        return False
+
+    def _write_list(self) -> None:
+        """Say where the servers are, for people and benchmarks that want to talk to vLLM itself."""
+        servers = {name: {"url": server.url, "pid": server.pid} for name, server in self.servers.items()}
+        self._list.write_text(json.dumps(servers, indent=2))
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

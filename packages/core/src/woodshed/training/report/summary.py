@@ -1,0 +1,105 @@
+"""The figures of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from woodshed.rewards.base import Reward
+from woodshed.tokens import PrefixReuse
+from woodshed.training.report.metrics import DRIFT, cost_usd
+from woodshed.training.run.store import RunStore
+from woodshed.types import EngineHealth, Record
+
+
+class Summary(Record):
+    """The figures of one run."""
+
+    success_before: float | None = None
+    """Mean of the evaluation's measure on held-out scenarios before the first step; None without an evaluation."""
+    success_after: float | None = None
+    """The same, on the same scenarios, after the last step."""
+    steps: int
+    trained_steps: int
+    """Steps that changed the weights; a step whose groups were all flat or masked trains nothing."""
+    lora_swaps: int
+    failed_calls: int
+    """Model calls the engine answered with a server error."""
+    engine_restarts: int
+    seconds: float
+    peak_rss_mb: float
+    engine: str
+    """The inference server and its version, as it reports them itself."""
+    judge: str
+    judge_requests: int
+    judge_tokens: int
+    judge_cost_usd: float | None
+    """What all replies have cost, also those that were of no use; None where a judge's price is not known."""
+    rollouts: int
+    masked_rollouts: int
+    unjudged_groups: int
+    stale_groups: int
+    """Groups dropped because a token of theirs was older than `max_staleness` when they were to be trained."""
+    merge_ratio: float
+    """Share of the sampled tokens sent back in a later call that stood there token for token; 1 without any."""
+    forks: int
+    """Calls whose prompt did not go on from a sampled turn they sent back."""
+    train_tokens_per_s: float | None
+    """Trained tokens by the seconds of the optimizer steps; None where no step was trained."""
+    max_logprob_drift: float | None
+    """Largest mean |trainer's - engine's log-probability| of a step, over its tokens of the weights it trained; None
+    where no step had any."""
+    warnings: tuple[str, ...] = ()
+
+
+def summarise(
+    store: RunStore,
+    history: Sequence[Mapping[str, Any]],
+    *,
+    health: EngineHealth,
+    seconds: float,
+    peak_rss_mb: float,
+    judge: Reward,
+    paid_usd: float = 0.0,
+) -> Summary:
+    """Return the figures of a run from its store, its history and the engine's health.
+
+    `paid_usd` is what the run's cache of verdicts has paid for, unused replies included.
+    """
+    billed_usd = cost_usd(r["judge_cost_usd"] for r in history)
+    return Summary(
+        success_before=store.fact("success_before"),
+        success_after=store.fact("success_after"),
+        steps=len(history),
+        trained_steps=sum(r["trained"] for r in history),
+        lora_swaps=health.lora_swaps,
+        failed_calls=health.failed_calls,
+        engine_restarts=sum(m.restarts for m in health.models),
+        seconds=round(seconds, 1),
+        peak_rss_mb=round(peak_rss_mb, 1),
+        engine=", ".join(f"vLLM {v}" for v in sorted({m.vllm for m in health.models})),
+        judge=str(getattr(judge, "name", type(judge).__name__)),
+        judge_requests=sum(r["judge_requests"] for r in history),
+        judge_tokens=sum(r["judge_tokens"] for r in history),
+        judge_cost_usd=None if billed_usd is None else max(billed_usd, paid_usd),
+        rollouts=sum(r["rollouts"] for r in history),
+        masked_rollouts=sum(r["masked"] for r in history),
+        unjudged_groups=sum(r["unjudged_groups"] for r in history),
+        stale_groups=sum(r["stale_groups"] for r in history),
+        **_token_figures(history),
+        warnings=tuple(store.fact("warnings") or ()),
+    )
+
+
+def _token_figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    trained = [r for r in history if r["trained"]]
+    merges = PrefixReuse(
+        resent=sum(r["tokens/resent"] for r in history), continued=sum(r["tokens/continued"] for r in history)
+    )
+    seconds = sum(r["train/step_seconds"] for r in trained)
+    return {
+        "merge_ratio": round(merges.ratio, 4),
+        "forks": sum(r["tokens/forks"] for r in history),
+        "train_tokens_per_s": round(sum(r["train/trained_tokens"] for r in trained) / seconds, 1) if seconds else None,
+        "max_logprob_drift": max((r[DRIFT] for r in trained if DRIFT in r), default=None),
+    }

@@ -1,0 +1,1 @@
+"""The warm-up: supervised steps on finished conversations."""

@@ -1,0 +1,99 @@
+"""Judged groups → what the trainer is asked for: who counts, with what advantage, and who is too old to count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from woodshed.rewards.advantage import batch_advantages, role_advantages
+from woodshed.rewards.partial_scores import UNNAMED
+from woodshed.training.config import AdvantageSettings
+from woodshed.types import Group, Score, StepRequest, Trajectory, WeightedRollout
+
+_DEFAULT = AdvantageSettings()
+
+
+def step_request(
+    step_id: str, groups: Sequence[Group], tolerance: float, settings: AdvantageSettings = _DEFAULT
+) -> StepRequest:
+    """Return the step's rollouts with their group-relative advantages; masked ones are left out, never rewarded 0."""
+    scored = {group.group_id: _scores(group, settings) for group in groups}
+    if settings.per == "agent":
+        weighted = [w for of in scored.values() for w in _per_agent(of, tolerance, settings)]
+    else:
+        values = {name: {i: score.value for i, (_, score) in of.items()} for name, of in scored.items()}
+        found = batch_advantages(values, tolerance=tolerance, scale=settings.scale)
+        weighted = [_weighted(scored[name][i][0], a) for name, of in found.items() for i, a in of.values.items()]
+    return StepRequest(step_id=step_id, rollouts=tuple(weighted))
+
+
+def is_flat(group: Group, tolerance: float, settings: AdvantageSettings = _DEFAULT) -> bool:
+    """Whether a group has scores to compare and they are all equal: there is nothing to be learned from it."""
+    return len(_scores(group, settings)) > 1 and not step_request("flat", [group], tolerance, settings).rollouts
+
+
+def split_stale(groups: Sequence[Group], *, version: int, max_staleness: int) -> tuple[list[Group], list[Group]]:
+    """Return the groups that may be trained on weights `version`, and those with a token that is too old for it."""
+    fresh: list[Group] = []
+    stale: list[Group] = []
+    for group in groups:
+        (stale if version - _oldest(group, version) > max_staleness else fresh).append(group)
+    return fresh, stale
+
+
+def _oldest(group: Group, version: int) -> int:
+    counted = (t for t in group.trajectories if t.status == "completed")
+    sampled = (v for t in counted for c in t.calls for m in c.tokens.completions for v in m.weight_versions)
+    return min(sampled, default=version)
+
+
+Scored = Mapping[str, tuple[Trajectory, Score]]
+"""Rollout id → a completed rollout and its score, less what an overlong answer costs."""
+
+
+def _scores(group: Group, settings: AdvantageSettings) -> Scored:
+    if group.judgement is None or group.judgement.error is not None:
+        return {}
+    completed = {t.rollout_id: t for t in group.trajectories if t.status == "completed"}
+    given = [(completed[s.rollout_id], s) for s in group.judgement.scores if s.rollout_id in completed]
+    return {t.rollout_id: (t, _penalised(s, settings.penalty(_longest_answer(t)))) for t, s in given}
+
+
+def _penalised(score: Score, penalty: float) -> Score:
+    agents = {name: value + penalty for name, value in score.agents.items()}
+    return score.model_copy(update={"value": score.value + penalty, "agents": agents})
+
+
+def _longest_answer(trajectory: Trajectory) -> int:
+    kept = (c for c in trajectory.calls if not c.superseded)
+    return max((len(m.token_ids) for c in kept for m in c.tokens.completions), default=0)
+
+
+def _per_agent(scored: Scored, tolerance: float, settings: AdvantageSettings) -> list[WeightedRollout]:
+    """Return a group's rollouts with an advantage a call: its agent's, compared with itself in the other rollouts."""
+    assert settings.scale != "batch"
+    by_agent = {
+        rollout_id: {agent: score.agents.get(agent, score.value) for agent in _agents(trajectory).values()}
+        for rollout_id, (trajectory, score) in scored.items()
+    }
+    found = role_advantages(by_agent, tolerance=tolerance, scale=settings.scale)
+    if not any(found.values()):
+        return []
+    return [
+        _weighted(trajectory, 0.0, {call: found[i].get(agent, 0.0) for call, agent in _agents(trajectory).items()})
+        for i, (trajectory, _) in scored.items()
+    ]
+
+
+def _agents(trajectory: Trajectory) -> dict[str, str]:
+    """Return call id → name of its agent; calls nobody noted an agent for are those of one agent without a name."""
+    return {c.tokens.call_id: (c.note.agent if c.note else None) or UNNAMED for c in trajectory.calls}
+
+
+def _weighted(trajectory: Trajectory, advantage: float, by_call: Mapping[str, float] | None = None) -> WeightedRollout:
+    thrown_away = tuple(c.tokens.call_id for c in trajectory.calls if c.superseded)
+    return WeightedRollout(
+        rollout_id=trajectory.rollout_id,
+        advantage=advantage,
+        untrained_call_ids=thrown_away,
+        call_advantages=dict(by_call or {}),
+    )

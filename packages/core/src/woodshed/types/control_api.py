@@ -1,0 +1,189 @@
+"""What client and engine say to each other on the control plane (`/woodshed/v1/…`)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from woodshed.types.call import TokenCall
+from woodshed.types.loss import LossSettings
+from woodshed.types.record import Record
+
+PROTOCOL = 2
+"""Version of the control plane; client and engine must agree."""
+
+
+class LoraSettings(Record):
+    """Shape of the adapter that is trained (PEFT `LoraConfig`)."""
+
+    rank: int = Field(default=16, ge=1, le=256)
+    alpha: float = Field(default=32.0, gt=0)
+    targets: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+
+
+class OptimizerSettings(Record):
+    """AdamW with a linear warm-up and then a constant learning rate."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=5, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+TrainerKind = Literal["auto", "peft", "unsloth"]
+
+
+class OpenPolicy(Record):
+    """Open a policy for training, or find it again with its checkpoint."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    run_id: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """The run that trains it: the same one goes on from its newest checkpoint, another starts from the base model."""
+    lora: LoraSettings = LoraSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    loss: LossSettings = LossSettings()
+    seed: int = 0
+    trainer: TrainerKind = "auto"
+    """What loads the model that is trained: `auto` is Unsloth on a GPU where it is installed, and PEFT elsewhere."""
+    load_in_4bit: bool = False
+    """Whether the trainer holds the base model in 4 bits (QLoRA), which needs Unsloth. vLLM should then serve the same
+    4-bit checkpoint, or its log-probabilities drift from the trainer's."""
+    adapter: str | None = None
+    """Folder, on the engine's machine, of a LoRA that the run starts from, as version 1; None starts from the base
+    model, as version 0."""
+
+    @model_validator(mode="after")
+    def _four_bits_by_unsloth(self) -> Self:
+        check_four_bits(self.trainer, self.load_in_4bit)
+        return self
+
+
+def check_four_bits(trainer: TrainerKind, load_in_4bit: bool) -> None:
+    """Refuse 4 bits without Unsloth, as a `ValueError`."""
+    if load_in_4bit and trainer == "peft":
+        raise ValueError("load_in_4bit=True needs Unsloth, and trainer is 'peft'; use trainer='unsloth', or 16 bits")
+
+
+class PolicyState(Record):
+    """Where a policy stands."""
+
+    name: str
+    version: int
+    """0 is the base model; every optimizer step adds one."""
+    steps: tuple[str, ...] = ()
+    """Ids of the steps already taken, oldest first."""
+
+
+class OpenSession(Record):
+    """Open a session: the engine's side of one rollout."""
+
+    rollout_id: str
+    policy: str
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    """Overrides that win over what the agent's client asks for, such as `temperature`; where there are any, a `seed` of
+    the client's is dropped."""
+    run_id: str | None = None
+    """The run that is to train it: refused where another one holds the policy. None is served whoever holds it."""
+
+
+class PolicyRef(Record):
+    """A question about a policy that is open."""
+
+    run_id: str | None = None
+    """The run that asks: refused where another one holds the policy. None asks about whichever is open."""
+
+
+class SessionGrant(Record):
+    """A bearer secret that lets any OpenAI client speak for one rollout."""
+
+    rollout_id: str
+    secret: str
+    base_url: str
+    """OpenAI base URL of the gateway, ending in `/v1`."""
+
+
+class SealedSession(Record):
+    """A closed session and every call it recorded; later calls are answered 409."""
+
+    rollout_id: str
+    calls: tuple[TokenCall, ...]
+    late_calls: int = 0
+    """Calls refused because the session was already sealed."""
+
+
+Objective = Literal["policy_gradient", "supervised", "evaluate"]
+
+
+class WeightedRollout(Record):
+    """One rollout as the trainer needs it: which calls, with what advantage."""
+
+    rollout_id: str
+    advantage: float
+    untrained_call_ids: tuple[str, ...] = ()
+    """Calls whose answer the framework threw away."""
+    call_advantages: dict[str, float] = Field(default_factory=dict)
+    """Call id → advantage of its tokens in place of the rollout's, such as that of the call's role."""
+
+
+class StepRequest(Record):
+    """One optimizer step over a batch of rollouts the engine has recorded.
+
+    Repeating a request with the same `step_id` returns the first report and trains nothing.
+    """
+
+    step_id: str
+    rollouts: tuple[WeightedRollout, ...]
+    objective: Objective = "policy_gradient"
+    """`supervised`: cross-entropy of the recorded tokens, weighted by the advantages. `evaluate`: the same figures and
+    the drift from the engine, and no step."""
+    run_id: str | None = None
+    """The run that asks: refused where another one holds the policy. None steps whichever is open."""
+
+    @model_validator(mode="after")
+    def _each_rollout_once(self) -> Self:
+        ids = [r.rollout_id for r in self.rollouts]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"rollouts {twice} appear more than once in step {self.step_id!r}; each is trained once")
+        return self
+
+
+class StepReport(Record):
+    """What one optimizer step did."""
+
+    step_id: str
+    version: int
+    """Version of the weights after the step; unchanged where nothing was trained."""
+    trained: bool
+    metrics: dict[str, float] = Field(default_factory=dict)
+    quarantined: dict[str, str] = Field(default_factory=dict)
+    """Rollout id → why it was left out of the step (`NaN advantage`, `no trained tokens`, …)."""
+
+
+class ModelHealth(Record):
+    """One vLLM server behind the gateway."""
+
+    name: str
+    model: str
+    vllm: str
+    """Version as the server itself reports it."""
+    ready: bool
+    restarts: int = 0
+    rss_mb: float = 0.0
+
+
+class EngineHealth(Record):
+    """What an engine says of itself."""
+
+    woodshed: str
+    protocol: int = PROTOCOL
+    models: tuple[ModelHealth, ...] = ()
+    policies: tuple[PolicyState, ...] = ()
+    lora_swaps: int = 0
+    failed_calls: int = 0
+    rss_mb: float = 0.0
+    """Resident memory of the engine and all its children, in MiB."""

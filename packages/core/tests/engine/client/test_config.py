@@ -1,0 +1,99 @@
+"""Settings that cannot work are refused before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from woodshed.engine.client.config import EngineConfig, ServedModel, check_config, check_model, check_trainer, to_models
+from woodshed.errors import ConfigError
+
+
+def model_folder(tmp_path: Path, name: str = "model") -> Path:
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def config(tmp_path: Path, **extra: object) -> EngineConfig:
+    model = ServedModel(name="policy", path=str(model_folder(tmp_path)))
+    return EngineConfig.model_validate({"home": tmp_path / "home", "models": (model,)} | extra)
+
+
+def test_off_loopback_a_key_is_required(tmp_path: Path) -> None:
+    wanted = config(tmp_path, host="0.0.0.0")
+    with pytest.raises(ConfigError, match=r"'0\.0\.0\.0' is reachable from other machines and no api_key"):
+        check_config(wanted)
+
+    assert check_config(wanted.model_copy(update={"api_key": "k"})).host == "0.0.0.0"
+
+
+def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    checked = check_config(EngineConfig(home=Path("run"), models=(ServedModel(name="policy", path="model"),)))
+
+    assert (checked.home, checked.models[0].path) == (tmp_path / "run", str(tmp_path / "model"))
+
+
+def test_a_folder_without_a_model_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"no config\.json \(it holds \['notes\.txt'\]\)"):
+        check_model(ServedModel(name="policy", path=str(tmp_path)))
+
+
+def test_a_hub_name_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = ServedModel(name="policy", path="Qwen/Qwen2.5-3B-Instruct")
+
+    assert check_model(model) == model
+
+
+def test_no_model_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no model to serve"):
+        check_config(config(tmp_path, models=()))
+    twice = config(tmp_path, models=(ServedModel(name="a", path="x"), ServedModel(name="a", path="y")))
+    with pytest.raises(ConfigError, match=r"\['a'\] are named more than once"):
+        check_config(twice)
+
+
+def test_models_are_named_by_their_key() -> None:
+    found = to_models({"judge": "./j", "policy": ServedModel(name="other", path="./p", trainable=True)})
+
+    assert [(model.name, model.path, model.trainable) for model in found] == [
+        ("judge", "./j", False),
+        ("policy", "./p", True),
+    ]
+
+
+def test_unsloth_without_a_gpu_is_refused_before_an_engine_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("woodshed.engine.client.config.has_gpu", lambda: False)
+    with pytest.raises(ConfigError, match=r"trainer='unsloth' needs an NVIDIA GPU.*use trainer='auto'"):
+        check_trainer("unsloth", False)
+    with pytest.raises(ConfigError, match="load_in_4bit=True needs an NVIDIA GPU"):
+        check_trainer("auto", True)
+
+    check_trainer("auto", False)
+
+
+def test_models_that_leave_the_trainer_no_room_on_the_gpu_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("woodshed.engine.client.config.has_gpu", lambda: True)
+    path = str(model_folder(tmp_path))
+
+    def models(*shares: float, trainable: bool = True) -> tuple[ServedModel, ...]:
+        return tuple(
+            ServedModel(name=f"m{k}", path=path, gpu_memory_fraction=share, trainable=trainable and k == 0)
+            for k, share in enumerate(shares)
+        )
+
+    with pytest.raises(ConfigError, match=r"add up to 0\.95 \(m0 0\.5, m1 0\.45\); at most 0\.9 .*the trainer's"):
+        check_config(config(tmp_path, models=models(0.5, 0.45)))
+    with pytest.raises(ConfigError, match=r"add up to 1\.2"):
+        check_config(config(tmp_path, models=models(0.4, 0.4, 0.4, trainable=False)))
+
+    check_config(config(tmp_path, models=models(0.5, 0.4)))
+    check_config(config(tmp_path, models=models(0.5, 0.5, trainable=False)))

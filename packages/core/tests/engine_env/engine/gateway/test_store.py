@@ -1,0 +1,134 @@
+"""What the engine remembers survives a restart, and is refused where it cannot be read."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from woodshed.engine.gateway.conversations import History
+from woodshed.engine.gateway.gateway import Gateway
+from woodshed.engine.gateway.sessions import Session, Sessions
+from woodshed.engine.gateway.store import Store
+from woodshed.errors import EngineError, PolicyLost
+from woodshed.types import Completion, Message, OpenSession, TokenCall
+
+NEW = History(messages=[])
+
+
+def call(call_id: str, started_s: float = 1.0, token: int = 7) -> TokenCall:
+    message = Message(role="assistant", content="hi")
+    completion = Completion(index=0, message=message, token_ids=(token,), logprobs=(-0.5,), weight_versions=(2,))
+    return TokenCall(
+        call_id=call_id,
+        started_s=started_s,
+        latency_s=0.1,
+        messages=(message,),
+        prompt_ids=(1, 2),
+        completions=(completion,),
+    )
+
+
+async def test_sessions_and_calls_survive_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path / "engine.sqlite")
+    sessions = Sessions(store)
+    secret = await sessions.open(OpenSession(rollout_id="r", policy="policy", sampling={"temperature": 0.5}))
+    session = sessions.find(secret)
+    assert session is not None
+    sessions.record(session, call("late", 2.0), NEW)
+    sessions.record(session, call("early", 1.0), NEW)
+    # No close: the process was killed.
+    found = Sessions(Store(tmp_path / "engine.sqlite"))
+    again = found.find(secret)
+
+    assert again is not None
+    assert (again.rollout_id, again.sampling, again.is_sealed) == ("r", {"temperature": 0.5}, False)
+    assert (await found.seal("r")).calls == (call("early", 1.0), call("late", 2.0))
+
+
+async def test_a_repeated_call_replaces_the_one_before(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    session = sessions.find(await sessions.open(OpenSession(rollout_id="r", policy="policy")))
+    assert session is not None
+    sessions.record(session, call("a", token=1), NEW)
+    sessions.record(session, call("a", token=2), NEW)
+
+    assert (await sessions.seal("r")).calls == (call("a", token=2),)
+
+
+async def test_a_sealed_rollout_is_not_opened_again(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+    await sessions.seal("r")
+    with pytest.raises(EngineError, match="'r' is sealed and cannot be opened again"):
+        await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+
+
+async def test_unknown_and_open_sessions_are_named(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    with pytest.raises(EngineError, match="no session for rollout 'x'"):
+        await sessions.seal("x")
+    await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+    with pytest.raises(EngineError, match="'r' is still open; seal it first"):
+        sessions.sealed("r")
+
+
+def test_another_versions_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sqlite"
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version=99")
+    database.close()
+    with pytest.raises(EngineError, match="has format 99"):
+        Store(path)
+
+
+def test_an_sdk_retry_is_the_oldest_call_with_its_body_that_was_left_unanswered(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    session = Session(rollout_id="r", policy="policy", sampling={})
+    first, second, third = (sessions.receive(session, None, b"same", 0)[0] for _ in range(3))
+    other, _ = sessions.receive(session, None, b"other", 0)
+    sessions.left(session, other, b"other")
+    sessions.left(session, second, b"same")
+    sessions.left(session, first, b"same")
+    retries = [sessions.receive(session, None, b"same", count) for count in (1, 0, 2, 1)]
+
+    assert len({first, second, third, other}) == 4
+    assert retries[0] == (second, 1)
+    assert retries[1][1] == 0 and retries[1][0] not in (first, second, third)
+    assert retries[2] == (first, 2)
+    # The third is in flight or answered: somebody else's.
+    assert retries[3][0] not in (first, second, third, retries[1][0])
+
+
+async def test_what_a_run_left_open_is_refused_once_another_run_has_its_policy(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    lost = await sessions.open(OpenSession(rollout_id="lost", policy="policy", run_id="a"))
+    await sessions.open(OpenSession(rollout_id="sealed", policy="policy", run_id="a"))
+    await sessions.seal("sealed")
+    await sessions.open(OpenSession(rollout_id="of no run", policy="policy"))
+    sessions.lose("policy", "a", "held by run 'b' now")
+    head, body = await answered(Gateway({}, sessions, None), lost)
+
+    assert (head["status"], dict(head["headers"])[b"x-should-retry"]) == (409, b"false")
+    assert b"held by run 'b' now" in body
+    with pytest.raises(PolicyLost, match="held by run 'b' now"):
+        await sessions.seal("lost")
+    assert (await sessions.seal("sealed")).rollout_id == "sealed"
+    assert (await sessions.seal("of no run")).rollout_id == "of no run"
+
+
+async def answered(gateway: Gateway, secret: str) -> tuple[MutableMapping[str, Any], bytes]:
+    """Return the head and the body of the answer to a chat completion call."""
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+
+    await gateway.chat({"headers": [(b"authorization", f"Bearer {secret}".encode())]}, receive, send)
+    return sent[0], sent[1]["body"]

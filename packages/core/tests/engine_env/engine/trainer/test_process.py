@@ -1,0 +1,124 @@
+"""Promises of the trainer's process: it resumes after a kill, tells how it died, and never outlives its parent.
+
+Each start of the process imports torch and transformers, which takes many seconds, so each test asserts several things.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tiny_trainer import POLICY, SESSIONS, numbered, request
+
+from woodshed.engine.trainer import Trainer
+from woodshed.engine.trainer.policy_run import PolicyRun
+from woodshed.engine.trainer.worker_protocol import Start, Step
+from woodshed.errors import TrainError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit-identical sums need the same number of threads here and in the trainer's process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@asynccontextmanager
+async def trainer(model_path: str, home: Path) -> AsyncIterator[Trainer]:
+    found = Trainer(model_path, home, POLICY)
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+async def test_killed_trainer_resumes_with_bit_identical_weights(model_path: str, tmp_path: Path) -> None:
+    straight = PolicyRun(Start(model_path=model_path, home=str(tmp_path / "straight"), policy=POLICY, parent_pid=0))
+    for number in (1, 2, 3):
+        straight.step(Step(request=numbered(number), sessions=SESSIONS))
+    async with trainer(model_path, tmp_path / "killed") as of:
+        first = await of.step(numbered(1), SESSIONS)
+        assert await of.step(numbered(1), SESSIONS) == first
+        await of.step(numbered(2), SESSIONS)
+        with of.log.open("a") as log:
+            log.write("the last line\n")
+        assert of.pid is not None
+        os.kill(of.pid, signal.SIGSTOP)  # it cannot answer before it is killed
+        waiting = asyncio.create_task(of.step(numbered(3), SESSIONS))
+        await asyncio.sleep(0.2)
+        os.kill(of.pid, signal.SIGKILL)
+        with pytest.raises(TrainError, match=r"(?s)exit status -9.*newest checkpoint.*the last line"):
+            await waiting
+        assert of.pid is None
+        third = await of.step(numbered(3), SESSIONS)
+        killed = of.adapter_path(3)
+
+    assert third.version == 3
+    expected = straight.checkpoints.path(3) / "adapter" / "adapter_model.safetensors"
+    assert (killed / "adapter_model.safetensors").read_bytes() == expected.read_bytes()
+
+
+async def test_process_goes_on_after_a_failed_step_and_a_caller_that_left(model_path: str, tmp_path: Path) -> None:
+    async with trainer(model_path, tmp_path) as of:
+        assert (await of.start()).version == 0
+        pid = of.pid
+        with pytest.raises(TrainError, match="step 'bad': the loss is"):
+            await of.step(request("bad", {"a0": 1e300}), SESSIONS)
+        waiting = asyncio.create_task(of.step(numbered(1), SESSIONS))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+        assert (await of.step(numbered(1), SESSIONS)).version == 1
+        assert (await of.step(numbered(2), SESSIONS)).version == 2
+        assert of.pid == pid
+    assert of.pid is None
+    assert pid is not None and not alive(pid)
+
+
+async def test_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    async with trainer("no/such/folder", tmp_path) as of:
+        with pytest.raises(TrainError, match="'no/such/folder' cannot be loaded"):
+            await of.start()
+        assert of.pid is None
+
+
+async def test_trainer_dies_with_its_parent(model_path: str, tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\nfrom pathlib import Path\n"
+        "from woodshed.engine.trainer import Trainer\nfrom woodshed.types import OpenPolicy\n"
+        "async def main():\n"
+        "    trainer = Trainer(sys.argv[1], Path(sys.argv[2]), OpenPolicy(name='p'))\n"
+        "    await trainer.start()\n    print(trainer.pid, flush=True)\n    await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", code, model_path, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"

@@ -1,0 +1,65 @@
+"""The number format a served model computes in is the one its trainer computes in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from woodshed.engine.client.config import ServedModel, check_model
+from woodshed.engine.vllm.command import command_line, dtype_for
+from woodshed.errors import ConfigError
+
+
+def folder(tmp_path: Path, dtype: str) -> str:
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": dtype, "max_position_embeddings": 128}))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(False, "float32"), (True, "bfloat16")])
+def test_a_trainable_model_is_served_in_the_trainers_own_format(tmp_path: Path, gpu: bool, expected: str) -> None:
+    model = ServedModel(name="policy", path=folder(tmp_path, "bfloat16"), trainable=True)
+
+    assert dtype_for(model, gpu=gpu) == expected
+
+
+def test_a_float32_model_keeps_its_format_without_a_gpu(tmp_path: Path) -> None:
+    assert dtype_for(ServedModel(name="judge", path=folder(tmp_path, "float32")), gpu=False) == "float32"
+
+
+def test_what_was_asked_for_wins(tmp_path: Path) -> None:
+    model = ServedModel(name="policy", path=folder(tmp_path, "float32"), trainable=True, dtype="bfloat16")
+
+    assert dtype_for(model, gpu=False) == "bfloat16"
+
+
+def test_a_model_whose_format_is_not_known_is_left_to_vllm() -> None:
+    assert dtype_for(ServedModel(name="judge", path="some/model"), gpu=False) == "auto"
+
+
+def test_the_format_is_on_vllms_command_line(tmp_path: Path) -> None:
+    model = ServedModel(name="policy", path=folder(tmp_path, "float32"), trainable=True, max_model_len=64)
+
+    line = command_line(model, 8000, gpu=True)
+
+    assert line[line.index("--dtype") + 1] == "bfloat16"
+
+
+def test_a_fixed_adapter_answers_under_the_models_name(tmp_path: Path) -> None:
+    model = ServedModel(name="judge", path=folder(tmp_path, "float32"), adapter="my/lora", max_lora_rank=32)
+
+    line = command_line(model, 8000, gpu=False)
+
+    assert line[line.index("--lora-modules") + 1] == "judge=my/lora"
+    assert line[line.index("--served-model-name") + 1] == "judge.base"
+    assert line[line.index("--max-lora-rank") + 1] == "32"
+
+
+def test_an_adapter_that_cannot_be_served_is_said_before_anything_starts(tmp_path: Path) -> None:
+    model = ServedModel(name="judge", path=folder(tmp_path, "float32"), adapter=str(tmp_path))
+
+    with pytest.raises(ConfigError, match=r"has no adapter_config\.json"):
+        check_model(model)
+    with pytest.raises(ConfigError, match=r"start its training from an adapter with Policy\(adapter=\.\.\.\)"):
+        check_model(model.model_copy(update={"trainable": True}))
