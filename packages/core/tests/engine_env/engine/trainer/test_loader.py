@@ -116,7 +116,7 @@ def test_unsloth_that_cannot_be_imported_is_said(tmp_path: Path, monkeypatch: py
 
 def test_unsloth_comes_before_transformers_in_the_trainers_process() -> None:
     code = (
-        "import sys\nfrom woodshed.engine.trainer import child, choice\n"
+        "import sys\nfrom woodshed.engine.trainer import backend, worker\n"
         "print([n for n in ('transformers', 'peft') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
