@@ -1,4 +1,4 @@
-"""Record one rollout of an ordinary LangGraph agent, without any model: a scripted engine answers.
+"""Record one rollout of an ordinary LangGraph agent. No model is needed: a scripted engine answers.
 
 Run: .venv/bin/python examples/01_record_one_rollout.py
 """

@@ -1,4 +1,4 @@
-"""Rank three recorded attempts with RULER; the judge here is a function, so that no key is needed.
+"""Rank three recorded attempts with RULER. The judge is a function here, so you need no key.
 
 Run: .venv/bin/python examples/02_judge_a_group.py
 """
@@ -17,7 +17,7 @@ from woodshed.testing import ScriptedEngine, say, scripted_rollout
 
 
 def attempt(answer: str) -> woodshed.Trajectory:
-    """Record one attempt of a plain OpenAI client that was answered `answer`."""
+    """Record one attempt of a plain OpenAI client, which gets `answer` as its reply."""
     with ScriptedEngine(lambda request: say(answer)) as engine:
         with scripted_rollout(engine) as rollout:
             client = openai.OpenAI(base_url=rollout.base_url, api_key=rollout.secret)

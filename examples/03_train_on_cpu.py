@@ -1,4 +1,4 @@
-"""Train the clerk of the tiny music shop for a few steps, on this machine's CPU.
+"""Train a LangGraph agent that serves the tiny music shop for a few steps, on this machine's CPU.
 
 Run: .venv/bin/woodshed train examples/03_train_on_cpu.py
 """

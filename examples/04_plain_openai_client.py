@@ -1,6 +1,6 @@
-"""Practise an agent that uses no framework: any OpenAI client takes the rollout's base URL and key.
+"""Train an agent that uses no framework: give any OpenAI client the base URL and the key of its rollout.
 
-The reward here is a function, for tasks whose truth can be computed.
+The reward is a function here. Use one where you can compute how good an answer is.
 
 Run: .venv/bin/woodshed train examples/04_plain_openai_client.py
 """

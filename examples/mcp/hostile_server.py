@@ -1,7 +1,7 @@
-"""An MCP server that misbehaves, to see what woodshed makes of it; each switch is one kind of trouble.
+"""An MCP server that misbehaves, to see how woodshed copes. Each switch is one kind of trouble.
 
 python examples/mcp/hostile_server.py --hang --flood --change
-python examples/mcp/hostile_server.py --http     # …/mcp; …/key/mcp wants the token `sesame`; …/503/mcp fails
+python examples/mcp/hostile_server.py --http     # /mcp works, /key/mcp wants the token `sesame`, /503/mcp fails
 """
 
 import argparse
@@ -29,7 +29,7 @@ def tool(name: str, schema: dict[str, Any] | None = None) -> Tool:
 
 
 def build_server(chosen: argparse.Namespace) -> Server[Any, Any]:
-    """Return the server with the trouble that was chosen."""
+    """Return the server with the chosen kinds of trouble."""
     server: Server[Any, Any] = Server("hostile")
     changed: WeakSet[Any] = WeakSet()
 
@@ -66,7 +66,7 @@ TOKEN = "sesame"
 
 
 class Door:
-    """Answers by the address: `/mcp` serves, `/key/mcp` serves who has the token, `/503/mcp` answers with a 503."""
+    """Answers by path: `/mcp` serves everyone, `/key/mcp` only with the token, and `/503/mcp` answers 503."""
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
@@ -87,7 +87,7 @@ class Door:
 
 async def serve_http(server: Server[Any, Any]) -> None:
     """Serve on loopback and print the address."""
-    # A process over stdio, one a session, starts faster without these.
+    # Imported here, because a server over stdio is started for every session and doesn't need them.
     import uvicorn
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
     from starlette.applications import Starlette

@@ -1,9 +1,9 @@
-"""A music shop as an MCP server over an SQLite file: prices, stock and delivery to look up, orders to place and refund.
+"""A music shop as an MCP server over an SQLite file: look up prices, stock and delivery; place and refund orders.
 
-    python examples/mcp/shop_server.py                 # over stdio: one process a session
-    python examples/mcp/shop_server.py --http          # over HTTP; prints its address
+    python examples/mcp/shop_server.py                 # over stdio, one process per session
+    python examples/mcp/shop_server.py --http          # over HTTP, prints its address
 
-Every session works on a copy of the database of its own: what one writes no other sees, and the file stays as it was.
+Every session works on its own copy of the database. No session sees what another writes, and the file never changes.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from woodshed_tiny_world.scenarios import QUESTIONS
 from woodshed_tiny_world.world import CURRENCIES, INSTRUMENTS, SYSTEM_PROMPT, Currency, Shop
 
 DISCONTINUED = ("Serpent", "Sackbut")
-"""Still listed in the catalogue, and no longer sold: what a dry run is for."""
+"""Still in the catalogue but no longer sold: the dry run rejects tasks about them."""
 READS = ToolAnnotations(readOnlyHint=True)
 DESTROYS = ToolAnnotations(readOnlyHint=False, destructiveHint=True)
 SCHEMA = """
@@ -43,7 +43,7 @@ CREATE TABLE refunds (number INTEGER PRIMARY KEY REFERENCES orders, eur INT);
 
 
 def make_database(path: Path) -> None:
-    """Write the shop's SQLite file: the same shop that `woodshed_tiny_world.Shop` is, and a few orders."""
+    """Write the shop's SQLite file: the contents of `woodshed_tiny_world.Shop`, and a few orders."""
     shop = Shop()
     asked = [(i, shop.price(i, "EUR"), shop.price(i, "USD"), shop.stock(i), shop.delivery(i)) for i in INSTRUMENTS]
     rows = [(item, *(int(answer.split()[0]) for answer in answers)) for item, *answers in asked]
@@ -59,7 +59,7 @@ def make_database(path: Path) -> None:
 
 @dataclass(kw_only=True)
 class Door:
-    """How many sessions came in and went out."""
+    """How many sessions were opened and closed."""
 
     opened: int = 0
     closed: int = 0
@@ -70,7 +70,7 @@ def build_server(path: Path, door: Door) -> FastMCP[sqlite3.Connection]:
 
     @asynccontextmanager
     async def own_copy(_: Any) -> AsyncIterator[sqlite3.Connection]:
-        """Give a session its copy of the database, from its first message to its last."""
+        """Give a session its own copy of the database, for as long as it lasts."""
         door.opened += 1
         try:
             with closing(sqlite3.connect(":memory:")) as copy:
@@ -80,7 +80,7 @@ def build_server(path: Path, door: Door) -> FastMCP[sqlite3.Connection]:
         finally:
             door.closed += 1
 
-    # The SDK's server logs an error with its traceback whenever an HTTP session ends in good order.
+    # The SDK logs an error with a traceback whenever an HTTP session ends normally; hence the log level.
     server = FastMCP[sqlite3.Connection](
         "music-shop", instructions=SYSTEM_PROMPT, lifespan=own_copy, json_response=True, log_level="CRITICAL"
     )
@@ -103,20 +103,20 @@ def build_server(path: Path, door: Door) -> FastMCP[sqlite3.Connection]:
 
     @server.custom_route("/sessions", methods=["GET"])
     async def sessions(_: Request) -> JSONResponse:
-        """Say how many sessions came in and went out."""
+        """Return how many sessions were opened and closed."""
         return JSONResponse({"opened": door.opened, "closed": door.closed})
 
     return server
 
 
 def database(ctx: Any) -> sqlite3.Connection:
-    """Return the session's copy."""
+    """Return the session's copy of the database."""
     found: sqlite3.Connection = ctx.request_context.lifespan_context
     return found
 
 
 def look_up(ctx: Any, column: str, item: str, form: str) -> CallToolResult:
-    """Return one fact about an instrument, or the error that there is none."""
+    """Return one fact about an instrument, or an error if there is no such instrument."""
     found = database(ctx).execute(f"SELECT {column} FROM instruments WHERE item = ?", (item,)).fetchone()
     return said(form.format(found[0])) if found else said(f"no {item!r} here", is_error=True)
 
@@ -127,7 +127,7 @@ def said(text: str, *, is_error: bool = False) -> CallToolResult:
 
 
 def add_reading_tools(server: FastMCP[sqlite3.Connection]) -> None:
-    """Add the tools that only look."""
+    """Add the tools that only read."""
 
     @server.tool(annotations=READS)
     def get_price(item: str, currency: Currency, ctx: Context[Any, Any, Any]) -> CallToolResult:
@@ -152,7 +152,7 @@ def add_reading_tools(server: FastMCP[sqlite3.Connection]) -> None:
 
 
 def add_writing_tools(server: FastMCP[sqlite3.Connection]) -> None:
-    """Add the tools that change something, which woodshed leaves out unless they are allowed by name."""
+    """Add the tools that change something. woodshed leaves them out unless they are allowed by name."""
 
     @server.tool(annotations=DESTROYS)
     def place_order(item: str, ctx: Context[Any, Any, Any]) -> CallToolResult:
@@ -181,7 +181,7 @@ def add_writing_tools(server: FastMCP[sqlite3.Connection]) -> None:
 
 
 def add_prompts(server: FastMCP[sqlite3.Connection]) -> None:
-    """Add the questions that customers ask, each as an MCP prompt named after the tool that answers it."""
+    """Add the customers' questions, each as an MCP prompt named after the tool that answers it."""
     for tool, wordings in QUESTIONS.items():
         for number, wording in enumerate(wordings):
             server.add_prompt(Prompt.from_function(asking(wording), name=f"{tool}_{number}", description=wording))

@@ -1,9 +1,9 @@
-"""Try an MCP server without any model: tasks from its own words, and rollouts by a script that makes the planned calls.
+"""Try an MCP server without a model: woodshed makes tasks from its prompts and schemas, and a script plays the agent.
 
     python examples/mcp/try_server.py "npx -y @modelcontextprotocol/server-everything"
     python examples/mcp/try_server.py "python my_server.py" --framework crewai
 
-What it shows is that woodshed reaches the server, that an agent can call its tools, and that every session ends.
+It shows that woodshed reaches the server, that an agent can call its tools, and that every session ends.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from woodshed.testing import Reply, ScriptedEngine, call_tool, say, scripted_rol
 
 
 def planned(scenario: woodshed.mcp.Scenario) -> Any:
-    """Return a script that makes the calls a task is known to need, and then answers."""
+    """Return a script that makes the calls the task is known to need, then answers."""
 
     def script(request: dict[str, Any]) -> Reply:
         done = sum(message["role"] == "tool" for message in request["messages"])
@@ -29,7 +29,7 @@ def planned(scenario: woodshed.mcp.Scenario) -> Any:
 
 
 def rollout(agent: woodshed.mcp.McpAgent, scenario: woodshed.mcp.Scenario) -> None:
-    """Run the agent on one task and print what its tools said."""
+    """Run the agent on one task and print what its tools returned."""
     with ScriptedEngine(planned(scenario)) as engine:
         with scripted_rollout(engine) as bound:
             asyncio.run(agent(scenario))

@@ -1,4 +1,4 @@
-"""Attempts at a question, made up or sampled: as text, as a conversation, as a `Trajectory`, and their worth."""
+"""Attempts at a question, made up or sampled: as text, as a conversation, as a `Trajectory`, and how good they are."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ VERDICTS: dict[Level, tuple[str, str]] = {
     Level.WRONG_TOOL: ("wrong tool", "0.1"),
     Level.BROKEN: ("no valid call", "0.0"),
 }
-"""What the tiny judge is taught to say of each level: explanation and score."""
+"""What the tiny judge learns to say about each level: explanation and score."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One answer of the model, and what the tool it called said."""
+    """One answer of the model, and what the tool it called returned."""
 
     text: str
-    """What the model wrote, as tokens decode to: a Hermes call or plain words."""
+    """What the model wrote, as decoded from its tokens: a Hermes call or plain words."""
     result: str | None = None
-    """What the shop answered, or why no tool took the call."""
+    """What the shop answered, or why no tool accepted the call."""
     told: str | None = None
-    """The same as the framework words it; None means `result` as it is."""
+    """The same in the framework's words; None if it passes `result` on unchanged."""
 
 
 Attempt = tuple[Turn, ...]
@@ -48,7 +48,7 @@ def call_text(name: str, arguments: Any) -> str:
 
 
 def parse_call(text: str) -> tuple[str, Any] | None:
-    """Return the call in `text` as vLLM's Hermes parser would, or None where it finds none."""
+    """Return the call in `text` as vLLM's Hermes parser would read it, or None if there is none."""
     found = re.findall(r"<tool_call>(.*?)</tool_call>|<tool_call>(.*)", text, re.DOTALL)
     try:
         told = json.loads(found[0][0] or found[0][1]) if found else None
@@ -58,12 +58,12 @@ def parse_call(text: str) -> tuple[str, Any] | None:
 
 
 def tool_answer(name: str, arguments: Any, shop: Shop) -> str:
-    """Return what the model is told after a call, in the words of the framework that adds none of its own."""
+    """Return what the model is told after a call by LangGraph, which adds no words of its own."""
     return DIALECTS[0].answer(name, arguments, shop)
 
 
 def translated(attempt: Attempt, dialect: Dialect, shop: Shop) -> Attempt:
-    """Return the attempt as it reads in a framework's own words."""
+    """Return the attempt in a framework's own words."""
     return tuple(
         replace(turn, told=dialect.answer(*called, shop)) if turn.result and (called := parse_call(turn.text)) else turn
         for turn in attempt
@@ -71,7 +71,7 @@ def translated(attempt: Attempt, dialect: Dialect, shop: Shop) -> Attempt:
 
 
 def answer_text(item: str, result: str) -> str:
-    """Return the final answer as a good clerk words it."""
+    """Return the final answer of a good agent."""
     return f"{item}: {result}."
 
 
@@ -121,7 +121,7 @@ def level_of(scenario: Scenario, attempt: Attempt, shop: Shop) -> Level:
 
 
 def reply_text(ids: Sequence[str], levels: Sequence[Level]) -> str:
-    """Return the judge's answer: one entry an id, in the order shown."""
+    """Return the judge's answer: one entry per id, in the order shown."""
     entries = (
         f'{{"id": "{i}", "explanation": "{VERDICTS[level][0]}", "score": {VERDICTS[level][1]}}}'
         for i, level in zip(ids, levels, strict=True)
@@ -135,14 +135,14 @@ def oracle_call(scenario: Scenario) -> tuple[str, dict[str, str]]:
 
 
 def confused_call(scenario: Scenario, draw: random.Random) -> tuple[str, dict[str, str]]:
-    """Return the call of a clerk who mixes up the tools: the most frequent choice is wrong, every tool has a chance."""
+    """Return the call of an agent that confuses the tools: it mostly picks a wrong one, and sometimes the right one."""
     right = WISHES.index(scenario.wish)
     name = WISHES[(right + draw.choices((0, 1, 2), (0.27, 0.58, 0.15))[0]) % 3]
     return name, arguments_for(name, scenario, draw)
 
 
 def arguments_for(name: str, scenario: Scenario, draw: random.Random) -> dict[str, str]:
-    """Return arguments for a tool: the item asked for, and the currency asked for most of the time."""
+    """Return arguments for a tool: the right item, and usually the right currency."""
     if name != "get_price":
         return {"item": scenario.item}
     keep = scenario.currency is not None and draw.random() < 0.8

@@ -1,4 +1,4 @@
-"""How each framework words what the model is shown: read off the requests that its agent was recorded to send."""
+"""How each framework words the conversation that the model sees, taken from the recorded requests of its agent."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from woodshed_tiny_world.world import Shop
 HERE = Path(__file__).parent
 QUESTION = "Is the Tuba still in stock?"
 CALLED = ("get_stock", {"item": "Tuba"})
-"""What the recorded agent was asked, and what it called."""
+"""The question of the recorded agent, and the call it made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """One framework's words around the same conversation."""
+    """The words that one framework puts around the conversation."""
 
     name: str
     system: str
     user: str
-    """The user's message, with `QUESTION` where the question stands."""
+    """The user's message, with `QUESTION` in place of the question."""
     tools: list[dict[str, Any]]
     result: str
-    """The tool's message, with the recorded fact where a fact stands."""
+    """The tool's message, with the recorded fact in place of a fact."""
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
-        """The tools as a gateway records them."""
+        """The tools as the gateway records them."""
         return tuple(
             ToolSpec(**{k: t["function"][k] for k in ("name", "description", "parameters")}) for t in self.tools
         )
 
     def asked(self, question: str) -> str:
-        """Return the user's message about a question."""
+        """Return the user's message for a question."""
         return self.user.replace(QUESTION, question)
 
     def told(self, answer: str) -> str:
-        """Return the tool's message for what the shop answers."""
+        """Return the tool's message for an answer of the shop."""
         return self.result.replace(fact(*CALLED), answer)
 
     def answer(self, name: str, arguments: Any, shop: Shop) -> str:
-        """Return what the model is told after a call, also after a call no tool can take."""
+        """Return what the model is told after a call, including a call that no tool accepts."""
         given = arguments if isinstance(arguments, dict) else {}
         if name in WISHES and (is_valid_call(name, arguments) or (self.name == "adk" and self._taken(name, given))):
             return self.told(self._fact(name, given, shop))
         return REFUSALS[self.name](name, given)
 
     def _taken(self, name: str, given: Mapping[str, Any]) -> bool:
-        """Whether ADK runs the tool: it asks for all arguments, whatever their values."""
+        """Return whether ADK runs the tool: it requires all arguments and doesn't check their values."""
         return {"item", "currency"} <= given.keys() if name == "get_price" else "item" in given
 
     def _fact(self, name: str, given: Mapping[str, Any], shop: Shop) -> str:

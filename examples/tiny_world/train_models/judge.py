@@ -1,10 +1,10 @@
-"""Teach the tiny judge to answer woodshed's real RULER request about this world.
+"""Train the tiny judge to answer woodshed's real RULER request about this world.
 
-The lesson is spread over the layers, each reading what the one below has found: two layers learn which word should
-stand at each deciding place of an attempt, the third whether it does, the fourth what the attempt is worth as a whole
-(at its closing tag), and the top one to look the verdicts up and write the reply.
+Each layer has a target of its own, and builds on the one below. The first two learn which word belongs at each position
+that decides about an attempt, the third whether that word is there, the fourth the verdict on the whole attempt (at its
+closing tag), and the last one to look the verdicts up and write the reply.
 
-The held-out questions are never taught.
+The held-out questions are never trained on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Pool = dict[tuple[str, int], tuple[Scenario, Shop, list[Attempt]]]
 
 
 def sample_pool(folder: Path, *, draw: random.Random, rounds: int) -> Pool:
-    """Return attempts the policy really made at the training questions, at two temperatures."""
+    """Return attempts sampled from the policy at the training questions, at two temperatures."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     policy = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     pool: Pool = {}
@@ -51,7 +51,7 @@ def sample_pool(folder: Path, *, draw: random.Random, rounds: int) -> Pool:
 def draw_group(
     pool: Pool, keys: Sequence[tuple[str, int]], size: int, draw: random.Random
 ) -> tuple[Scenario, Shop, list[Attempt]]:
-    """Return a group as training may meet it: mixed, nearly all right, or nearly all of one kind."""
+    """Return a group like those of a training run: mixed, nearly all right, or nearly all of one kind."""
     scenario, shop, real = pool[draw.choice(keys)]
     scene = draw.random()
     kinds, weights = list(KINDS), list(KINDS.values())
@@ -68,7 +68,7 @@ def draw_group(
 
 
 def loss_of(model: Qwen3ForCausalLM, lessons: Sequence[Lesson], pad: int) -> dict[str, torch.Tensor]:
-    """Return the three losses of a batch."""
+    """Return the losses of a batch, one for each kind of target."""
     ids_BT = pad_batch([lesson.ids for lesson in lessons], pad)
     out = model.model(input_ids=ids_BT, use_cache=False, output_hidden_states=True)
     top_BTH = out.last_hidden_state
@@ -96,7 +96,7 @@ WEIGHTS = {"reply": 0.3, "answers": 1.0, "verdicts": 1.0, "letters": 0.4, "check
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How long and how hard to train."""
+    """One phase of the training."""
 
     steps: int
     tokens: int
@@ -104,19 +104,19 @@ class Plan:
     rate: float
     seed: int
     beginner: bool
-    """Whether to begin with small groups, without replies and in the words of one framework, as a fresh model must."""
+    """Whether to begin with small groups, without replies and with one framework, which a fresh model needs."""
     report_every: int = 50
 
 
 def group_size(plan: Plan, done: float, draw: random.Random) -> int:
-    """Return how many attempts the next groups hold: few at first, then as many as a judge may be shown."""
+    """Return how many attempts the next groups hold: few at first, then as many as a real judge sees."""
     if plan.beginner and done < 0.15:
         return draw.choice((1, 2, 2, 3))
     return draw.choice((2, 3, 4, 6) if plan.beginner and done < 0.4 else (2, 3, 4, 5, 6, 7, 8, 8, 8))
 
 
 def train(model: Qwen3ForCausalLM, encoder: Encoder, pool: Pool, plan: Plan) -> None:
-    """Teach the model in place."""
+    """Train the model in place."""
     draw = random.Random(plan.seed)
     pad = encoder.tokenizer.pad_token_id
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.rate, weight_decay=0.01, betas=(0.9, 0.98))
@@ -148,7 +148,7 @@ def train(model: Qwen3ForCausalLM, encoder: Encoder, pool: Pool, plan: Plan) -> 
 
 @torch.no_grad()
 def recall(model: Qwen3ForCausalLM, encoder: Encoder, groups: int = 24) -> str:
-    """Return how many attempts at held-out questions get the right verdict, by level: at the tag + in the reply."""
+    """Return how many attempts at held-out questions get the right verdict, per level: at the tag + in the reply."""
     draw = random.Random(7)
     right_of: dict[Level, list[tuple[bool, bool]]] = {level: [] for level in VERDICTS}
     for _ in range(groups):

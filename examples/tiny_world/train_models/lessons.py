@@ -1,4 +1,4 @@
-"""What the tiny judge is taught: woodshed's real request about a group, its right reply, and hints on the way there."""
+"""The tiny judge's training examples: woodshed's real request about a group, the right reply, targets for each layer."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from woodshed_tiny_world.scenarios import WISHES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesson:
-    """One judged group as tokens, and what is taught at which position (position → token)."""
+    """One training example: a judged group as tokens, and its targets (position → token)."""
 
     ids: list[int]
     reply: dict[int, int]
     answers: dict[int, int]
-    """The part of the reply that needs judgement: at each letter of the reply, the verdict."""
+    """The part of the reply that needs judgement: the verdict, at each letter of the reply."""
     verdicts: dict[int, int]
-    """At the letter in each attempt's closing tag: the verdict."""
+    """The verdict, at the letter in each attempt's closing tag."""
     letters: dict[int, int]
-    """At the same letters and at those of the reply: the letter itself, so that one can be found by the other."""
+    """The letter itself, at those letters and at the reply's, so that the model can match the two."""
     checks: dict[int, int]
-    """At each word of an attempt that decides something: the verdict so far."""
+    """The verdict so far, at each word that decides about an attempt."""
     wanted: dict[int, int]
-    """Before each such word: the word that should stand there, whatever does."""
+    """The word that belongs there, before each such word."""
 
 
 class Encoder:
-    """Turns texts into tokens, and remembers the parts that return."""
+    """Turns judged groups into training examples."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Keep the tokenizer."""
@@ -71,7 +71,7 @@ class Encoder:
         *,
         with_reply: bool = True,
     ) -> Lesson:
-        """Return the group, made by an agent of one framework, with its right reply."""
+        """Return a group of one framework's agent, with the right reply."""
         attempts = [translated(a, dialect, shop) for a in attempts]
         levels = [level_of(scenario, a, shop) for a in attempts]
         text = self.prompt(scenario, attempts, salt, dialect)
@@ -103,7 +103,7 @@ class Encoder:
         )
 
     def _blocks(self, prompt: str, count: int) -> list[Block]:
-        """Return where each attempt's text lies, in characters and in tokens."""
+        """Return where each attempt's text is, in characters and in tokens."""
         spans = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         starts = [begin for begin, _ in spans]
         fence = re.search(r"fence code: (\S+)", prompt)
@@ -133,9 +133,9 @@ class Block:
 
 
 def checkpoints(text: str, scenario: Scenario, attempt: Attempt) -> Iterator[tuple[int, int, Level, str | None]]:
-    """Yield the words of an attempt that decide something: begin, end, the verdict so far, and the word wanted there.
+    """Yield the words that decide about an attempt: begin, end, the verdict so far, and the word that belongs there.
 
-    Only what the first call and, where it is the only one, the answer decide; the closing tag is judged on the whole.
+    Covers the first call and, if it is the only one, the answer. The closing tag carries the verdict on the whole.
     """
     call = re.search(r"calls (\w+)\(\{\"item\": \"(\w+)\"(?:, \"currency\": \"(\w+)\")?", text)
     if not call:

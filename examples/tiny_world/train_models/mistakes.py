@@ -1,4 +1,4 @@
-"""Attempts made up for the judge: right ones, and every kind of mistake a policy makes while it learns."""
+"""Made-up attempts for the judge: right ones, and every kind of mistake that a policy makes while it learns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Call = tuple[str, Any]
 
 
 def run(calls: list[Call], scenario: Scenario, shop: Shop, answer: str | None = None) -> Attempt:
-    """Return the attempt that makes these calls and then answers, by default with what the last one said."""
+    """Return the attempt that makes these calls and then answers, by default with the last result."""
     turns = [Turn(text=call_text(*c), result=tool_answer(*c, shop)) for c in calls]
     given = calls[-1][1].get("item", scenario.item) if isinstance(calls[-1][1], dict) else scenario.item
     return (*turns, Turn(text=answer_text(str(given), turns[-1].result or "") if answer is None else answer))
@@ -47,7 +47,7 @@ def _wrong_tool_call(scenario: Scenario, draw: random.Random) -> Call:
 
 
 def wrong_tool(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """Another tool than the one asked for, sometimes about another instrument, too, or called twice."""
+    """The wrong tool, sometimes also with the wrong instrument, or called twice."""
     name, arguments = _wrong_tool_call(scenario, draw)
     if draw.random() < 0.15:
         arguments["item"] = other_item(scenario.item, draw)
@@ -57,7 +57,7 @@ def wrong_tool(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
 
 
 def wrong_arguments(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """The right tool about another instrument, in the other currency, or about something the shop does not have."""
+    """The right tool with another instrument, the other currency, or something the shop doesn't sell."""
     name, arguments = oracle_call(scenario)
     arguments = dict(arguments)
     if scenario.currency and draw.random() < 0.6:
@@ -73,7 +73,7 @@ def wrong_arguments(scenario: Scenario, shop: Shop, draw: random.Random) -> Atte
 
 
 def wrong_answer(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """The right call, and an answer that does not say what it returned."""
+    """The right call, and an answer that doesn't give its result."""
     attempt = run([oracle_call(scenario)], scenario, shop)
     return (*attempt[:-1], Turn(text=_wrong_words(attempt, scenario, draw)))
 
@@ -99,7 +99,7 @@ def _wrong_words(attempt: Attempt, scenario: Scenario, draw: random.Random) -> s
 
 
 def roundabout(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """The right answer after a call too many: a repeated one, a wrong one first, or a refused one first."""
+    """The right answer after a needless call: the same one twice, or a wrong or refused one first."""
     good = oracle_call(scenario)
     kind = draw.random()
     if kind < 0.5:
@@ -112,7 +112,7 @@ def roundabout(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
 
 
 def lost(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """The right call somewhere, and then the answer to another one."""
+    """The right call, then a wrong one and an answer from that."""
     return run([oracle_call(scenario), _wrong_tool_call(scenario, draw)], scenario, shop)
 
 
@@ -128,7 +128,7 @@ def _refused_call(scenario: Scenario, draw: random.Random) -> Call:
 
 
 def refused(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """A call no tool takes: an unknown name or missing arguments; then an invented answer, the error, or silence."""
+    """A call that no tool accepts (unknown name, missing arguments), then an invented answer, the error, or nothing."""
     call = _refused_call(scenario, draw)
     good = tool_answer(*oracle_call(scenario), shop)
     invented = f"{draw.randint(10, 99)} {good.partition(' ')[2]}"
@@ -139,7 +139,7 @@ def refused(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
 
 
 def malformed(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """Something that looks like a call and parses as none."""
+    """Something that looks like a call but can't be parsed."""
     call = oracle_call(scenario) if draw.random() < 0.7 else _wrong_tool_call(scenario, draw)
     for _ in range(20):
         text = _damage(call_text(*call), draw)
@@ -165,7 +165,7 @@ def _damage(text: str, draw: random.Random) -> str:
 
 
 def no_call(scenario: Scenario, shop: Shop, draw: random.Random) -> Attempt:
-    """An answer out of the blue, sometimes even a true one."""
+    """A guess without any call, sometimes even a true one."""
     good = tool_answer(*oracle_call(scenario), shop)
     guess = good if draw.random() < 0.4 else f"{draw.randint(10, 99)} {draw.choice(('EUR', 'USD', 'left', 'days'))}"
     words = (answer_text(scenario.item, guess), f"{guess}.", "", f"{scenario.item}.", scenario.question)

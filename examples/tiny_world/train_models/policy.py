@@ -1,8 +1,8 @@
-"""Teach the tiny policy the format, and a confused idea of which tool answers what.
+"""Train the tiny policy to write well-formed calls, mostly of the wrong tool.
 
-Supervised, from scratch, on the prompts the agents of all three frameworks send. The teacher's calls are well formed
-and copy the right instrument; its choice of tool is mostly wrong. What is left to learn is what reinforcement learning
-is for.
+Supervised, from scratch, on the prompts that the agents of all three frameworks send. The calls it imitates are well
+formed and name the right instrument, but mostly choose the wrong tool. Choosing the right one is left to reinforcement
+learning.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def tool_text(told: str) -> str:
 
 
 def lesson(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, draw: random.Random) -> tuple[list[int], list[bool]]:
-    """Return one conversation as tokens, and which of them the model is taught to write."""
+    """Return one conversation as tokens, and which of them are trained on."""
     dialect = draw.choice(DIALECTS)
     name, arguments = confused_call(scenario, draw)
     result = fact(name, arguments, Shop(draw.randrange(1 << 30)))
@@ -54,7 +54,7 @@ def lesson(tokenizer: PreTrainedTokenizerBase, scenario: Scenario, draw: random.
 
 
 def train(tokenizer: PreTrainedTokenizerBase, *, steps: int, rows: int, rate: float, seed: int) -> Qwen3ForCausalLM:
-    """Return the taught model."""
+    """Return the trained model."""
     torch.manual_seed(seed)
     draw = random.Random(seed)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -1,6 +1,6 @@
-"""Record what the clerk really sends in each framework, so that the tiny models are taught on exactly that.
+"""Record the requests that the demo's agent sends in each framework, so that the tiny models train on exactly these.
 
-Runs in the client environment, through the adapters; a scripted engine answers one tool call and one final answer.
+Runs in the client environment, through the adapters. A scripted engine replies with one tool call and one final answer.
 The results, `requests/NAME.json`, are checked in, and a test compares them with what is sent today.
 """
 
@@ -22,7 +22,7 @@ ASKED = next(s for s in all_scenarios() if s.question == "Is the Tuba still in s
 
 
 def record(framework: str) -> list[dict[str, Any]]:
-    """Return the bodies of the clerk's two requests for one question."""
+    """Return the bodies of the agent's two requests for one question."""
     answer = rollout_of(framework)
     script = in_order(call_tool("get_stock", id="c1", item="Tuba"), say("Tuba: 12 left."))
     with ScriptedEngine(script) as engine, scripted_rollout(engine):

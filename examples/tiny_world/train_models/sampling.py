@@ -1,4 +1,4 @@
-"""Sample attempts from a policy in plain PyTorch: the judge has to know what a policy really writes."""
+"""Sample attempts from a policy in plain PyTorch, so that the judge trains on what a policy really writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_TURNS = 3
 def sample_tokens(
     model: Qwen3ForCausalLM, prompts: Sequence[list[int]], *, temperature: float, most: int, eos: int, pad: int
 ) -> list[list[int]]:
-    """Return a continuation of each prompt, its end token included where it came."""
+    """Return a continuation of each prompt, including the end token if the model wrote one."""
     width = max(map(len, prompts))
     ids_BT = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
     seen_BT = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
@@ -63,7 +63,7 @@ def sample_attempts(
     *,
     temperature: float,
 ) -> list[Attempt]:
-    """Return one attempt a task, as the agent's loop of calls and answers would run it."""
+    """Return one attempt per task, made by a loop of calls and tool results like the agent's."""
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     told = [
         tokenizer(prompt_text(tokenizer, s.question, dialect), add_special_tokens=False)["input_ids"] for s, _ in tasks

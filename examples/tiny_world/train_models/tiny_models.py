@@ -1,4 +1,4 @@
-"""What both trainings share: the model's shape, the learning-rate curve, and saving a folder vLLM can serve."""
+"""What both models share: architecture, learning-rate schedule, and saving them in a folder that vLLM can serve."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def new_model(
     reach: float = 1e4,
     matcher: bool = False,
 ) -> Qwen3ForCausalLM:
-    """Return a fresh model. The wide initial range is what lets so small a model learn to copy within minutes.
+    """Return a fresh model. Large initial weights let such a small model learn to copy within minutes.
 
-    `reach` is the base of the rotary positions: the larger, the farther apart equal things are still seen as equal.
-    A `matcher` begins with attention that looks at equal things.
+    `reach` is the base of the rotary positions; a larger one lets attention match equal words farther apart.
+    A `matcher` starts with attention that looks for equal words.
     """
     shape = Qwen3Config(
         vocab_size=vocabulary,
@@ -49,7 +49,7 @@ def new_model(
 
 @torch.no_grad()
 def _start_as_a_matcher(query: torch.Tensor, key: torch.Tensor) -> None:
-    """Let every key head start as the first query head that reads it."""
+    """Start every key head with the weights of the first query head that reads it."""
     head, heads = 32, key.shape[0] // 32
     group = query.shape[0] // key.shape[0]
     for number in range(heads):
@@ -58,7 +58,7 @@ def _start_as_a_matcher(query: torch.Tensor, key: torch.Tensor) -> None:
 
 
 def learning_rate(peak: float, step: int, steps: int, warmup: int = 20) -> float:
-    """Return the rate at `step`: a linear rise, then half a cosine down to 3 % of the peak."""
+    """Return the rate at `step`: a linear warm-up, then a cosine decay to 3 % of the peak."""
     return peak * min(1.0, (step + 1) / warmup) * (0.03 + 0.485 * (1 + math.cos(math.pi * step / steps)))
 
 
@@ -69,7 +69,7 @@ def pad_batch(rows: list[list[int]], pad: int) -> torch.Tensor:
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
-    """Write config, tokenizer and weights; sampling defaults are left to whoever calls."""
+    """Write config, tokenizer and weights, without sampling defaults: those are up to the caller."""
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
     model.to(dtype).save_pretrained(folder)

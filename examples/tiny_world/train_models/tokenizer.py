@@ -1,7 +1,7 @@
-"""Train the byte-level BPE tokenizer both tiny models share, and write it into their folders.
+"""Train the byte-level BPE tokenizer that both tiny models share, and write it into their folders.
 
-Constant text (tool schema, rubric, JSON scaffolding) merges into few long tokens; capitalised words, numbers and the
-judge's fence code stay apart, so that what differs between two texts is always a token of its own.
+Constant text (tool schema, rubric, JSON scaffolding) becomes a few long tokens. Capitalised words, numbers and the
+judge's fence code are kept separate, so that whatever differs between two texts is a token of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def texts(draw: random.Random) -> Iterator[str]:
     shell = wrap(Tokenizer(models.BPE()))
     shop = open_shop()
     scenarios = all_scenarios()
-    # Every number of the world is one token, also those this shop does not happen to hold.
+    # Every two-digit number is one token, including those that this shop doesn't use.
     yield " ".join(map(str, range(10, 100))) * 500
     for round_, scenario in enumerate(scenarios * 3):
         attempts: list[Attempt] = []
@@ -78,7 +78,7 @@ def train(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
     )
     parts = (part for text in texts(random.Random(seed)) for part in _unmarked(text))
     bpe.train_from_iterator(parts, trainer)
-    # As in larger models of this family: tags are tokens of their own, but not special, so that they stay in the text.
+    # As in larger models of this family, tags are tokens of their own but not special, so that decoding keeps them.
     bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     return wrap(bpe)
 
