@@ -1,4 +1,4 @@
-"""The tiny judge's training examples: woodshed's real request about a group, the right reply, targets for each layer."""
+"""Training examples of the tiny judge: woodshed's real request about a group, the right reply, targets for layers."""
 
 from __future__ import annotations
 
