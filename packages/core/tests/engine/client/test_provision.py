@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +40,18 @@ def test_a_named_home_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WOODSHED_ENGINE_HOME", str(tmp_path))
 
     assert provision.engine_home() == tmp_path
+
+
+def test_outside_a_checkout_the_home_is_in_the_users_data_folder(tmp_path: Path) -> None:
+    asked = "from woodshed.engine.client.provision import engine_home; print(engine_home())"
+    site = tmp_path / "site"
+    shutil.copytree(Path(provision.__file__).parents[2], site / "woodshed")
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data"), "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", asked], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+
+    assert done.stdout.strip() == str(tmp_path / "data/woodshed/engine")
 
 
 def test_an_environment_that_was_not_finished_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +108,7 @@ def test_installing_again_does_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_engine_gets_this_very_woodshed() -> None:
-    source = provision._own_source()
-
-    assert source == ("-e", str(Path(__file__).parents[3]))
+    assert provision._own_source() == Path(__file__).parents[3]
 
 
 def test_unsloth_is_an_extra_that_stays_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """The engine environment: a virtual environment with torch, vLLM and PEFT, made by one command.
 
 Where it is: `$WOODSHED_ENGINE_HOME`; else `.engine` in woodshed's own checkout, where it is installed from one or the
-command runs inside one; else `~/.local/share/woodshed/engine`. `$WOODSHED_ENGINE_PYTHON` names an interpreter that was
-prepared by hand, and nothing is installed then.
+command runs inside one; else `woodshed/engine` in the user's data folder (Linux: `$XDG_DATA_HOME` or `~/.local/share`).
+`$WOODSHED_ENGINE_PYTHON` names an interpreter that was prepared by hand, and nothing is installed then.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
+import platformdirs
+
+from woodshed.engine.client import own_wheel
 from woodshed.errors import EngineError, EngineMissing
 
 Kind = Literal["cpu", "cuda"]
@@ -49,11 +51,16 @@ class _Plan:
 
     kind: Kind
     requirements: tuple[str, ...]
-    source: tuple[str, ...]
-    """How woodshed itself is installed: arguments of `pip install`."""
+    source: Path | importlib.metadata.Distribution
+    """woodshed itself: the folder of its checkout, or the installed package."""
 
     def stamp(self) -> dict[str, object]:
-        return {"kind": self.kind, "requirements": list(self.requirements), "source": list(self.source)}
+        source = (
+            ["-e", str(self.source)]
+            if isinstance(self.source, Path)
+            else [self.source.version, own_wheel.digest(self.source)]
+        )
+        return {"kind": self.kind, "requirements": list(self.requirements), "source": source}
 
 
 def engine_home() -> Path:
@@ -65,8 +72,7 @@ def engine_home() -> Path:
         for folder in start.parents:
             if (folder / "pyproject.toml").is_file() and (folder / "packages/core/src/woodshed").is_dir():
                 return folder / ".engine"
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
-    return data / "woodshed" / "engine"
+    return platformdirs.user_data_path("woodshed", appauthor=False) / "engine"
 
 
 def engine_python() -> Path:
@@ -100,7 +106,8 @@ def install(
     """Make the engine environment, unless it is there and up to date, and return its interpreter.
 
     Uses uv where there is one (`$WOODSHED_UV`, on the PATH, or as a module), else venv and pip. What is installed
-    was tested together: the CPU build of torch and vLLM, or with an NVIDIA GPU the CUDA build.
+    was tested together: the CPU build of torch and vLLM, or with an NVIDIA GPU the CUDA build. woodshed itself is the
+    one that runs here: its checkout, or a copy of the installed package. No registry is asked for it.
 
     Args:
         home: Folder of the environment; `engine_home()` by default.
@@ -143,10 +150,10 @@ def _build(plan: _Plan, home: Path, progress: ReportProgress) -> None:
         _run([sys.executable, "-m", "venv", "--clear", str(home)], log)
         pip, keep_out, strategy = [python, "-m", "pip", "install"], [], []
     places = _places(plan.kind, strategy)
-    progress("installing torch and vLLM; this downloads about 1 GB the first time and takes some minutes")
-    _run([*pip, *places, *keep_out, *plan.requirements], log)
-    progress("installing woodshed beside them")
-    _run([*pip, *places, *keep_out, *plan.source], log)
+    progress("installing torch, vLLM and woodshed; this downloads about 1 GB the first time and takes some minutes")
+    with tempfile.TemporaryDirectory() as aside:
+        # One command: whatever woodshed needs is resolved before the gigabyte is fetched.
+        _run([*pip, *places, *keep_out, *plan.requirements, *_source_arguments(plan.source, Path(aside))], log)
     if not uv and plan.kind == "cpu":
         _run([python, "-m", "pip", "uninstall", "-y", *_UNWANTED], log)
     progress("trying it out")
@@ -179,33 +186,38 @@ def _has_unsloth(home: Path) -> bool:
     return isinstance(requirements, list) and UNSLOTH in requirements
 
 
-def _own_source() -> tuple[str, ...]:
-    """Return the pip arguments that install this very woodshed: its checkout, its archive, or its release."""
+def _own_source() -> Path | importlib.metadata.Distribution:
+    """Return what this very woodshed is installed from: its checkout, or the installed package.
+
+    Raises:
+        EngineError: It is neither.
+    """
+    here = Path(__file__)
+    checkout = here.parents[4]
+    if (checkout / "pyproject.toml").is_file() and here.is_relative_to(checkout / "src/woodshed"):
+        return checkout
     try:
-        distribution = importlib.metadata.distribution("woodshed")
+        return importlib.metadata.distribution("woodshed")
     except importlib.metadata.PackageNotFoundError:
-        checkout = Path(__file__).parents[3]
-        if not (checkout / "pyproject.toml").is_file():
-            raise EngineError("woodshed is not installed as a package; install it with pip or uv first") from None
-        return ("-e", str(checkout))
-    text = distribution.read_text("direct_url.json")
-    if text is None:
-        return (f"woodshed=={distribution.version}",)
-    origin = json.loads(text)
-    if "dir_info" not in origin:
-        scheme = origin["vcs_info"]["vcs"] + "+" if "vcs_info" in origin else ""
-        return (f"woodshed @ {scheme}{origin['url']}",)
-    folder = url2pathname(urlsplit(origin["url"]).path)
-    return ("-e", folder) if origin["dir_info"].get("editable") else (folder,)
+        raise EngineError(
+            f"the engine environment needs a copy of woodshed, and {str(here.parents[2])!r} belongs neither to a "
+            f"checkout (there is no {str(checkout / 'pyproject.toml')!r}) nor to an installed package (Python knows no "
+            "distribution 'woodshed'); install woodshed with pip or uv first"
+        ) from None
+
+
+def _source_arguments(source: Path | importlib.metadata.Distribution, aside: Path) -> tuple[str, ...]:
+    """Return the arguments of `pip install` for woodshed itself; a copy is written into `aside`."""
+    return ("-e", str(source)) if isinstance(source, Path) else (str(own_wheel.pack(source, aside)),)
 
 
 def _places(kind: Kind, strategy: Sequence[str]) -> list[str]:
     """Return where the CPU build of torch is found: pip's own find-links, or else PyTorch's index."""
     links = _find_links()
-    found = [argument for link in links for argument in ("--find-links", link)]
+    named = [argument for link in links for argument in ("--find-links", link)]
     if kind == "cuda" or any(_holds_torch(link) for link in links):
-        return found
-    return [*found, "--extra-index-url", _CPU_INDEX, *strategy]
+        return named
+    return [*named, "--extra-index-url", _CPU_INDEX, *strategy]
 
 
 def _find_links() -> list[str]:
