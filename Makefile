@@ -47,13 +47,24 @@ test: engine .engine/.test-tools ## Run every test; the marked ones talk to a re
 
 # Both ends of each adapter's declared range, each in an environment of its own; with the contract, but for the rows
 # about the trainer, which no framework touches.
-MATRIX := langgraph-oldest langgraph-newest crewai-oldest crewai-newest adk-oldest adk-newest
+MATRIX := langgraph-oldest langgraph-newest crewai-oldest crewai-newest adk-oldest adk-newest mcp-1 mcp-2
 PINS_langgraph-oldest := langgraph==1.1.5 langchain-core==1.2.10 langchain-openai==1.0.0
 PINS_crewai-oldest := crewai==1.15.2
 PINS_adk-oldest := google-adk==2.10.0
+# The oldest MCP SDK and the newest of its other major version; the example servers stay on the one in the lock.
+PINS_mcp-1 := ==1.24.0
+PINS_mcp-2 := >=2,<3
 BESIDE_langgraph := langchain langchain-anthropic
 
 test-matrix: engine $(MATRIX:%=matrix-%) ## Test each adapter with the oldest and the newest framework it supports.
+
+matrix-mcp-%: .venv/.stamp
+	@echo "== mcp-$*"
+	@test -x .matrix/mcp-$*/bin/python || .tools/bin/uv venv -q -p $(PYTHON) .matrix/mcp-$*
+	@.tools/bin/uv pip install -q --upgrade --python .matrix/mcp-$*/bin/python -e 'packages/core[mcp]' 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'mcp$(PINS_mcp-$*)'
+	@.tools/bin/uv pip list -q --python .matrix/mcp-$*/bin/python | grep -E '^(mcp|httpx2?|openai|pydantic) '
+	@.tools/bin/uv pip install -q --no-deps --python .matrix/mcp-$*/bin/python -e packages/tiny_world
+	@WOODSHED_MCP_SERVERS_PYTHON=$(BIN)/python .matrix/mcp-$*/bin/python -m pytest -q packages/core/tests/mcp
 
 matrix-%: | .tools/bin/uv
 	@echo "== $*"

@@ -3,6 +3,8 @@
     python examples/mcp/shop_server.py                 # over stdio, one process per session
     python examples/mcp/shop_server.py --http          # over HTTP, prints its address
 
+It is written with version 1 of the MCP SDK. As its client, woodshed takes version 1 or 2.
+
 Every session works on its own copy of the database. No session sees what another writes, and the file never changes.
 """
 

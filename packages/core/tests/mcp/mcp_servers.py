@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,16 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[4] / "examples" / "mcp"
+PYTHON = os.environ.get("WOODSHED_MCP_SERVERS_PYTHON", sys.executable)
+"""Their interpreter. They are written with version 1 of the SDK, whatever version the client is tested with."""
 
 
 def hostile(*switches: str) -> list[str]:
     """The command of the hostile server."""
-    return [sys.executable, str(EXAMPLES / "hostile_server.py"), *switches]
+    return [PYTHON, str(EXAMPLES / "hostile_server.py"), *switches]
 
 
 def shop(folder: Path) -> list[str]:
     """The command of the shop's server, with a database in `folder`."""
-    return [sys.executable, str(EXAMPLES / "shop_server.py"), "--db", str(folder / "shop.sqlite")]
+    return [PYTHON, str(EXAMPLES / "shop_server.py"), "--db", str(folder / "shop.sqlite")]
 
 
 @contextmanager

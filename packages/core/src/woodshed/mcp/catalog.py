@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mcp import types
-from mcp.shared.exceptions import McpError
 from pydantic import Field
 
 from woodshed.errors import McpServerError
+from woodshed.mcp.sdk import McpError, field
 from woodshed.mcp.session import Session, Sessions
 from woodshed.mcp.tool_answer import cut
 from woodshed.mcp.tools import LeftOut, Tool, choose
@@ -88,9 +88,9 @@ async def read_catalog(sessions: Sessions, *, tools: Sequence[str] | None = None
         resources = await _resources(session, silent) if able.resources else []
     return Catalog(
         place=sessions.server.place,
-        name=hello.serverInfo.name,
-        version=hello.serverInfo.version,
-        protocol=str(hello.protocolVersion),
+        name=field(hello, "serverInfo").name,
+        version=field(hello, "serverInfo").version,
+        protocol=str(field(hello, "protocolVersion")),
         instructions=(hello.instructions or "").strip() or DEFAULT_INSTRUCTIONS,
         found=len(listed),
         tools=taken,
@@ -111,23 +111,24 @@ async def _tools(session: Session, place: str) -> list[types.Tool]:
 
 
 async def _pages(session: Session, listing: Callable[..., Awaitable[Any]], key: str) -> list[Any]:
-    found: list[Any] = []
+    listed: list[Any] = []
     cursor: str | None = None
     for _ in range(_PAGES):
         page = await session.ask(listing(params=types.PaginatedRequestParams(cursor=cursor)))
-        found += getattr(page, key)
-        if not page.nextCursor or page.nextCursor == cursor:
+        listed += getattr(page, key)
+        following = field(page, "nextCursor")
+        if not following or following == cursor:
             break
-        cursor = page.nextCursor
-    return found
+        cursor = following
+    return listed
 
 
 async def _prompts(session: Session, completes: bool, silent: list[str]) -> list[McpPrompt]:
-    found = []
+    prompts = []
     for prompt in await _optional(session, session.client.list_prompts, "prompts", silent):
         arguments = prompt.arguments or []
         values = {a.name: await _completions(session, prompt.name, a.name) for a in arguments} if completes else {}
-        found.append(
+        prompts.append(
             McpPrompt(
                 name=prompt.name,
                 description=prompt.description or "",
@@ -136,7 +137,7 @@ async def _prompts(session: Session, completes: bool, silent: list[str]) -> list
                 values={slot: given for slot, given in values.items() if given},
             )
         )
-    return found
+    return prompts
 
 
 async def _completions(session: Session, prompt: str, slot: str) -> tuple[str, ...]:
@@ -149,7 +150,7 @@ async def _completions(session: Session, prompt: str, slot: str) -> tuple[str, .
 
 
 async def _resources(session: Session, silent: list[str]) -> list[Resource]:
-    found = []
+    resources = []
     for resource in (await _optional(session, session.client.list_resources, "resources", silent))[:_RESOURCES]:
         try:
             reply = await session.ask(session.client.read_resource(resource.uri))
@@ -158,14 +159,14 @@ async def _resources(session: Session, silent: list[str]) -> list[Resource]:
             continue
         text = "\n".join(part.text for part in reply.contents if isinstance(part, types.TextResourceContents))
         if text:
-            found.append(
+            resources.append(
                 Resource(
                     name=resource.name,
                     uri=str(resource.uri),
                     text=cut(text, _RESOURCE_CHARS),
                 )
             )
-    return found
+    return resources
 
 
 async def _optional(session: Session, listing: Callable[..., Awaitable[Any]], key: str, silent: list[str]) -> list[Any]:

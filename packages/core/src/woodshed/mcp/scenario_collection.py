@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp.shared.exceptions import McpError
-
 from woodshed.errors import ConfigError
 from woodshed.mcp import generator, grammar
 from woodshed.mcp.catalog import Catalog, read_catalog
@@ -25,6 +23,7 @@ from woodshed.mcp.scenario import (
     save,
     split,
 )
+from woodshed.mcp.sdk import McpError
 from woodshed.mcp.server import Limits, Server
 from woodshed.mcp.session import Sessions
 

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from mcp import ClientSession, types
-from mcp.shared.exceptions import McpError
 
 from woodshed import __version__
 from woodshed.errors import McpServerError, McpServerUnreachable
+from woodshed.mcp.sdk import McpError, is_changed_list, tool_call
 from woodshed.mcp.server import Limits, Server
 from woodshed.mcp.tool_answer import ToolAnswer, to_answer
-from woodshed.mcp.transport import connected, explain
+from woodshed.mcp.transport import connected, explain, no_mcp
 
 T = TypeVar("T")
 STARTING = 2 * (os.cpu_count() or 2)
@@ -82,11 +82,8 @@ class Session:
 
     async def _answer(self, name: str, arguments: dict[str, Any]) -> ToolAnswer:
         # Not `ClientSession.call_tool`: in every session it would first list all tools again.
-        request = types.ClientRequest(
-            types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
-        )
         try:
-            result = await self.ask(self.client.send_request(request, types.CallToolResult))
+            result = await self.ask(self.client.send_request(tool_call(name, arguments), types.CallToolResult))
         except TimeoutError:
             text = (
                 f"the tool {name!r} gave no answer within {self._limits.call_s:g} s; it was not waited for any longer"
@@ -165,13 +162,10 @@ class Session:
         if isinstance(message, Exception):
             self._garbage = message
             if self._server.url is not None and self.hello is None and self._keeper is not None:
-                self._fault = McpServerError(
-                    f"{self._server.place!r} does not answer as an MCP server ({message}); is the path right? Many "
-                    "servers answer at '/mcp'"
-                )
+                self._fault = no_mcp(self._server, message)
                 self._keeper.cancel()
-        elif isinstance(message, types.ServerNotification):
-            self.tally.changed_lists += isinstance(message.root, types.ToolListChangedNotification)
+        else:
+            self.tally.changed_lists += is_changed_list(message)
 
     async def opened(self, keeper: asyncio.Task[None]) -> None:
         """Wait until the server has said hello.

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from woodshed.mcp.sdk import field
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolAnswer:
@@ -21,10 +23,10 @@ class ToolAnswer:
 def to_answer(result: Any, *, limit: int) -> ToolAnswer:
     """Return a `CallToolResult` as text of at most `limit` characters, and a sentence about what was cut."""
     parts = [_block(block) for block in result.content]
-    if not parts and result.structuredContent is not None:
-        parts = [json.dumps(result.structuredContent, ensure_ascii=False)]
-    text = "\n".join(parts)
-    return ToolAnswer(text=cut(text, limit), is_error=bool(result.isError), cut_chars=max(len(text) - limit, 0))
+    if not parts and (structured := field(result, "structuredContent")) is not None:
+        parts = [json.dumps(structured, ensure_ascii=False)]
+    text, is_error = "\n".join(parts), bool(field(result, "isError"))
+    return ToolAnswer(text=cut(text, limit), is_error=is_error, cut_chars=max(len(text) - limit, 0))
 
 
 def cut(text: str, limit: int) -> str:
@@ -40,7 +42,7 @@ def _block(block: Any) -> str:
         return str(block.text)
     if block.type == "resource":
         inner = block.resource
-        return str(inner.text) if hasattr(inner, "text") else f"[{inner.uri}: {inner.mimeType or 'binary'}]"
+        return str(inner.text) if hasattr(inner, "text") else f"[{inner.uri}: {field(inner, 'mimeType') or 'binary'}]"
     if block.type == "resource_link":
         return f"[{block.name}: {block.uri}]"
-    return f"[{block.type} {block.mimeType}, {len(block.data)} characters of base64]"
+    return f"[{block.type} {field(block, 'mimeType')}, {len(block.data)} characters of base64]"

@@ -11,6 +11,7 @@ from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
 
 from woodshed.errors import ConfigError, McpServerError
+from woodshed.mcp.sdk import field
 from woodshed.types import Record
 
 _FUNCTION_NAME = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
@@ -54,7 +55,7 @@ def to_tool(tool: Any) -> Tool:
     """
     if not _FUNCTION_NAME.match(tool.name):
         raise ValueError("its name cannot be a function's: expected up to 64 letters, digits, '_' and '-'")
-    parameters = check_schema(tool.inputSchema)
+    parameters = check_schema(field(tool, "inputSchema"))
     description = (tool.description or "").strip()
     return Tool(
         name=tool.name,
@@ -102,15 +103,16 @@ def without_titles(schema: Any) -> Any:
 
 def _destructive(name: str, description: str, hints: Any) -> str | None:
     """Return why a tool looks destructive: the server's own hints where it gives any, else words."""
-    if hints is not None and hints.readOnlyHint is not None:
-        if not hints.readOnlyHint:
+    reads, destroys = (None if hints is None else field(hints, name) for name in ("readOnlyHint", "destructiveHint"))
+    if reads is not None:
+        if not reads:
             return "the server says that it changes something (readOnlyHint=false)"
-        return "the server says both read-only and destructive" if hints.destructiveHint else None
-    if hints is not None and hints.destructiveHint is not None:
-        return "the server says that it destroys something (destructiveHint=true)" if hints.destructiveHint else None
+        return "the server says both read-only and destructive" if destroys else None
+    if destroys is not None:
+        return "the server says that it destroys something (destructiveHint=true)" if destroys else None
     named, described = _words(name), [_bare(word) for word in _words(description)[:1]]
-    if found := [w for place, w in enumerate(named) if w in (_CHANGES if place else _CHANGES_FIRST)]:
-        return f"its name says {found[0]!r}"
+    if verbs := [w for place, w in enumerate(named) if w in (_CHANGES if place else _CHANGES_FIRST)]:
+        return f"its name says {verbs[0]!r}"
     return f"its description begins with {described[0]!r}" if set(described) & _CHANGES_FIRST else None
 
 
@@ -180,5 +182,5 @@ def _check_names(names: Sequence[str], option: str, listed: Sequence[Any], place
 def refuse_arguments(tool: Tool, arguments: Mapping[str, Any]) -> str | None:
     """Return why the tool's schema refuses these arguments, or None where it takes them."""
     kind = validator_for(tool.parameters)
-    found = next(iter(kind(tool.parameters).iter_errors(dict(arguments))), None)
-    return None if found is None else str(found.message)[:200]
+    error = next(iter(kind(tool.parameters).iter_errors(dict(arguments))), None)
+    return None if error is None else str(error.message)[:200]

@@ -9,14 +9,12 @@ from functools import cache
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-import httpx
 from mcp import StdioServerParameters, stdio_client
-from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.exceptions import McpError
 from mcp.types import METHOD_NOT_FOUND
 
 from woodshed.engine.client.config import LOOPBACK
 from woodshed.errors import McpServerError, McpServerUnreachable
+from woodshed.mcp.sdk import McpError, http, streams_over_http
 from woodshed.mcp.server import Server
 
 _CONNECT_S = 10.0
@@ -38,10 +36,7 @@ async def connected(server: Server, stderr: TextIO) -> AsyncIterator[tuple[Any, 
         async with _process(server, stderr) as streams:
             yield streams
         return
-    async with (
-        _client(server) as client,
-        streamable_http_client(server.url, http_client=client) as (reading, writing, _),
-    ):
+    async with _client(server) as client, streams_over_http(server.url, client) as (reading, writing, *_):
         yield reading, writing
 
 
@@ -51,19 +46,36 @@ def _process(server: Server, stderr: TextIO) -> AbstractAsyncContextManager[tupl
     return stdio_client(parameters, errlog=stderr)
 
 
-def _client(server: Server) -> httpx.AsyncClient:
+def _client(server: Server) -> Any:
+    async def refuse(response: Any) -> None:
+        """Raise for an HTTP status that no MCP server answers a request with; version 2 of the SDK would hide it."""
+        if _is_refusal(response):
+            raise _status(server, response.status_code)
+
     local = urlsplit(server.url or "").hostname in LOOPBACK
-    return httpx.AsyncClient(
+    return http.AsyncClient(
         headers=dict(server.headers),
-        timeout=httpx.Timeout(_IDLE_S, connect=_CONNECT_S),
+        timeout=http.Timeout(_IDLE_S, connect=_CONNECT_S),
         # Shorter than servers keep a quiet connection (uvicorn: 5 s): one that ends while a call is on its way to it
         # would end the session.
-        limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S),
+        limits=http.Limits(keepalive_expiry=_KEEPALIVE_S),
         follow_redirects=True,
         verify=_trust(),
         # A proxy that the environment names cannot reach a server on this machine's loopback.
         trust_env=not local,
+        event_hooks={"response": [refuse]},
     )
+
+
+def _is_refusal(response: Any) -> bool:
+    """Whether the server, or something before it, refuses a request over HTTP; an error as JSON may be an answer."""
+    request, code = response.request, response.status_code
+    if request.method != "POST" or code < 400:
+        return False
+    if code == 404 and "mcp-session-id" in request.headers:
+        return False  # The session is over, and the SDK says so to whoever waits.
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    return code in (401, 403, 429) or code >= 500 or not is_json
 
 
 @cache
@@ -77,9 +89,9 @@ def explain(server: Server, error: BaseException, stderr: TextIO) -> McpServerEr
     cause = _first(error)
     if isinstance(cause, McpServerError):
         return cause
-    if isinstance(cause, httpx.HTTPStatusError):
-        return _status(server, cause.response)
-    if isinstance(cause, httpx.TransportError):
+    if isinstance(cause, http.HTTPStatusError):
+        return _status(server, cause.response.status_code)
+    if isinstance(cause, http.TransportError):
         return McpServerUnreachable(
             f"nothing answers at {server.place!r} ({type(cause).__name__}: {cause}); is the server running, and is the "
             "address right?"
@@ -91,13 +103,19 @@ def explain(server: Server, error: BaseException, stderr: TextIO) -> McpServerEr
         )
     if server.url is None:
         return McpServerUnreachable(f"the server {server.place!r} broke off ({_short(cause)}); {_last_words(stderr)}")
-    ended = isinstance(cause, McpError) and "terminated" in str(cause).lower()
-    hint = "; is the path right? Many servers answer at '/mcp'" if ended else ""
-    return McpServerError(f"the server at {server.place!r} gave no usable answer ({_short(cause)}){hint}")
+    if isinstance(cause, McpError) and "content type" in str(cause).lower():
+        return no_mcp(server, cause)
+    return McpServerError(f"the server at {server.place!r} gave no usable answer ({_short(cause)})")
 
 
-def _status(server: Server, response: httpx.Response) -> McpServerError:
-    code = response.status_code
+def no_mcp(server: Server, said: Exception) -> McpServerError:
+    """Return the error for an address where something answers that is no MCP server."""
+    return McpServerError(
+        f"{server.place!r} does not answer as an MCP server ({said}); is the path right? Many servers answer at '/mcp'"
+    )
+
+
+def _status(server: Server, code: int) -> McpServerError:
     if code in (401, 403):
         sent = "a token or header was sent and refused" if server.headers else "no token was sent"
         return McpServerError(
