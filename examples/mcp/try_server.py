@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=5)
     chosen = parser.parse_args()
     found = woodshed.mcp.scenarios(chosen.server, count=20)
-    print(f"{found.catalog.name}: {found.catalog.found} tools, {len(found.catalog.tools)} taken")
+    print(f"{found.catalog.name}: {found.catalog.listed} tools, {len(found.catalog.tools)} taken")
     print(f"{len(found.scenarios)} tasks, {len(found.rejected)} rejected")
     agent = woodshed.mcp.agent(chosen.server, framework=chosen.framework, catalog=found.catalog)
     for scenario in [s for s in found.scenarios if s.calls][: chosen.rollouts]:

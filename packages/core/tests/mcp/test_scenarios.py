@@ -26,7 +26,7 @@ def tool(name: str, description: str = "", *, required: bool = True, **slots: di
 
 
 def catalog(*tools: Tool, prompts: tuple[McpPrompt, ...] = (), resources: tuple[Resource, ...] = ()) -> Catalog:
-    return Catalog(place="here", name="s", found=len(tools), tools=tools, prompts=prompts, resources=resources)
+    return Catalog(place="here", name="s", listed=len(tools), tools=tools, prompts=prompts, resources=resources)
 
 
 async def nothing(prompt: str, arguments: dict[str, str]) -> str:

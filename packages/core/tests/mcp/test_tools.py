@@ -133,7 +133,7 @@ def test_arguments_are_held_to_the_schema() -> None:
 async def test_everything_that_a_server_offers_is_read(shop_url: str) -> None:
     catalog = await read_catalog(Sessions(server=Server.of(shop_url)))
 
-    assert (catalog.name, catalog.found) == ("music-shop", 7)
+    assert (catalog.name, catalog.listed) == ("music-shop", 7)
     assert [t.name for t in catalog.tools] == ["get_price", "get_stock", "get_delivery", "list_orders"]
     assert {out.name for out in catalog.left_out} == {"place_order", "cancel_order", "refund_order"}
     assert catalog.instructions == "You are the clerk of a music shop. Look it up, then answer."

@@ -206,7 +206,7 @@ def _show_tools(catalog: Catalog, console: Console) -> None:
         table.add_row(out.name, "left out", out.reason, style="dim")
     console.print(table)
     console.print(
-        f"{catalog.found} tools, {len(catalog.tools)} taken; {len(catalog.prompts)} prompts "
+        f"{catalog.listed} tools, {len(catalog.tools)} taken; {len(catalog.prompts)} prompts "
         f"({', '.join(p.name for p in catalog.prompts[:5]) or 'none'}); {len(catalog.resources)} resources read"
     )
     for line in catalog.unreadable:

@@ -54,7 +54,7 @@ class Catalog(Record):
     protocol: str = ""
     instructions: str = DEFAULT_INSTRUCTIONS
     """The server's own instructions, or a short sentence where it has none: the agent's system prompt."""
-    found: int
+    listed: int
     """How many tools the server lists."""
     tools: tuple[Tool, ...]
     left_out: tuple[LeftOut, ...] = ()
@@ -92,7 +92,7 @@ async def read_catalog(sessions: Sessions, *, tools: Sequence[str] | None = None
         version=field(hello, "serverInfo").version,
         protocol=str(field(hello, "protocolVersion")),
         instructions=(hello.instructions or "").strip() or DEFAULT_INSTRUCTIONS,
-        found=len(listed),
+        listed=len(listed),
         tools=taken,
         left_out=left,
         prompts=tuple(prompts),

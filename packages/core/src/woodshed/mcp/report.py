@@ -32,7 +32,7 @@ def figures(
             "version": catalog.version,
             "protocol": catalog.protocol,
         },
-        "tools_found": catalog.found,
+        "tools_found": catalog.listed,
         "tools_taken": [tool.name for tool in catalog.tools],
         "tools_left_out": {out.name: out.reason for out in catalog.left_out},
         "scenarios_generated": found.generated,

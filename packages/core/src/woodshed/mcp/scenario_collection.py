@@ -118,7 +118,7 @@ async def scenarios_async(
     """Do what `scenarios` does inside an event loop that is already there, and say how it goes."""
     check_held_out(held_out)
     catalog = await read_catalog(sessions, tools=tools, allow=allow)
-    say(f"{catalog.name}: {catalog.found} tools, {len(catalog.tools)} taken; {len(catalog.prompts)} prompts, "
+    say(f"{catalog.name}: {catalog.listed} tools, {len(catalog.tools)} taken; {len(catalog.prompts)} prompts, "
         f"{len(catalog.resources)} resources read")  # fmt: skip
     path = folder / SCENARIOS if folder is not None else None
     if folder is not None and path is not None and path.exists():
