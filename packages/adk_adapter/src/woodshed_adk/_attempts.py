@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from woodshed.capture import AttemptScope, OpenCall, at, current_call_context, current_rollout
+from woodshed.capture import AttemptScope, OpenCall, current_call_context, current_rollout, in_call_context
 from woodshed_adk._replay import call_behind
 
 
@@ -47,7 +47,7 @@ async def around_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> An
     if current_rollout() is None:
         return await wrapped(*args, **kwargs)
     scope = _NodeScope(instance)
-    with at(replace(current_call_context(), scope=scope)):
+    with in_call_context(replace(current_call_context(), scope=scope)):
         ended = await wrapped(*args, **kwargs)
     scope.succeed()
     scope.finished = ended.error is None

@@ -9,7 +9,15 @@ from typing import Any
 
 from google.adk.workflow._errors import NodeInterruptedError
 
-from woodshed.capture import AttemptScope, Rollout, ToolSpan, at, current_call_context, current_rollout, require_rollout
+from woodshed.capture import (
+    AttemptScope,
+    Rollout,
+    ToolSpan,
+    current_call_context,
+    current_rollout,
+    in_call_context,
+    require_rollout,
+)
 from woodshed.errors import LeakError
 from woodshed_adk._author import Unbuildable
 from woodshed_adk._convert import dumps, told_text
@@ -76,8 +84,8 @@ class _ToolSpan(ToolSpan):
 
     def __init__(self, rollout: Rollout, agent: str, call: Any) -> None:
         """Open the record."""
-        place = current_call_context()
-        with at(replace(place, scope=AttemptScope(parent=place.scope, agent=agent, key=call.id))):
+        context = current_call_context()
+        with in_call_context(replace(context, scope=AttemptScope(parent=context.scope, agent=agent, key=call.id))):
             super().__init__(
                 rollout,
                 tool_call_id=call.id,

@@ -11,7 +11,7 @@ from decimal import getcontext, localcontext
 
 import pytest
 
-from woodshed.capture import Rollout, bind, carry, current_rollout, require_rollout, untracked
+from woodshed.capture import Rollout, bind, current_rollout, propagate, require_rollout, untracked
 from woodshed.errors import LeakError
 
 
@@ -129,14 +129,14 @@ def test_only_the_rollout_travels_not_the_whole_context() -> None:
         assert in_thread(lambda: getcontext().prec) != 3
 
 
-def test_a_carried_variable_travels_with_the_rollout() -> None:
-    place: contextvars.ContextVar[str | None] = carry(contextvars.ContextVar("place", default=None))
-    token = place.set("node")
+def test_a_registered_variable_travels_with_the_rollout() -> None:
+    variable: contextvars.ContextVar[str | None] = propagate(contextvars.ContextVar("variable", default=None))
+    token = variable.set("node")
     try:
         with bind(a_rollout()):
-            assert in_thread(place.get) == "node"
+            assert in_thread(variable.get) == "node"
     finally:
-        place.reset(token)
+        variable.reset(token)
 
 
 async def test_32_concurrent_rollouts_do_not_mix() -> None:

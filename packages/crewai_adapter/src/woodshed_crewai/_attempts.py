@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from woodshed.capture import AttemptScope, OpenCall, at, current_call_context, current_rollout
+from woodshed.capture import AttemptScope, OpenCall, current_call_context, current_rollout, in_call_context
 from woodshed_crewai._convert import agent_name, task_name
 
 
@@ -49,7 +49,7 @@ def work_at(scope: AttemptScope | None) -> Work | None:
 
 @contextmanager
 def _inside(work: Work) -> Iterator[None]:
-    with at(replace(current_call_context(), scope=work)):
+    with in_call_context(replace(current_call_context(), scope=work)):
         yield
     work.succeed()
 
@@ -143,17 +143,17 @@ def around_guardrail(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any
     """Judge an answer beside the work it came from: a rejected answer is thrown away, its rejection is not."""
     if current_rollout() is None:
         return wrapped(*args, **kwargs)
-    place, work = current_call_context(), work_at(current_call_context().scope)
-    beside = AttemptScope(parent=work.parent if work else None, agent=place.agent, key=around_guardrail)
-    with at(replace(place, scope=beside)):
+    context, work = current_call_context(), work_at(current_call_context().scope)
+    beside = AttemptScope(parent=work.parent if work else None, agent=context.agent, key=around_guardrail)
+    with in_call_context(replace(context, scope=beside)):
         return wrapped(*args, **kwargs)
 
 
 @contextmanager
 def one_call(llm: Any) -> Iterator[AttemptScope]:
     """Let everything inside be attempts at one logical model call: CrewAI repeats a throttled one."""
-    place = current_call_context()
-    scope = AttemptScope(parent=place.scope, agent=place.agent, key=llm)
-    with at(replace(place, scope=scope)):
+    context = current_call_context()
+    scope = AttemptScope(parent=context.scope, agent=context.agent, key=llm)
+    with in_call_context(replace(context, scope=scope)):
         yield scope
     scope.succeed()

@@ -17,9 +17,9 @@ from woodshed.capture import (
     CALL_ID_HEADER,
     AttemptScope,
     Rollout,
-    at,
     current_call_context,
     current_rollout,
+    in_call_context,
     model_span,
     require_rollout,
 )
@@ -143,16 +143,16 @@ def _instructor(rollout: Rollout, instance: Any) -> Any:
     import instructor  # takes seconds, and is only needed here
 
     client = sync_client(rollout).copy()
-    completions, place = client.chat.completions, current_call_context()
-    create, scope = completions.create, AttemptScope(parent=place.scope, agent=place.agent, key=instance, attempt=0)
+    completions, context = client.chat.completions, current_call_context()
+    create, scope = completions.create, AttemptScope(parent=context.scope, agent=context.agent, key=instance, attempt=0)
 
     def create_observed(*args: Any, **kwargs: Any) -> Any:
         scope.try_again()
         headers: dict[str, str] = {}
         sent = to_params(kwargs, headers)
-        with at(replace(place, scope=scope)), _span(rollout, instance) as call:
+        with in_call_context(replace(context, scope=scope)), _span(rollout, instance) as call:
             headers[CALL_ID_HEADER] = call.call_id
-            call.task = getattr(work_at(place.scope), "task", None)
+            call.task = getattr(work_at(context.scope), "task", None)
             return create(*args, **sent)
 
     completions.create = create_observed  # type: ignore[method-assign]

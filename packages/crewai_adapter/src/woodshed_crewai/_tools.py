@@ -11,7 +11,7 @@ from typing import Any
 from crewai.utilities import agent_utils
 from crewai.utilities.string_utils import sanitize_tool_name
 
-from woodshed.capture import OpenTool, Rollout, ToolSpan, at, current_call_context, current_rollout
+from woodshed.capture import OpenTool, Rollout, ToolSpan, current_call_context, current_rollout, in_call_context
 from woodshed_crewai._attempts import work_at
 from woodshed_crewai._convert import malformed, tool_arguments
 from woodshed_crewai._wrappers import requested
@@ -23,12 +23,12 @@ _refuses_bad_json = hasattr(agent_utils, "handle_tool_failure")
 @contextmanager
 def _span(rollout: Rollout, tool_call_id: str | None, name: str, arguments: Any) -> Iterator[ToolSpan]:
     """Record one tool call; in text mode, the model call before it asked for it."""
-    place = current_call_context()
-    work = work_at(place.scope)
+    context = current_call_context()
+    work = work_at(context.scope)
     if rollout.recorder.asked_by(tool_call_id) is None and work is not None and work.last_call_id:
-        place = replace(place, parent_call_id=work.last_call_id)
+        context = replace(context, parent_call_id=work.last_call_id)
     with (
-        at(place),
+        in_call_context(context),
         ToolSpan(rollout, tool_call_id=tool_call_id, name=name, arguments=arguments) as span,
     ):
         yield span

@@ -14,10 +14,10 @@ from woodshed.capture import (
     AttemptScope,
     OpenCall,
     Rollout,
-    at,
     bind,
     current_call_context,
     current_rollout,
+    in_call_context,
     model_span,
     provider_tool,
     require_rollout,
@@ -211,14 +211,14 @@ def around_stream(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _bound(rollout: Rollout, run: Any, *, is_async: bool) -> Any:
-    place = current_call_context()
+    context = current_call_context()
 
     def run_bound() -> Any:
-        with bind(rollout), at(place):
+        with bind(rollout), in_call_context(context):
             return run()
 
     async def run_async_bound() -> Any:
-        with bind(rollout), at(place):
+        with bind(rollout), in_call_context(context):
             return await run()
 
     return run_async_bound if is_async else run_bound

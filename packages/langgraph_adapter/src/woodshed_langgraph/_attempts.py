@@ -10,7 +10,7 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
-from woodshed.capture import AttemptScope, Rollout, at, current_call_context, current_rollout
+from woodshed.capture import AttemptScope, Rollout, current_call_context, current_rollout, in_call_context
 from woodshed_langgraph._convert import agent_name
 
 _tasks: weakref.WeakKeyDictionary[Rollout, dict[str, AttemptScope]] = weakref.WeakKeyDictionary()
@@ -42,7 +42,7 @@ def around_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     if rollout is None:
         return wrapped(*args, **kwargs)
     scope = _task_scope(rollout, args[0])
-    with at(replace(current_call_context(), scope=scope)):
+    with in_call_context(replace(current_call_context(), scope=scope)):
         result = wrapped(*args, **kwargs)
     scope.succeed()
     return result
@@ -56,7 +56,7 @@ def around_async_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> An
 
 async def _async_node(wrapped: Any, rollout: Rollout, args: Any, kwargs: Any) -> Any:
     scope = _task_scope(rollout, args[0])
-    with at(replace(current_call_context(), scope=scope)):
+    with in_call_context(replace(current_call_context(), scope=scope)):
         result = await wrapped(*args, **kwargs)
     scope.succeed()
     return result
@@ -71,8 +71,8 @@ def around_should_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> 
 
 
 def _retry_scope(args: Any, kwargs: Any) -> AttemptScope:
-    place, run_manager = current_call_context(), args[1] if len(args) > 1 else kwargs["run_manager"]
-    return AttemptScope(parent=place.scope, agent=place.agent, key=run_manager, attempt=0)
+    context, run_manager = current_call_context(), args[1] if len(args) > 1 else kwargs["run_manager"]
+    return AttemptScope(parent=context.scope, agent=context.agent, key=run_manager, attempt=0)
 
 
 def around_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -80,7 +80,7 @@ def around_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     if current_rollout() is None:
         return wrapped(*args, **kwargs)
     scope = _retry_scope(args, kwargs)
-    with at(replace(current_call_context(), scope=scope)):
+    with in_call_context(replace(current_call_context(), scope=scope)):
         result = wrapped(*args, **kwargs)
     scope.succeed()
     return result
@@ -93,7 +93,7 @@ def around_async_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> A
 
 async def _async_retry(wrapped: Any, args: Any, kwargs: Any) -> Any:
     scope = _retry_scope(args, kwargs)
-    with at(replace(current_call_context(), scope=scope)):
+    with in_call_context(replace(current_call_context(), scope=scope)):
         result = await wrapped(*args, **kwargs)
     scope.succeed()
     return result

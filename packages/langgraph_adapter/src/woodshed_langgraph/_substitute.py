@@ -82,7 +82,7 @@ class Trainable:
                     yield chunk
 
     def _observed(self) -> AbstractContextManager[OpenCall]:
-        """Record one model call at the place it happens."""
+        """Record one model call in the current call context."""
         return model_span(self._woodshed_rollout, author_model=model_name(self._woodshed_author))
 
     def _remember(self, call: OpenCall, generations: Any) -> None:

@@ -1,12 +1,12 @@
 """Framework call → trajectory: whose rollout is this, what happened in it, and how a framework is hooked."""
 
 from woodshed.capture.assemble import assemble
-from woodshed.capture.call_context import AttemptScope, CallContext, at, current_call_context
+from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context
 from woodshed.capture.context import bind, current_rollout, require_rollout, untracked
 from woodshed.capture.hooks import Hook, HookSet
 from woodshed.capture.instrumentor import Instrumentor
 from woodshed.capture.policy_params import policy_params, provider_tool
-from woodshed.capture.propagate import carry
+from woodshed.capture.propagate import propagate
 from woodshed.capture.recorder import CALL_ID_HEADER, OpenCall, OpenTool, Recorder, new_id
 from woodshed.capture.rollout import Rollout, RolloutFunction, rollout
 from woodshed.capture.sdk_guard import SDK_HOOKS
@@ -27,14 +27,14 @@ __all__ = [
     "RolloutFunction",
     "ToolSpan",
     "assemble",
-    "at",
     "bind",
-    "carry",
     "current_call_context",
     "current_rollout",
+    "in_call_context",
     "model_span",
     "new_id",
     "policy_params",
+    "propagate",
     "provider_tool",
     "require_rollout",
     "rollout",

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from woodshed.capture.propagate import THREAD_HOOKS, carry
+from woodshed.capture.propagate import THREAD_HOOKS, propagate
 from woodshed.capture.rollout import Rollout
 from woodshed.errors import LeakError
 
 _UNTRACKED: Literal["untracked"] = "untracked"
-_current: contextvars.ContextVar[Rollout | Literal["untracked"] | None] = carry(
+_current: contextvars.ContextVar[Rollout | Literal["untracked"] | None] = propagate(
     contextvars.ContextVar("woodshed_rollout", default=None)
 )
 _lock = threading.Lock()
