@@ -4,6 +4,7 @@ from woodshed.capture.assemble import assemble
 from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context
 from woodshed.capture.context import bind, current_rollout, require_rollout, untracked
 from woodshed.capture.hooks import Hook, HookSet
+from woodshed.capture.in_rollout import in_rollout, method_name
 from woodshed.capture.instrumentor import Instrumentor
 from woodshed.capture.policy_params import policy_params, provider_tool
 from woodshed.capture.propagate import propagate
@@ -31,6 +32,8 @@ __all__ = [
     "current_call_context",
     "current_rollout",
     "in_call_context",
+    "in_rollout",
+    "method_name",
     "model_span",
     "new_id",
     "policy_params",
