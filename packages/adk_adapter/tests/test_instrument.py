@@ -67,11 +67,11 @@ def test_every_hook_that_must_exist_does() -> None:
     assert [hook.path for hook in HOOKS if not hook.optional and hooked()[f"{hook.module}.{hook.path}"] is None] == []
 
 
-def test_a_version_outside_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_below_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     before = hooked()
-    monkeypatch.setattr(AdkInstrumentor, "_hooks", HookSet(HOOKS, supported=("google-adk<2.10",)))
+    monkeypatch.setattr(AdkInstrumentor, "_hooks", HookSet(HOOKS, supported=("google-adk>=99",)))
 
-    with pytest.raises(UnsupportedVersionError, match=r"'google-adk' 2\.\S+ is installed; .*with 'google-adk<2.10'"):
+    with pytest.raises(UnsupportedVersionError, match=r"'google-adk' 2\.\S+ is installed; .*with 'google-adk>=99'"):
         instrument()
     assert all(hooked()[target] is before[target] for target in before)
 

@@ -63,7 +63,7 @@ HOOKS = (
 class AdkInstrumentor(Instrumentor):
     """Hooks Google ADK process-wide, once; outside a rollout the hooks do nothing."""
 
-    supported: ClassVar[tuple[str, ...]] = ("google-adk>=2.10,<2.14",)
+    supported: ClassVar[tuple[str, ...]] = ("google-adk>=2.10,<=2.13.0",)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 
 

@@ -120,7 +120,7 @@ HOOKS = (
 class CrewAIInstrumentor(Instrumentor):
     """Hooks CrewAI process-wide, once; outside a rollout the hooks do nothing."""
 
-    supported: ClassVar[tuple[str, ...]] = ("crewai>=1.15.2,<1.16",)
+    supported: ClassVar[tuple[str, ...]] = ("crewai>=1.15.2,<=1.15.30",)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 
     def instrument(self) -> None:
