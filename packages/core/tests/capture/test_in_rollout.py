@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Any
 
 import pytest
 import wrapt
 
-from woodshed.capture import Rollout, bind, in_rollout, method_name
+from woodshed.capture import Rollout, Steps, bind, in_rollout, method_name
 from woodshed.errors import LeakError
 
 seen: list[Any] = []
@@ -29,7 +29,7 @@ def a_rollout() -> Rollout:
 
 
 @in_rollout
-def around(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Generator[Any, Any, Any]:
+def around(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Open, call, close."""
     token = where.set("inside")
     seen.append(("open", rollout.rollout_id))
@@ -149,7 +149,7 @@ async def test_a_cancelled_call_closes_its_body() -> None:
 
 
 async def test_a_body_may_answer_without_the_call_or_instead_of_its_exception() -> None:
-    def body(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Generator[Any, Any, Any]:
+    def body(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
         if args == ("refused",):
             return "answered"
         try:
@@ -189,7 +189,7 @@ async def test_a_plain_body_returns_whatever_its_caller_takes() -> None:
 
 
 def test_a_body_that_yields_twice_is_named() -> None:
-    def twice(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Generator[Any, Any, Any]:
+    def twice(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
         yield wrapped
         yield wrapped
 
@@ -198,7 +198,7 @@ def test_a_body_that_yields_twice_is_named() -> None:
 
 
 def test_a_model_call_without_a_rollout_leaks_while_others_are_active() -> None:
-    hook = in_rollout(lambda rollout, wrapped, instance, args, kwargs: "policy", model_call=method_name)
+    hook = in_rollout(model_call=method_name)(lambda rollout, wrapped, instance, args, kwargs: "policy")
     outside = contextvars.copy_context()
     free = hook(Target().plain, Target(), (1,), {})
     with bind(a_rollout()):

@@ -4,7 +4,7 @@ from woodshed.capture.assemble import assemble
 from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context
 from woodshed.capture.context import bind, current_rollout, require_rollout, untracked
 from woodshed.capture.hooks import Hook, HookSet
-from woodshed.capture.in_rollout import in_rollout, method_name
+from woodshed.capture.in_rollout import Steps, in_rollout, method_name
 from woodshed.capture.instrumentor import Instrumentor
 from woodshed.capture.policy_params import policy_params, provider_tool
 from woodshed.capture.propagate import propagate
@@ -26,6 +26,7 @@ __all__ = [
     "Recorder",
     "Rollout",
     "RolloutFunction",
+    "Steps",
     "ToolSpan",
     "assemble",
     "bind",

@@ -6,13 +6,14 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from woodshed.capture.context import current_rollout, require_rollout
 from woodshed.capture.hooks import Around
 from woodshed.capture.rollout import Rollout
 
-_Steps = Generator[Callable[[], Any], Any, Any]
+Steps = Generator[Callable[[], Any], Any, Any]
+"""What a generator body returns: it yields the call to make, takes its result and returns the answer."""
 
 
 class AroundInRollout(Protocol):
@@ -27,7 +28,11 @@ def method_name(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> str:
     return f"{type(instance).__name__}.{wrapped.__name__}()"
 
 
-def in_rollout(body: AroundInRollout, *, model_call: Around | None = None) -> Around:
+@overload
+def in_rollout(body: AroundInRollout) -> Around: ...
+@overload
+def in_rollout(*, model_call: Around) -> Callable[[AroundInRollout], Around]: ...
+def in_rollout(body: AroundInRollout | None = None, *, model_call: Around | None = None) -> Any:
     """Return a wrapper that runs `body` inside a rollout, and calls straight through outside one.
 
     A plain `body` returns the result, or what the target's caller awaits or iterates. A generator `body` yields at
@@ -39,18 +44,24 @@ def in_rollout(body: AroundInRollout, *, model_call: Around | None = None) -> Ar
     Args:
         body: takes the rollout, then `wrapt`'s arguments.
         model_call: names the call. Given, a call that has lost its rollout raises `LeakError` under that name;
-            None lets it through.
+            without a name it goes straight through.
 
     Example:
         ```python
         @in_rollout
-        def around_tool(rollout, wrapped, instance, args, kwargs):
+        def around_tool(rollout, wrapped, instance, args, kwargs) -> Steps:
             with ToolSpan(rollout, tool_call_id=None, name=instance.name, arguments=kwargs) as span:
                 result = yield partial(wrapped, *args, **kwargs)
                 span.ended(str(result))
             return result
         ```
     """
+    if body is None:
+        return functools.partial(_around, model_call=model_call)
+    return _around(body, model_call)
+
+
+def _around(body: AroundInRollout, model_call: Around | None) -> Around:
     inner = _driven(body) if inspect.isgeneratorfunction(body) else body
 
     @functools.wraps(body)
@@ -70,7 +81,7 @@ def _driven(body: AroundInRollout) -> AroundInRollout:
     """Return a body that drives a generator body in the way its target is called."""
 
     def inner(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any, /) -> Any:
-        steps: _Steps = body(rollout, wrapped, instance, args, kwargs)
+        steps: Steps = body(rollout, wrapped, instance, args, kwargs)
         if inspect.iscoroutinefunction(wrapped):
             return _drive_coroutine(steps)
         if inspect.isasyncgenfunction(wrapped):
@@ -80,7 +91,7 @@ def _driven(body: AroundInRollout) -> AroundInRollout:
     return inner
 
 
-def _drive(steps: _Steps) -> Any:
+def _drive(steps: Steps) -> Any:
     try:
         call = next(steps)
     except StopIteration as answered_without_the_call:
@@ -92,7 +103,7 @@ def _drive(steps: _Steps) -> Any:
     return _finish(steps, result)
 
 
-async def _drive_coroutine(steps: _Steps) -> Any:
+async def _drive_coroutine(steps: Steps) -> Any:
     try:
         call = next(steps)
     except StopIteration as answered_without_the_call:
@@ -104,7 +115,7 @@ async def _drive_coroutine(steps: _Steps) -> Any:
     return _finish(steps, result)
 
 
-async def _drive_async_generator(steps: _Steps) -> AsyncIterator[Any]:
+async def _drive_async_generator(steps: Steps) -> AsyncIterator[Any]:
     call = next(steps)
     try:
         async with aclosing(call()) as items:
@@ -116,7 +127,7 @@ async def _drive_async_generator(steps: _Steps) -> AsyncIterator[Any]:
         _finish(steps, None)
 
 
-def _finish(steps: _Steps, result: Any) -> Any:
+def _finish(steps: Steps, result: Any) -> Any:
     try:
         steps.send(result)
     except StopIteration as end:
@@ -124,7 +135,7 @@ def _finish(steps: _Steps, result: Any) -> Any:
     raise RuntimeError(f"{steps.__qualname__} yields more than once")  # type: ignore[attr-defined]
 
 
-def _fail(steps: _Steps, error: BaseException) -> Any:
+def _fail(steps: Steps, error: BaseException) -> Any:
     """Raise the call's exception inside the body; return what the body answers instead, if it catches it."""
     try:
         steps.throw(error)
