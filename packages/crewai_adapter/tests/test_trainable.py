@@ -120,9 +120,7 @@ def test_a_version_below_the_range_is_refused_and_nothing_is_hooked(monkeypatch:
     before = hooked()
     monkeypatch.setattr(CrewAIInstrumentor, "_hooks", HookSet(HOOKS, supported=("crewai>=99",)))
 
-    with pytest.raises(
-        UnsupportedVersionError, match=r"'crewai' 1\.15\.\d+ is installed; .* tested with 'crewai>=99'"
-    ):
+    with pytest.raises(UnsupportedVersionError, match=r"'crewai' 1\.15\.\d+ is installed; .* tested with 'crewai>=99'"):
         instrument()
     assert all(hooked()[target] is before[target] for target in before)
 

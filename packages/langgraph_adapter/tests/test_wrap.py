@@ -68,10 +68,11 @@ def test_every_hook_that_must_exist_does() -> None:
 
 def test_a_version_below_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     before = hooked()
-    found = HookSet(HOOKS, supported=("langgraph>=99",))
-    monkeypatch.setattr(LangGraphInstrumentor, "_hooks", found)
+    monkeypatch.setattr(LangGraphInstrumentor, "_hooks", HookSet(HOOKS, supported=("langgraph>=99",)))
 
-    with pytest.raises(UnsupportedVersionError, match=r"'langgraph' 1\.\S+ is installed; .* tested with 'langgraph>=99'"):
+    with pytest.raises(
+        UnsupportedVersionError, match=r"'langgraph' 1\.\S+ is installed; .* tested with 'langgraph>=99'"
+    ):
         instrument()
     assert all(hooked()[target] is before[target] for target in before)
 

@@ -1,4 +1,4 @@
-"""Stand-ins for models that are not CrewAI's own OpenAI class: other providers', the author's, and unbuildable ones."""
+"""The policy in place of a model of another class than CrewAI's OpenAI one, or of one that cannot be built."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from woodshed.capture import (
     AttemptScope,
     Rollout,
     current_call_context,
-    current_rollout,
     in_call_context,
     model_span,
-    require_rollout,
 )
 from woodshed.capture.clients import sync_client
 from woodshed.errors import ConfigError
@@ -56,7 +54,7 @@ def _trainable() -> Any:
     return TrainableCompletion
 
 
-def _stand_in(model: str, settings: Mapping[str, Any]) -> Any:
+def substitute(model: str, settings: Mapping[str, Any]) -> Any:
     kept = {name: settings[name] for name in (*_SETTINGS, "stream", "stop") if settings.get(name) is not None}
     limits = [settings[name] for name in _LIMITS if isinstance(settings.get(name), int)]
     if limits and limits[0] < _CARD_LIMIT:
@@ -64,19 +62,19 @@ def _stand_in(model: str, settings: Mapping[str, Any]) -> Any:
     return _trainable()(model=model, **kept)
 
 
-def shadow(llm: Any) -> Any:
+def _shadow(llm: Any) -> Any:
     """Return the stand-in of one call of `llm`: what its author set, and the same usage counters."""
     named = {name: getattr(llm, name, None) for name in getattr(llm, "model_fields_set", ())}
-    made = _stand_in(model_name(llm), {name: value for name, value in named.items() if name not in ("stop", "stream")})
+    made = substitute(model_name(llm), {name: value for name, value in named.items() if name not in ("stop", "stream")})
     if isinstance(usage := getattr(llm, "_token_usage", None), dict):
         made._token_usage = usage
     return made
 
 
 @contextmanager
-def _as(llm: Any) -> Iterator[Any]:
+def substituted(llm: Any) -> Iterator[Any]:
     """Yield the stand-in under the stop words and the streaming that are in effect for `llm` in this call."""
-    made = shadow(llm)
+    made = _shadow(llm)
     with (
         base_llm.call_stop_override(made, list(llm.stop_sequences)),
         base_llm.call_stream_override(made, bool(llm._effective_stream())),
@@ -84,61 +82,7 @@ def _as(llm: Any) -> Iterator[Any]:
         yield made
 
 
-def around_foreign_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the policy answer a call of another provider's model."""
-    if require_rollout(f"{type(instance).__name__}.call()") is None:
-        return wrapped(*args, **kwargs)
-    with _as(instance) as made:
-        return made.call(*args, **kwargs)
-
-
-def around_async_foreign_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the policy answer a call of another provider's model."""
-    return _async_foreign_call(wrapped, instance, args, kwargs)
-
-
-async def _async_foreign_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    if require_rollout(f"{type(instance).__name__}.acall()") is None:
-        return await wrapped(*args, **kwargs)
-    with _as(instance) as made:
-        return await made.acall(*args, **kwargs)
-
-
-def around_construction(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Give a model that cannot be built here (no package, no key) a stand-in inside a rollout (`LLM.__new__`)."""
-    try:
-        return wrapped(*args, **kwargs)
-    except ImportError as error:
-        model = kwargs.get("model") or (args[1] if len(args) > 1 else None)
-        if current_rollout() is None or not isinstance(model, str):
-            raise
-        try:
-            made = _stand_in(model, {name: value for name, value in kwargs.items() if name != "model"})
-        except ValueError:
-            raise error from None
-        made._woodshed_cause = error
-        return made
-
-
-def around_instructor_client(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Open no client of the author's provider inside a rollout; `to_pydantic` brings its own."""
-    return wrapped(*args, **kwargs) if current_rollout() is None else None
-
-
-def around_instructor(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the policy do the structured conversion that CrewAI gives to the `instructor` library."""
-    rollout = require_rollout("InternalInstructor.to_pydantic()")
-    if rollout is None:
-        return wrapped(*args, **kwargs)
-    before = instance._client
-    instance._client = _instructor(rollout, instance)
-    try:
-        return wrapped(*args, **kwargs)
-    finally:
-        instance._client = before
-
-
-def _instructor(rollout: Rollout, instance: Any) -> Any:
+def instructor_client(rollout: Rollout, instance: Any) -> Any:
     """Return an `instructor` client of the policy; each of its requests is a call, a repeated one the next attempt."""
     import instructor  # takes seconds, and is only needed here
 

@@ -3,7 +3,7 @@
 from woodshed.capture.assemble import assemble
 from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context
 from woodshed.capture.context import bind, current_rollout, require_rollout, untracked
-from woodshed.capture.hooks import Hook, HookSet
+from woodshed.capture.hooks import Around, Hook, HookSet
 from woodshed.capture.in_rollout import Steps, in_rollout, method_name
 from woodshed.capture.instrumentor import Instrumentor
 from woodshed.capture.policy_params import policy_params, provider_tool
@@ -16,6 +16,7 @@ from woodshed.capture.spans import ToolSpan, model_span
 __all__ = [
     "CALL_ID_HEADER",
     "SDK_HOOKS",
+    "Around",
     "AttemptScope",
     "CallContext",
     "Hook",
