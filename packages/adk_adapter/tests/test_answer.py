@@ -9,7 +9,7 @@ from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 
 from woodshed.capture import Rollout
-from woodshed_adk._answer import Gathered, own_message, to_response
+from woodshed_adk._convert_answer import Gathered, own_message, to_response
 from woodshed_adk._replay import recall, remember
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from woodshed.errors import ConfigError
 from woodshed_adk._convert import to_body, to_messages
-from woodshed_adk._schema import to_json_schema
+from woodshed_adk._convert_schema import to_json_schema
 
 
 def user(*parts: types.Part | str) -> types.Content:

@@ -10,7 +10,7 @@ from typing import Any
 from google.genai import types
 
 from woodshed.errors import ConfigError
-from woodshed_adk._schema import schema_name, to_json_schema, to_openai_tools
+from woodshed_adk._convert_schema import schema_name, to_json_schema, to_openai_tools
 
 _log = logging.getLogger("woodshed.adk")
 

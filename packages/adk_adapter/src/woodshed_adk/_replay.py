@@ -1,9 +1,8 @@
-"""What the model itself said, and in which call: ADK keeps neither.
+"""The messages as the model wrote them, and the call behind each answer.
 
-A message is replayed word for word while ADK, a planner or a callback left it unchanged.
-
-ADK keeps tool arguments as a dict. Written out again they are other text than the model sampled (spacing, escapes),
-and the next prompt would not extend the last one.
+Only ADK needs this: it keeps tool arguments as a dict. Written out again they are other text than the model sampled
+(spacing, escapes), and the next prompt would not extend the last one. So a message is replayed word for word while
+ADK, a planner or a callback left it unchanged.
 """
 
 from __future__ import annotations

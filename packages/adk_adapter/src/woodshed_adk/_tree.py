@@ -1,4 +1,7 @@
-"""An agent's tree: every agent, node and tool it may reach, and what in it cannot be trained."""
+"""An agent's tree: every agent, node and tool it may reach, and what in it cannot be trained.
+
+Only ADK needs this: an agent holds all it may run, so that what cannot be trained is refused before a rollout.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A chat completion, or the chunks of one → ADK's `LlmResponse`."""
+"""A chat completion, or the chunks of one → ADK's `LlmResponse`. Pure.
+
+Only ADK needs this: its own types are Google's, while the other frameworks' clients read OpenAI's answers themselves.
+"""
 
 from __future__ import annotations
 

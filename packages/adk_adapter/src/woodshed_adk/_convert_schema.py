@@ -1,4 +1,7 @@
-"""The schemas and tools of Google's types → JSON schema and OpenAI's function tools. Pure functions."""
+"""The schemas and tools of Google's types → JSON schema and OpenAI's function tools. Pure functions.
+
+Only ADK needs this: the other frameworks write JSON schema themselves.
+"""
 
 from __future__ import annotations
 
