@@ -23,7 +23,7 @@ pytestmark = QUIET
 
 def hooked() -> dict[str, Any]:
     """Return what every hooked owner itself holds now, by target; optional ones only where they exist."""
-    found = {}
+    held_at = {}
     for hook in HOOKS:
         owner: Any = importlib.import_module(hook.module)
         *parents, name = hook.path.split(".")
@@ -31,8 +31,8 @@ def hooked() -> dict[str, Any]:
             owner = getattr(owner, parent, None)
         held = vars(owner).get(name) if owner is not None else None
         if held is not None or not hook.optional:
-            found[f"{hook.module}.{hook.path}"] = held
-    return found
+            held_at[f"{hook.module}.{hook.path}"] = held
+    return held_at
 
 
 @pytest.mark.parametrize("name", AGENTS)

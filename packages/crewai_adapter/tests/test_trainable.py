@@ -24,7 +24,7 @@ from woodshed_crewai.instrumentor import HOOKS
 
 def hooked() -> dict[str, Any]:
     """Return what every hooked owner itself holds now, by target; optional ones only where they exist."""
-    found = {}
+    held_at = {}
     for hook in HOOKS:
         try:
             owner: Any = importlib.import_module(hook.module)
@@ -35,8 +35,8 @@ def hooked() -> dict[str, Any]:
             owner = getattr(owner, parent, None)
         held = vars(owner).get(name) if owner is not None else None
         if held is not None or not hook.optional:
-            found[f"{hook.module}.{hook.path}"] = held
-    return found
+            held_at[f"{hook.module}.{hook.path}"] = held
+    return held_at
 
 
 class Own(BaseLLM):
@@ -172,7 +172,7 @@ def test_nothing_of_the_authors_is_changed(engine: ScriptedEngine) -> None:
         return dict(os.environ), clients, id(built.agents[0].llm), id(built.agents[0].tools[0])
 
     def handlers() -> set[Any]:
-        return {handler for found in crewai_event_bus._sync_handlers.values() for handler in found}
+        return {handler for handlers in crewai_event_bus._sync_handlers.values() for handler in handlers}
 
     built.kickoff(inputs=QUESTION)  # CrewAI adds handlers of its own when a crew first runs
     before, heard = state(), handlers()

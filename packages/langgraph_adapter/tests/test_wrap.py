@@ -22,7 +22,7 @@ from woodshed_langgraph.instrumentor import HOOKS
 
 def hooked() -> dict[str, Any]:
     """Return what every hooked owner itself holds now, by target; optional ones only where they exist."""
-    found = {}
+    held_at = {}
     for hook in HOOKS:
         owner: Any = importlib.import_module(hook.module)
         *parents, name = hook.path.split(".")
@@ -30,8 +30,8 @@ def hooked() -> dict[str, Any]:
             owner = getattr(owner, parent, None)
         held = vars(owner).get(name) if owner is not None else None
         if held is not None or not hook.optional:
-            found[f"{hook.module}.{hook.path}"] = held
-    return found
+            held_at[f"{hook.module}.{hook.path}"] = held
+    return held_at
 
 
 def test_a_graph_that_is_not_compiled_is_refused() -> None:

@@ -29,7 +29,7 @@ class _NodeScope(AttemptScope):
             around._children.append(self)
 
     def keep_finished(self) -> None:
-        """Take the calls that ADK replays to a further attempt out of those that it supersedes."""
+        """Forget the calls whose answers ADK replays to a further attempt: that does not supersede them."""
         kept = set(self._replayed())
         self._calls = [call for call in self._calls if call not in kept]
 
@@ -60,7 +60,7 @@ def around_attempt_retry(rollout: Rollout, wrapped: Any, instance: Any, args: An
     again = yield partial(wrapped, *args, **kwargs)
     scope = _scope_of(instance)
     if again and scope is not None:
-        # Loaded by whoever made a workflow, and slow to load for all others.
+        # Slow to import, and already imported where a workflow was made.
         from google.adk.workflow import Workflow
 
         if isinstance(instance._node, Workflow):

@@ -30,7 +30,7 @@ _LIVE = (
 
 
 class TrainableLlm(BaseLlm):
-    """Stands in for the author's model in one turn of one agent."""
+    """The model of one agent in one rollout: the policy answers what the author's model would have been asked."""
 
     rollout: Any
     agent: str | None
@@ -58,7 +58,7 @@ class TrainableLlm(BaseLlm):
 
     async def _whole(self, llm_request: LlmRequest) -> LlmResponse:
         with self._observed(llm_request) as (call, body):
-            # The raw body: parsing it into the SDK's models costs more than all else here, and drops the reasoning.
+            # The raw body: parsing it into the SDK's models is slow and drops the reasoning.
             raw = await self._completions().with_raw_response.create(**body)
             return self._read(call, raw.http_response.json(), streamed=False)
 
@@ -72,7 +72,7 @@ class TrainableLlm(BaseLlm):
             yield call, {"model": name, **body, "extra_headers": {CALL_ID_HEADER: call.call_id}}
 
     def _read(self, call: OpenCall, body: dict[str, Any], *, streamed: bool) -> LlmResponse:
-        """Return an answer, and keep what it asked for and in which words."""
+        """Return an answer; note the tools it asks for and the message as the model wrote it."""
         answer = to_response(body, streamed=streamed)
         answered(self.rollout, answer, call)
         if answer.content is not None:
@@ -96,7 +96,7 @@ class TrainableLlm(BaseLlm):
 
 
 def _settings(author: Any) -> dict[str, Any]:
-    """Return the sampling settings the author gave the model itself; those of a request win over them."""
+    """Return the sampling settings of the author's model object; those of a request take precedence."""
     given = dict(getattr(author, "_additional_args", None) or {})  # LiteLlm keeps its keyword arguments here
     if "max_tokens" in author.model_fields_set:  # OpenAILlm and Claude; their default is the library's choice
         given["max_tokens"] = author.max_tokens
@@ -130,6 +130,6 @@ class Unbuildable(BaseLlm):
         return LlmCapabilities(output_schema_and_tools=False)
 
     async def generate_content_async(self, llm_request: Any, stream: bool = False) -> Any:
-        """Raise: only the policy stands in for it."""
+        """Raise: the policy answers in its place."""
         raise RuntimeError(f"model {self.model!r} cannot be built here, and is only named in a rollout")
         yield

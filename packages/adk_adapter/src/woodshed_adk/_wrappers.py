@@ -34,7 +34,7 @@ async def around_model(rollout: Rollout, wrapped: Any, instance: Any, args: Any,
 
 @in_rollout
 def around_canonical_model(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Name the author's model in a rollout also where ADK cannot build it: it is the policy that answers."""
+    """Return the author's model; where ADK cannot build it, a substitute that bears its name in a rollout."""
     try:
         return wrapped(*args, **kwargs)
     except (ValueError, ImportError):
@@ -63,7 +63,7 @@ def around_agent(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwarg
 
 @in_rollout
 def around_genai(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Stop a model call that goes past ADK to Google's servers."""
+    """Stop a model call that bypasses ADK: the bare Google GenAI SDK."""
     raise LeakError(
         f"a model call with the Google GenAI SDK ({kwargs.get('model')!r}) goes past the policy of {rollout!r}. "
         "Let an LlmAgent make it, or put it inside `with woodshed.untracked():` if it is not to be trained"

@@ -72,6 +72,7 @@ def instrument(agent: Any = _THE_PROCESS) -> Any:
 
     Raises:
         ConfigError: what was given is no ADK agent or workflow, or something in its tree cannot be trained.
+        UnsupportedVersionError, HookError: as `AdkInstrumentor.instrument` raises them.
     """
     if agent is _THE_PROCESS:
         return AdkInstrumentor().instrument()
@@ -82,12 +83,12 @@ def instrument(agent: Any = _THE_PROCESS) -> Any:
     return agent
 
 
-def _describe(found: Any) -> str:
-    kind = f"a {type(found).__module__}.{type(found).__qualname__}"
-    if isinstance(found, type):
-        return f"the class {found.__module__}.{found.__qualname__}; pass an instance of it"
-    if type(found).__name__ == "App":
+def _describe(given: Any) -> str:
+    kind = f"a {type(given).__module__}.{type(given).__qualname__}"
+    if isinstance(given, type):
+        return f"the class {given.__module__}.{given.__qualname__}; pass an instance of it"
+    if type(given).__name__ == "App":
         return f"{kind}; pass its `root_agent`, which the app then runs as it is"
-    if type(found).__name__ in ("Runner", "InMemoryRunner"):
+    if type(given).__name__ in ("Runner", "InMemoryRunner"):
         return f"{kind}; pass its `agent`"
     return kind

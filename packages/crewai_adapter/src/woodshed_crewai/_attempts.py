@@ -1,4 +1,4 @@
-"""Whose work a call is, and in which of several attempts at it.
+"""Which of several attempts at the same work a call belongs to.
 
 Five things try again: a task or an agent whose guardrail rejects the answer, an agent whose execution failed
 (`max_retry_limit`), a converter whose answer does not fit the output model, and a model call that was throttled.
@@ -65,7 +65,7 @@ def _inside(work: Work) -> Iterator[None]:
 
 
 def _again(key: tuple[Any, ...]) -> Work | None:
-    """Return the work with this key if its last attempt is what this code runs in, with a new attempt begun."""
+    """Return the current work, with a new attempt begun, if it has this key; else None."""
     work = current_call_context().scope
     if not isinstance(work, Work) or len(work.key) != len(key):
         return None

@@ -1,4 +1,4 @@
-"""Hooks on every model class there is and will be.
+"""Hooks on every model class, those that are defined later included.
 
 Only CrewAI needs this: other providers' classes appear when they are first used, too late for a hook by name.
 """
@@ -19,7 +19,7 @@ class ClassHooks:
     """Wraps methods where a class itself defines them, and puts them back exactly."""
 
     def __init__(self, is_meant: Callable[[type], bool], methods: Mapping[str, Around]) -> None:
-        """Take which classes are meant, and what happens around which of their methods."""
+        """Take the test for the classes to hook, and a wrapper for each method name."""
         self._is_meant = is_meant
         self._methods = dict(methods)
         self._lock = threading.Lock()
@@ -34,7 +34,7 @@ class ClassHooks:
                 self.add(model_class)
 
     def add(self, model_class: type) -> None:
-        """Wrap one class, if it is meant and the hooks are applied."""
+        """Wrap one class, if it is one to hook and the hooks are applied."""
         if not self._on or not self._is_meant(model_class):
             return
         with self._lock:

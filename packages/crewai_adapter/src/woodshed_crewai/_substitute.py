@@ -29,12 +29,12 @@ from woodshed_crewai._convert import agent_name, model_name, to_params
 _SETTINGS = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "response_format", "max_retries")
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _CARD_LIMIT = 32_000
-"""A limit from here on is a model card's, filled in by CrewAI: it says nothing of a policy."""
+"""Tokens. CrewAI fills in a limit this high from the model's card; it is not the author's and not the policy's."""
 
 
 @functools.cache
 def _trainable() -> Any:
-    """Return the class of stand-ins: made at the first use, since a pydantic class takes milliseconds."""
+    """Return the class of substitutes: made at the first use, since a pydantic class takes milliseconds."""
 
     class TrainableCompletion(OpenAICompletion):
         """Asks the policy what another model would have been asked; it has no provider of its own."""
@@ -63,7 +63,7 @@ def substitute(model: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _shadow(llm: Any) -> Any:
-    """Return the stand-in of one call of `llm`: what its author set, and the same usage counters."""
+    """Return the substitute for one call of `llm`: what its author set, and the same usage counters."""
     named = {name: getattr(llm, name, None) for name in getattr(llm, "model_fields_set", ())}
     made = substitute(model_name(llm), {name: value for name, value in named.items() if name not in ("stop", "stream")})
     if isinstance(usage := getattr(llm, "_token_usage", None), dict):
@@ -73,7 +73,7 @@ def _shadow(llm: Any) -> Any:
 
 @contextmanager
 def substituted(llm: Any) -> Iterator[Any]:
-    """Yield the stand-in under the stop words and the streaming that are in effect for `llm` in this call."""
+    """Yield the substitute, with the stop words and the streaming that are in effect for `llm` in this call."""
     made = _shadow(llm)
     with (
         base_llm.call_stop_override(made, list(llm.stop_sequences)),
@@ -108,5 +108,5 @@ def _span(rollout: Rollout, instance: Any) -> Any:
 
 
 def is_foreign(llm: type) -> bool:
-    """Return whether a model class talks to its provider in its own way."""
+    """Return whether a model class is neither `BaseLLM` itself nor CrewAI's OpenAI one."""
     return issubclass(llm, BaseLLM) and llm is not BaseLLM and not issubclass(llm, OpenAICompletion)

@@ -18,12 +18,12 @@ from woodshed_crewai._convert import malformed, tool_arguments
 from woodshed_crewai._wrappers import requested
 
 _refuses_bad_json = hasattr(agent_utils, "handle_tool_failure")
-"""CrewAI's planning steps ran a tool without any arguments where the model's were no JSON, up to some 1.15."""
+"""Earlier 1.15 versions ran a tool without arguments in planning steps where the model's were not JSON."""
 
 
 @contextmanager
 def _span(rollout: Rollout, tool_call_id: str | None, name: str, arguments: Any) -> Iterator[ToolSpan]:
-    """Record one tool call; in text mode, the model call before it asked for it."""
+    """Record one tool call; a tool written as text was asked for by the latest model call."""
     context = current_call_context()
     work = work_at(context.scope)
     if rollout.recorder.asked_by(tool_call_id) is None and work is not None and work.last_call_id:

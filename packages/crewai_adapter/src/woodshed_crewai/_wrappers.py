@@ -35,7 +35,7 @@ class Exchange:
     """One answer that CrewAI asks a model for: usually one request, sometimes another one with other arguments."""
 
     def __init__(self, rollout: Rollout, llm: Any, agent: str | None) -> None:
-        """Take whose answer it is; the first request begins when its client is taken."""
+        """Note whose answer it is; the first request begins when CrewAI takes a client."""
         self.rollout = rollout
         self.llm = llm
         self.agent = agent
@@ -46,7 +46,7 @@ class Exchange:
         self._span = ExitStack()
 
     def begin_request(self) -> None:
-        """Open the record of a request, under a fresh call id; an answer before it was thrown away."""
+        """Open the record of a request, under a fresh call id; an earlier answer is superseded."""
         if self.call is not None:
             self._span.close()
             self.call.superseded = True
@@ -62,12 +62,12 @@ class Exchange:
             if self.call is not None:
                 self.rollout.recorder.remember_request(tool_call_id, self.call)
             if isinstance(request, dict) and request.get("function", {}).get("arguments") == "":
-                # CrewAI takes no text for no arguments and runs the tool; a blank it refuses as it does elsewhere.
+                # CrewAI reads "" as no arguments and runs the tool; it refuses a blank, as it does on its other paths.
                 request["function"]["arguments"] = " "
         return answer
 
     def __enter__(self) -> Self:
-        """Let the client that CrewAI takes know whose request it makes."""
+        """Make this the exchange whose request begins when CrewAI takes a client."""
         self._token = _exchange.set(self)
         return self
 
@@ -89,7 +89,7 @@ def _prepared(rollout: Rollout, llm: Any, args: Any, kwargs: Any) -> tuple[Excha
     """Return the exchange of a `_handle_completion(params, …)`, and its arguments as the policy takes them."""
     exchange = Exchange(rollout, llm, agent_name(kwargs.get("from_agent")))
     params = args[0] if args else kwargs["params"]
-    # Where CrewAI does not cut the answer, a stop word on the wire would change it.
+    # Stop words are sent only where CrewAI cuts the answer at them; elsewhere they would change it.
     cuts = not (params.get("tools") or kwargs.get("response_model") or params.get("response_format"))
     sent = to_params(params, exchange.headers, llm.stop_sequences if cuts else ())
     if args:
@@ -117,7 +117,7 @@ def _named_model(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> str:
 
 
 def _begin_request(llm: Any) -> None:
-    """Begin the request of a client that is taken for an answer of `llm`."""
+    """Begin a request where CrewAI takes a client for an answer of `llm`."""
     exchange = _exchange.get()
     if exchange is not None and exchange.llm is llm:
         exchange.begin_request()
@@ -229,9 +229,9 @@ def around_stream(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwar
     `create_…_generator(state, run, output_holder)`.
     """
     names = ("state", "run_coro" if "async" in wrapped.__name__ else "run_func", "output_holder")
-    found = {**dict(zip(names, args, strict=False)), **kwargs}
-    found[names[1]] = _bound(rollout, found[names[1]], is_async=names[1] == "run_coro")
-    return wrapped(**found)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    given[names[1]] = _bound(rollout, given[names[1]], is_async=names[1] == "run_coro")
+    return wrapped(**given)
 
 
 def _bound(rollout: Rollout, run: Any, *, is_async: bool) -> Any:

@@ -110,7 +110,7 @@ HOOKS = (
     Hook(_TOOL, "Tool.arun", tools.around_tool_body),
     Hook(_STRUCTURED, "CrewStructuredTool.invoke", tools.around_tool_body),
     Hook(_STRUCTURED, "CrewStructuredTool.ainvoke", tools.around_tool_body),
-    # A lazy stream may be read in another place than it was made in.
+    # A lazy stream may be read in another context than it was made in.
     Hook("crewai.crew", "create_chunk_generator", models.around_stream),
     Hook("crewai.crew", "create_async_chunk_generator", models.around_stream),
     Hook(_STREAMING, "create_async_chunk_generator", models.around_stream),  # imported anew by kickoff_for_each_async
@@ -130,7 +130,8 @@ class CrewAIInstrumentor(Instrumentor):
         """Apply the hooks, also to model classes that are defined later; a second call changes nothing.
 
         Raises:
-            UnsupportedVersionError: the installed CrewAI is outside the tested range.
+            UnsupportedVersionError: the installed CrewAI is older than the tested range; newer, too, where the
+                environment variable `WOODSHED_STRICT_VERSIONS` is 1. Otherwise a newer one is hooked with a warning.
             HookError: a function to hook is missing; nothing was changed.
         """
         super().instrument()
@@ -161,7 +162,8 @@ def trainable(target: T) -> T:
         ```
 
     Raises:
-        ConfigError: `target` is nothing that holds a crew.
+        ConfigError: `target` holds no crew.
+        UnsupportedVersionError, HookError: as `CrewAIInstrumentor.instrument` raises them.
     """
     if not _holds_a_crew(target):
         raise ConfigError(

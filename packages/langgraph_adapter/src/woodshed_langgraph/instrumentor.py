@@ -79,6 +79,7 @@ def wrap(graph: G) -> G:
 
     Raises:
         ConfigError: `graph` is not a compiled LangGraph graph that runs in this process.
+        UnsupportedVersionError, HookError: as `LangGraphInstrumentor.instrument` raises them.
     """
     if not isinstance(graph, Pregel):
         raise ConfigError(f"wrap() expects a compiled LangGraph graph, but got {_describe(graph)}")

@@ -65,7 +65,7 @@ class CallContext:
     scope: AttemptScope | None = None
     tool: OpenTool | None = None
     parent_call_id: str | None = None
-    """The model call that asked for the tool this happens in."""
+    """The model call that asked for the tool that the call runs in."""
 
     @property
     def agent(self) -> str | None:

@@ -19,8 +19,8 @@ from woodshed.types import Failure
 def model_span(rollout: Rollout, *, author_model: str | None, agent: str | None = None) -> Iterator[OpenCall]:
     """Record one model call; send the yielded call's `call_id` in the header `CALL_ID_HEADER`.
 
-    The call's exception is noted and passes untouched. An answer that the agent stopped reading is thrown away by it,
-    and never trained.
+    The call's exception is noted and passes untouched. An answer that the agent stopped reading is
+    superseded, and never trained.
 
     Args:
         rollout: whose call it is.
@@ -71,7 +71,7 @@ class ToolSpan:
         self._context = in_call_context(replace(context, tool=self.tool, parent_call_id=asked_by))
 
     def __enter__(self) -> Self:
-        """Let everything inside know its tool."""
+        """Make this tool part of the call context of everything inside."""
         self._context.__enter__()
         return self
 
