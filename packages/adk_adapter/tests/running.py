@@ -77,9 +77,9 @@ async def ask(
 
 
 async def session_of(runner: InMemoryRunner, session_id: str = "s") -> Any:
-    found = await runner.session_service.get_session(app_name=runner.app_name, user_id="u", session_id=session_id)
-    assert found is not None
-    return found
+    session = await runner.session_service.get_session(app_name=runner.app_name, user_id="u", session_id=session_id)
+    assert session is not None
+    return session
 
 
 def said(events: list[Any]) -> list[str]:

@@ -9,7 +9,7 @@ from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 
 from woodshed.capture import Rollout
-from woodshed_adk._answer import Gathered, own_message, to_response
+from woodshed_adk._convert_answer import Gathered, own_message, to_response
 from woodshed_adk._replay import recall, remember
 
 
@@ -31,17 +31,17 @@ def tool_call(arguments: str, id: str = "c1") -> dict[str, Any]:
 
 @pytest.mark.parametrize("arguments", ['{"a": ', "[1, 2]", '"text"', "null", "{'a': 1}"])
 def test_malformed_arguments_are_an_error_and_never_a_call(arguments: str) -> None:
-    found = to_response(wire({"content": "Adding.", **tool_call(arguments)}, "tool_calls"))
+    response = to_response(wire({"content": "Adding.", **tool_call(arguments)}, "tool_calls"))
 
-    assert (found.error_code, found.content) == ("MALFORMED_FUNCTION_CALL", None)
-    assert found.error_message is not None
-    assert found.error_message.startswith("the arguments of tool call 'add' are ")
+    assert (response.error_code, response.content) == ("MALFORMED_FUNCTION_CALL", None)
+    assert response.error_message is not None
+    assert response.error_message.startswith("the arguments of tool call 'add' are ")
 
 
 def test_arguments_that_were_cut_off_are_the_limits_error() -> None:
-    found = to_response(wire(tool_call('{"a": 1, '), "length"))
+    response = to_response(wire(tool_call('{"a": 1, '), "length"))
 
-    assert (found.error_code, found.finish_reason) == ("MAX_TOKENS", types.FinishReason.MAX_TOKENS)
+    assert (response.error_code, response.finish_reason) == ("MAX_TOKENS", types.FinishReason.MAX_TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_an_answer_without_a_choice_is_an_error() -> None:
 
 def test_reasoning_is_a_thought_and_is_replayed() -> None:
     message = {"content": "Three.", "reasoning_content": "1 + 2"}
-    found = to_response(wire(message))
+    response = to_response(wire(message))
 
-    assert found.content is not None and found.content.parts is not None
-    assert [(part.text, bool(part.thought)) for part in found.content.parts] == [("1 + 2", True), ("Three.", False)]
+    assert response.content is not None and response.content.parts is not None
+    assert [(part.text, bool(part.thought)) for part in response.content.parts] == [("1 + 2", True), ("Three.", False)]
     assert own_message(message) == {"role": "assistant", "content": "Three.", "reasoning": "1 + 2"}
 
 
@@ -70,11 +70,11 @@ def test_logprobs_are_adks_where_they_were_asked_for() -> None:
         {"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}]},
         {"token": "b", "logprob": -1.5, "top_logprobs": []},
     ]
-    found = to_response(wire({"content": "ab"}, logprobs={"content": tokens}))
+    response = to_response(wire({"content": "ab"}, logprobs={"content": tokens}))
 
-    assert found.avg_logprobs == -1.0
-    assert found.logprobs_result is not None and found.logprobs_result.chosen_candidates is not None
-    assert [c.token for c in found.logprobs_result.chosen_candidates] == ["a", "b"]
+    assert response.avg_logprobs == -1.0
+    assert response.logprobs_result is not None and response.logprobs_result.chosen_candidates is not None
+    assert [c.token for c in response.logprobs_result.chosen_candidates] == ["a", "b"]
     assert to_response(wire({"content": "ab"})).logprobs_result is None
 
 

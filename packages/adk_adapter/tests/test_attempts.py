@@ -90,8 +90,8 @@ async def test_a_node_that_gives_up_keeps_its_last_attempt(engine: ScriptedEngin
         await ctx.run_node(first, "ask")
         check()
 
-    found = await practised(engine, in_graph(work("outer", outer, retry_config=RETRY)))
-    assert [superseded for *_, superseded in found] == [True, True, False]
+    calls = await practised(engine, in_graph(work("outer", outer, retry_config=RETRY)))
+    assert [superseded for *_, superseded in calls] == [True, True, False]
 
 
 async def test_a_retry_without_a_further_call_still_supersedes(engine: ScriptedEngine) -> None:
@@ -118,10 +118,10 @@ async def test_an_agents_own_retry_supersedes_what_it_asked_for_in_vain(engine: 
         return x
 
     first = agent(GEMINI, "first", 'flaky {"x": 1} | done | done', tools=[flaky], retry_config=RETRY)
-    found = await practised(engine, in_graph(first))
+    calls = await practised(engine, in_graph(first))
 
-    assert found[0] == ("first", None, 1, True)
-    assert {(attempt, superseded) for _, _, attempt, superseded in found[1:]} == {(2, False)}
+    assert calls[0] == ("first", None, 1, True)
+    assert {(attempt, superseded) for _, _, attempt, superseded in calls[1:]} == {(2, False)}
 
 
 async def test_a_workflow_that_is_tried_again_keeps_the_answers_it_replays(engine: ScriptedEngine) -> None:
@@ -165,15 +165,15 @@ async def test_an_answer_the_reflecting_plugin_throws_away_is_superseded(
 ) -> None:
     engine.script = in_order(call_tools(ToolRequest(id="c1", name="add", arguments=arguments)), say("Three"))
     app = App(name="app", root_agent=AGENTS["with_tool"](GEMINI), plugins=[ReflectAndRetryModelPlugin()])
-    found = await practised(engine, app)
+    calls = await practised(engine, app)
 
-    assert [(text, superseded) for _, text, _, superseded in found] == [(None, True), ("Three", False)]
+    assert [(text, superseded) for _, text, _, superseded in calls] == [(None, True), ("Three", False)]
 
 
 async def test_a_tool_that_the_model_is_to_try_again_supersedes_nothing(engine: ScriptedEngine) -> None:
-    found = await practised(engine, AGENTS["plugins"](GEMINI))
+    calls = await practised(engine, AGENTS["plugins"](GEMINI))
 
-    assert [(attempt, superseded) for _, _, attempt, superseded in found] == [(1, False)] * 3
+    assert [(attempt, superseded) for _, _, attempt, superseded in calls] == [(1, False)] * 3
 
 
 async def test_two_calls_with_the_same_prompt_are_two_calls(engine: ScriptedEngine) -> None:

@@ -44,8 +44,8 @@ async def test_32_concurrent_rollouts_of_one_runner_do_not_mix(engine: ScriptedE
     assert sum(len(t.calls) for t in trajectories) == len(engine.requests)
     assert len({len(t.calls) for t in trajectories}) == len({len(t.tool_calls) for t in trajectories}) == 1
     for number, trajectory in enumerate(trajectories):
-        found = [other for other in range(ROLLOUTS) if f"question-{other}-" in texts(trajectory)]
-        assert found == [number]
+        asked = [other for other in range(ROLLOUTS) if f"question-{other}-" in texts(trajectory)]
+        assert asked == [number]
     for (rollout, _), trajectory in zip(done, trajectories, strict=True):
         noted = {note.call_id for note in rollout.recorder.notes()}
         assert noted == {call.tokens.call_id for call in trajectory.calls}

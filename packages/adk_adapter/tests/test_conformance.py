@@ -99,10 +99,10 @@ class TestConformance(Conformance):
         worker = LlmAgent(name="worker", model=chat(base_url), instruction="Be good.")
 
         async def checked(ctx: Context, node_input: Any) -> str:
-            found = str(await ctx.run_node(worker, "Be good."))
-            if found != "good":
+            answer = str(await ctx.run_node(worker, "Be good."))
+            if answer != "good":
                 raise ValueError("not good")
-            return found
+            return answer
 
         retry = RetryConfig(max_attempts=3, initial_delay=0.01, jitter=0)
         work = FunctionNode(func=checked, name="checked", rerun_on_resume=True, retry_config=retry)

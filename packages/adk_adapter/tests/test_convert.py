@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from woodshed.errors import ConfigError
 from woodshed_adk._convert import to_body, to_messages
-from woodshed_adk._schema import to_json_schema
+from woodshed_adk._convert_schema import to_json_schema
 
 
 def user(*parts: types.Part | str) -> types.Content:
@@ -57,33 +57,33 @@ def test_an_instruction_in_any_shape_is_the_system_message(instruction: Any) -> 
 
 
 def test_calls_without_ids_are_paired_with_their_answers_by_order_and_name() -> None:
-    found = messages(
+    sent = messages(
         model(call("add", a=1), call("sub", a=2), call("add", a=3)),
         user(answer("add", {"result": 1}), answer("sub", {"result": 2}), answer("add", {"result": 3})),
         model(call("add", a=4)),
         user(answer("add", {"result": 4})),
     )
 
-    asked = [(c["id"], c["function"]["arguments"]) for m in found for c in m.get("tool_calls", ())]
-    told = [(m["tool_call_id"], m["content"]) for m in found if m["role"] == "tool"]
-    assert [found for found, _ in asked] == [found for found, _ in told]
-    assert len({found for found, _ in asked}) == 4
+    asked = [(c["id"], c["function"]["arguments"]) for m in sent for c in m.get("tool_calls", ())]
+    told = [(m["tool_call_id"], m["content"]) for m in sent if m["role"] == "tool"]
+    assert [call_id for call_id, _ in asked] == [call_id for call_id, _ in told]
+    assert len({call_id for call_id, _ in asked}) == 4
     assert [json.loads(content)["result"] for _, content in told] == [1, 2, 3, 4]
 
 
 def test_given_ids_win_over_the_order() -> None:
-    found = messages(
+    sent = messages(
         model(call("add", "x", a=1), call("add", "y", a=2)), user(answer("add", {}, "y"), answer("add", {}, "x"))
     )
 
-    assert [message["tool_call_id"] for message in found[1:]] == ["y", "x"]
+    assert [message["tool_call_id"] for message in sent[1:]] == ["y", "x"]
 
 
 def test_what_the_model_thought_said_and_asked_is_one_message() -> None:
     thought = types.Part(text="hm", thought=True)
-    (found,) = messages(model(thought, "Let me see.", call("add", "c1", a="é")))
+    (sent,) = messages(model(thought, "Let me see.", call("add", "c1", a="é")))
 
-    assert found == {
+    assert sent == {
         "role": "assistant",
         "content": "Let me see.",
         "reasoning": "hm",
@@ -92,9 +92,9 @@ def test_what_the_model_thought_said_and_asked_is_one_message() -> None:
 
 
 def test_results_and_words_of_one_turn_are_separate_messages() -> None:
-    found = messages(user(answer("add", {"result": 3}, "c1"), "and now?"))
+    sent = messages(user(answer("add", {"result": 3}, "c1"), "and now?"))
 
-    assert [(m["role"], m["content"]) for m in found] == [("tool", '{"result": 3}'), ("user", "and now?")]
+    assert [(m["role"], m["content"]) for m in sent] == [("tool", '{"result": 3}'), ("user", "and now?")]
 
 
 def test_code_and_text_files_are_read_as_text() -> None:
@@ -151,13 +151,13 @@ def test_what_a_policy_cannot_give_is_refused_by_name(config: dict[str, Any], na
 
 
 def test_settings_have_openais_names() -> None:
-    found = body(
+    sent = body(
         user("hi"), temperature=0.0, top_p=0.9, top_k=40, max_output_tokens=9, stop_sequences=["!"], seed=7,
         presence_penalty=0.1, frequency_penalty=0.2, response_logprobs=True, logprobs=3,
     )  # fmt: skip
 
-    del found["messages"]
-    assert found == {
+    del sent["messages"]
+    assert sent == {
         "temperature": 0.0, "top_p": 0.9, "max_tokens": 9, "stop": ["!"], "seed": 7, "presence_penalty": 0.1,
         "frequency_penalty": 0.2, "logprobs": True, "top_logprobs": 3, "extra_body": {"top_k": 40},
     }  # fmt: skip

@@ -48,7 +48,7 @@ async def test_an_agent_in_a_rollout_is_the_uninstrumented_agent(engine: Scripte
         practised = await seen(built, mode)
 
     assert practised == uninstrumented
-    assert {found.rollout_id for found in engine.requests[own_calls:]} <= {rollout.rollout_id}
+    assert {request.rollout_id for request in engine.requests[own_calls:]} <= {rollout.rollout_id}
     calls = engine.trajectory(rollout).calls
     assert len(calls) == own_calls == CALLS[name]
     assert all(call.note is not None and call.tokens.completions and not call.note.superseded for call in calls)

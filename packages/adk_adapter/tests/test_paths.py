@@ -61,8 +61,8 @@ async def test_every_call_knows_its_agent_and_the_call_it_works_for(
 ) -> None:
     trajectory = await practised(engine, AGENTS[name](GEMINI), run_config=SSE if streams else None)
 
-    found = who(trajectory)
-    assert (sorted(found, key=str) if name == "parallel" else found) == WHO[name]
+    agents = who(trajectory)
+    assert (sorted(agents, key=str) if name == "parallel" else agents) == WHO[name]
     assert {call.note.author_model for call in trajectory.calls if call.note} == {GEMINI}
 
 
@@ -117,9 +117,9 @@ async def test_tool_choice_is_the_authors(engine: ScriptedEngine) -> None:
     for built in (forced("AUTO"), forced("ANY"), forced("ANY", ["add"]), forced("NONE")):
         await practised(engine, built)
 
-    found = [(seen.body.get("tool_choice"), len(seen.body["tools"])) for seen in engine.requests]
+    choices = [(seen.body.get("tool_choice"), len(seen.body["tools"])) for seen in engine.requests]
     named = {"type": "function", "function": {"name": "add"}}
-    assert found == [(None, 2), ("required", 2), (named, 1), ("none", 2)]
+    assert choices == [(None, 2), ("required", 2), (named, 1), ("none", 2)]
 
 
 async def test_a_tool_in_adks_thread_pool_is_recorded_like_any_other(engine: ScriptedEngine) -> None:

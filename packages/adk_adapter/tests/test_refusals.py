@@ -43,7 +43,7 @@ def refused(built: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "found"),
+    ("build", "message"),
     [
         (lambda: "agent", r"expects a Google ADK agent or workflow, but got a builtins\.str"),
         (lambda: None, r"but got a builtins\.NoneType"),
@@ -52,8 +52,8 @@ def refused(built: Any, said: str) -> None:
         (lambda: runner_of(agent(GEMINI, "a")), r"InMemoryRunner; pass its `agent`"),
     ],
 )
-def test_what_is_no_agent_is_refused(build: Any, found: str) -> None:
-    refused(build(), found)
+def test_what_is_no_agent_is_refused(build: Any, message: str) -> None:
+    refused(build(), message)
 
 
 class Silent(BaseAgent):

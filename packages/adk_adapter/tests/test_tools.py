@@ -63,14 +63,14 @@ async def test_a_tool_is_recorded_once_as_asked_and_as_told(engine: ScriptedEngi
         ToolRequest(id="c1", name="add", arguments='{"a": 1, "b": 2}'),
         ToolRequest(id="c2", name="adouble", arguments='{"x": 4}'),
     )
-    _, found = await recorded(engine, clerk_with(add, adouble), asked, say("done"), run=run)
+    _, tool_calls = await recorded(engine, clerk_with(add, adouble), asked, say("done"), run=run)
 
-    assert [told(call) for call in found] == [
+    assert [told(call) for call in tool_calls] == [
         ("add", {"a": 1, "b": 2}, '{"result": 3}', None),
         ("adouble", {"x": 4}, '{"doubled": 8}', None),
     ]
-    assert [(call.tool_call_id, call.agent) for call in found] == [("c1", "clerk"), ("c2", "clerk")]
-    assert all(0 < call.latency_s < 5 for call in found)
+    assert [(call.tool_call_id, call.agent) for call in tool_calls] == [("c1", "clerk"), ("c2", "clerk")]
+    assert all(0 < call.latency_s < 5 for call in tool_calls)
     sent = [message for message in engine.requests[-1].body["messages"] if message["role"] == "tool"]
     assert [(message["tool_call_id"], message["content"]) for message in sent] == [
         ("c1", '{"result": 3}'),
@@ -99,12 +99,12 @@ async def test_an_exception_a_callback_answers_is_recorded_with_its_own_type(eng
 async def test_the_reflecting_plugin_tells_the_model_and_the_record_keeps_the_exception(engine: ScriptedEngine) -> None:
     app = App(name="app", root_agent=clerk_with(broken, add), plugins=[ReflectAndRetryToolPlugin()])
     replies = (call_tool("broken", x=4), call_tool("add", a=1, b=2), say("three"))
-    events, found = await recorded(engine, app, *replies)
+    events, tool_calls = await recorded(engine, app, *replies)
 
     assert said(events) == ["three"]
-    assert [told(call)[::3] for call in found] == [("broken", "ZeroDivisionError"), ("add", None)]
-    assert "no 4" in (found[0].result or "")
-    assert found[0].error is not None and found[0].error.message == "no 4"
+    assert [told(call)[::3] for call in tool_calls] == [("broken", "ZeroDivisionError"), ("add", None)]
+    assert "no 4" in (tool_calls[0].result or "")
+    assert tool_calls[0].error is not None and tool_calls[0].error.message == "no 4"
 
 
 async def test_callbacks_change_what_the_tool_gets_and_the_model_is_told_not_what_it_asked(
@@ -145,13 +145,15 @@ async def test_a_tool_that_waits_for_a_persons_word_is_no_error(engine: Scripted
 
 async def test_delegation_is_recorded_with_what_the_boss_is_told(engine: ScriptedEngine) -> None:
     for name, result in (("agent_tool", "Three, says the helper"), ("single_turn", "Three"), ("task", "three")):
-        _, found = await recorded(engine, AGENTS[name](GEMINI))
-        (helper,) = (call for call in found if call.name == "helper")
+        _, tool_calls = await recorded(engine, AGENTS[name](GEMINI))
+        (helper,) = (call for call in tool_calls if call.name == "helper")
         assert (helper.agent, helper.arguments, helper.error) == ("boss", {"request": "sum up"}, None)
         assert result in (helper.result or "")
         sent = [message for message in engine.requests[-1].body["messages"] if message["role"] == "tool"]
         assert [message["content"] for message in sent] == [helper.result]
-        assert [call.agent for call in found if call.name == "add"] == ([] if name == "single_turn" else ["helper"])
+        assert [call.agent for call in tool_calls if call.name == "add"] == (
+            [] if name == "single_turn" else ["helper"]
+        )
 
 
 async def test_a_tool_names_its_agent_also_where_no_node_of_the_graph_does(engine: ScriptedEngine) -> None:

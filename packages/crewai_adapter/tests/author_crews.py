@@ -46,8 +46,8 @@ def clerk(request: dict[str, Any]) -> Reply:
 
 
 def _asked(text: str) -> str:
-    found = re.findall(r"(?:What is|question-)[^\n?]*\??", text)
-    return found[-1] if found else "nothing"
+    questions = re.findall(r"(?:What is|question-)[^\n?]*\??", text)
+    return questions[-1] if questions else "nothing"
 
 
 def llm(base_url: str, **settings: Any) -> LLM:

@@ -135,8 +135,8 @@ def test_a_model_that_writes_its_own_observation_stops_before_it(engine: Scripte
         else:
             text = "Thought: known\nFinal Answer: 3"
         for word in request.get("stop") or ():
-            head, found, _ = text.partition(word)
-            text = head + (found if request.get("include_stop_str_in_output") else "")
+            head, stop, _ = text.partition(word)
+            text = head + (stop if request.get("include_stop_str_in_output") else "")
         return say(text)
 
     def crew() -> Crew:

@@ -24,7 +24,7 @@ from woodshed_crewai.instrumentor import HOOKS
 
 def hooked() -> dict[str, Any]:
     """Return what every hooked owner itself holds now, by target; optional ones only where they exist."""
-    found = {}
+    held_at = {}
     for hook in HOOKS:
         try:
             owner: Any = importlib.import_module(hook.module)
@@ -35,8 +35,8 @@ def hooked() -> dict[str, Any]:
             owner = getattr(owner, parent, None)
         held = vars(owner).get(name) if owner is not None else None
         if held is not None or not hook.optional:
-            found[f"{hook.module}.{hook.path}"] = held
-    return found
+            held_at[f"{hook.module}.{hook.path}"] = held
+    return held_at
 
 
 class Own(BaseLLM):
@@ -116,13 +116,11 @@ def test_uninstrument_restores_by_identity_and_double_instrument_wraps_once() ->
     assert all(vars(Own)[name] is own[name] for name in ("call", "acall"))
 
 
-def test_a_version_outside_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_below_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     before = hooked()
-    monkeypatch.setattr(CrewAIInstrumentor, "_hooks", HookSet(HOOKS, supported=("crewai<1.15",)))
+    monkeypatch.setattr(CrewAIInstrumentor, "_hooks", HookSet(HOOKS, supported=("crewai>=99",)))
 
-    with pytest.raises(
-        UnsupportedVersionError, match=r"'crewai' 1\.15\.\d+ is installed; .* tested with 'crewai<1.15'"
-    ):
+    with pytest.raises(UnsupportedVersionError, match=r"'crewai' 1\.15\.\d+ is installed; .* tested with 'crewai>=99'"):
         instrument()
     assert all(hooked()[target] is before[target] for target in before)
 
@@ -174,7 +172,7 @@ def test_nothing_of_the_authors_is_changed(engine: ScriptedEngine) -> None:
         return dict(os.environ), clients, id(built.agents[0].llm), id(built.agents[0].tools[0])
 
     def handlers() -> set[Any]:
-        return {handler for found in crewai_event_bus._sync_handlers.values() for handler in found}
+        return {handler for handlers in crewai_event_bus._sync_handlers.values() for handler in handlers}
 
     built.kickoff(inputs=QUESTION)  # CrewAI adds handlers of its own when a crew first runs
     before, heard = state(), handlers()

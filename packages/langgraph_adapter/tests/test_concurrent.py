@@ -141,5 +141,7 @@ def test_the_tools_of_concurrent_rollouts_do_not_mix(engine: ScriptedEngine) -> 
         return engine.trajectory(rollout)
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(one, range(16)))
-    assert [[(t.name, t.result) for t in trajectory.tool_calls] for trajectory in found] == [[(add.name, "3")]] * 16
+        trajectories = list(pool.map(one, range(16)))
+    assert [[(t.name, t.result) for t in trajectory.tool_calls] for trajectory in trajectories] == [
+        [(add.name, "3")]
+    ] * 16

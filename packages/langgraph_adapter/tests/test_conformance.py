@@ -208,9 +208,9 @@ def _one_node(think: Any, **options: Any) -> Any:
 
 
 def _outcome(state: Mapping[str, Any]) -> Outcome:
-    messages, found = state.get("messages") or [("", "")], state.get("answer")
-    raw = found["raw"].text if isinstance(found, dict) else None
-    parsed = found["parsed"] if isinstance(found, dict) else found
+    messages, answer = state.get("messages") or [("", "")], state.get("answer")
+    raw = answer["raw"].text if isinstance(answer, dict) else None
+    parsed = answer["parsed"] if isinstance(answer, dict) else answer
     return Outcome(
         text=getattr(messages[-1], "text", ""),
         parsed=None if parsed is None else parsed.model_dump(),

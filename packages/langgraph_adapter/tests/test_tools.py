@@ -156,9 +156,9 @@ def test_an_unknown_tool_is_recorded(engine: ScriptedEngine, run: Any) -> None:
 
 def test_parallel_tool_calls_are_recorded_each(engine: ScriptedEngine, run: Any) -> None:
     requests = [ToolRequest(id=f"c{x}", name="double", arguments=f'{{"x": {x}}}') for x in range(4)]
-    found = recorded(engine, lambda g: g.invoke(ASK), tool_graph(chat(engine.base_url)), call_tools(*requests))
+    calls = recorded(engine, lambda g: g.invoke(ASK), tool_graph(chat(engine.base_url)), call_tools(*requests))
 
-    assert sorted((c.tool_call_id, c.result) for c in found) == [("c0", "0"), ("c1", "2"), ("c2", "4"), ("c3", "6")]
+    assert sorted((c.tool_call_id, c.result) for c in calls) == [("c0", "0"), ("c1", "2"), ("c2", "4"), ("c3", "6")]
 
 
 def test_a_command_is_recorded_by_the_message_it_carries(engine: ScriptedEngine, run: Any) -> None:

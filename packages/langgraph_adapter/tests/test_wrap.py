@@ -22,7 +22,7 @@ from woodshed_langgraph.instrumentor import HOOKS
 
 def hooked() -> dict[str, Any]:
     """Return what every hooked owner itself holds now, by target; optional ones only where they exist."""
-    found = {}
+    held_at = {}
     for hook in HOOKS:
         owner: Any = importlib.import_module(hook.module)
         *parents, name = hook.path.split(".")
@@ -30,8 +30,8 @@ def hooked() -> dict[str, Any]:
             owner = getattr(owner, parent, None)
         held = vars(owner).get(name) if owner is not None else None
         if held is not None or not hook.optional:
-            found[f"{hook.module}.{hook.path}"] = held
-    return found
+            held_at[f"{hook.module}.{hook.path}"] = held
+    return held_at
 
 
 def test_a_graph_that_is_not_compiled_is_refused() -> None:
@@ -66,12 +66,13 @@ def test_every_hook_that_must_exist_does() -> None:
     assert [hook.path for hook in HOOKS if not hook.optional and hooked()[f"{hook.module}.{hook.path}"] is None] == []
 
 
-def test_a_version_outside_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_below_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     before = hooked()
-    found = HookSet(HOOKS, supported=("langgraph<1",))
-    monkeypatch.setattr(LangGraphInstrumentor, "_hooks", found)
+    monkeypatch.setattr(LangGraphInstrumentor, "_hooks", HookSet(HOOKS, supported=("langgraph>=99",)))
 
-    with pytest.raises(UnsupportedVersionError, match=r"'langgraph' 1\.\S+ is installed; .* tested with 'langgraph<1'"):
+    with pytest.raises(
+        UnsupportedVersionError, match=r"'langgraph' 1\.\S+ is installed; .* tested with 'langgraph>=99'"
+    ):
         instrument()
     assert all(hooked()[target] is before[target] for target in before)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from woodshed.capture import AttemptScope, OpenCall, at, current_call_context, current_rollout
+from woodshed.capture import AttemptScope, OpenCall, Rollout, Steps, current_call_context, in_call_context, in_rollout
 from woodshed_adk._replay import call_behind
 
 
@@ -19,7 +20,7 @@ class _NodeScope(AttemptScope):
     """One run of a node, with all its attempts."""
 
     def __init__(self, runner: Any) -> None:
-        """Take the place of the run inside the node that started it."""
+        """Begin a run as a part of the node that started it."""
         around = current_call_context().scope
         super().__init__(parent=around, agent=runner._node.name, key=runner)
         self.finished = False
@@ -28,7 +29,7 @@ class _NodeScope(AttemptScope):
             around._children.append(self)
 
     def keep_finished(self) -> None:
-        """Take what ADK replays to a further attempt, instead of running it again, out of what that throws away."""
+        """Forget the calls whose answers ADK replays to a further attempt: that does not supersede them."""
         kept = set(self._replayed())
         self._calls = [call for call in self._calls if call not in kept]
 
@@ -38,28 +39,28 @@ class _NodeScope(AttemptScope):
 
 
 def _scope_of(runner: Any) -> _NodeScope | None:
-    scope = current_call_context().scope if current_rollout() is not None else None
+    scope = current_call_context().scope
     return scope if isinstance(scope, _NodeScope) and scope.key is runner else None
 
 
-async def around_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_node(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Run a node, with all its attempts, in a scope of its own."""
-    if current_rollout() is None:
-        return await wrapped(*args, **kwargs)
     scope = _NodeScope(instance)
-    with at(replace(current_call_context(), scope=scope)):
-        ended = await wrapped(*args, **kwargs)
+    with in_call_context(replace(current_call_context(), scope=scope)):
+        ended = yield partial(wrapped, *args, **kwargs)
     scope.succeed()
     scope.finished = ended.error is None
     return ended
 
 
-async def around_attempt_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_attempt_retry(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Notice that a node's attempt failed and that there is another."""
-    again = await wrapped(*args, **kwargs)
+    again = yield partial(wrapped, *args, **kwargs)
     scope = _scope_of(instance)
     if again and scope is not None:
-        # Loaded by whoever made a workflow, and slow to load for all others.
+        # Slow to import, and already imported where a workflow was made.
         from google.adk.workflow import Workflow
 
         if isinstance(instance._node, Workflow):
@@ -68,7 +69,8 @@ async def around_attempt_retry(wrapped: Any, instance: Any, args: Any, kwargs: A
     return again
 
 
-def around_reset_children(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_reset_children(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Notice that a node runs again because a node it started failed; those that ended well are replayed to it."""
     scope = _scope_of(instance)
     if scope is not None:
@@ -76,11 +78,11 @@ def around_reset_children(wrapped: Any, instance: Any, args: Any, kwargs: Any) -
     return wrapped(*args, **kwargs)
 
 
-async def around_model_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Notice an answer that the plugin throws away to ask again."""
-    instead = await wrapped(*args, **kwargs)
-    rollout = current_rollout()
-    call = call_behind(rollout, kwargs["llm_response"]) if rollout is not None else None
+@in_rollout
+def around_model_retry(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
+    """Notice an answer that the plugin discards to ask again."""
+    instead = yield partial(wrapped, *args, **kwargs)
+    call = call_behind(rollout, kwargs["llm_response"])
     if instead is not None and call is not None:
         call.superseded = True
     return instead

@@ -10,12 +10,12 @@ from typing import Any
 from google.genai import types
 
 from woodshed.errors import ConfigError
-from woodshed_adk._schema import schema_name, to_json_schema, to_openai_tools
+from woodshed_adk._convert_schema import schema_name, to_json_schema, to_openai_tools
 
 _log = logging.getLogger("woodshed.adk")
 
 Recall = Callable[[types.Content], dict[str, Any] | None]
-"""The model's own message behind a content, where it is unchanged."""
+"""Returns the model's own message that a content was made from, or None where it was changed."""
 
 _SAMPLING = {
     "temperature": "temperature", "top_p": "top_p", "max_output_tokens": "max_tokens", "stop_sequences": "stop",
@@ -95,7 +95,7 @@ def _response_format(config: types.GenerateContentConfig) -> dict[str, Any]:
 
 
 def to_messages(contents: Iterable[types.Content], instruction: Any, recall: Recall) -> list[dict[str, Any]]:
-    """Return a conversation as OpenAI messages; what the model said is replayed as it said it."""
+    """Return a conversation as OpenAI messages; the model's own are replayed word for word where unchanged."""
     pairs, messages = _Pairs(), []
     if text := _system_text(instruction):
         messages.append({"role": "system", "content": text})
@@ -119,7 +119,7 @@ def _system_text(instruction: Any) -> str:
 
 
 class _Pairs:
-    """Gives an id to every tool call and answer: ADK strips the ids it made itself, and then order and name tell."""
+    """Pairs tool calls and answers by id; by name and order where ADK has stripped the ids it made itself."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[str | None, str]] = []
@@ -127,15 +127,15 @@ class _Pairs:
 
     def asked(self, call: types.FunctionCall) -> str:
         self._seen += 1
-        found = call.id or f"call_{self._seen}"
-        self._waiting.append((call.name, found))
-        return found
+        tool_call_id = call.id or f"call_{self._seen}"
+        self._waiting.append((call.name, tool_call_id))
+        return tool_call_id
 
     def answered(self, response: types.FunctionResponse) -> str:
-        for index, (name, found) in enumerate(self._waiting):
-            if found == response.id or (not response.id and name == response.name):
+        for index, (name, tool_call_id) in enumerate(self._waiting):
+            if tool_call_id == response.id or (not response.id and name == response.name):
                 del self._waiting[index]
-                return found
+                return tool_call_id
         return response.id or f"call_{response.name}"
 
 
@@ -145,11 +145,11 @@ def _assistant(content: types.Content, pairs: _Pairs, recall: Recall) -> list[di
     if (said := recall(content)) is not None:
         return [said]
     calls = [
-        {"id": found, "type": "function", "function": {"name": call.name, "arguments": dumps(call.args or {})}}
-        for found, call in asked
+        {"id": tool_call_id, "type": "function", "function": {"name": call.name, "arguments": dumps(call.args or {})}}
+        for tool_call_id, call in asked
     ]
     thoughts = "".join(part.text or "" for part in parts if part.thought)
-    text = "\n".join(found for part in parts if not part.thought and (found := _text(part)))
+    text = "\n".join(words for part in parts if not part.thought and (words := _text(part)))
     if not (calls or text or thoughts):
         return []
     message: dict[str, Any] = {"role": "assistant", "content": text or None}
@@ -175,7 +175,11 @@ def _others(content: types.Content, pairs: _Pairs) -> list[dict[str, Any]]:
 
 
 def _text(part: types.Part) -> str:
-    """Return what a part says in words, "" where it says nothing."""
+    """Return a part as text, "" where it holds none.
+
+    Raises:
+        ConfigError: the part is media.
+    """
     if part.text is not None:
         return part.text
     if (code := part.executable_code) is not None:
@@ -191,8 +195,8 @@ def _text(part: types.Part) -> str:
     return ""
 
 
-def _not_text(found: str) -> str:
-    return f"the conversation holds {found}, and the policy reads text only; give the agent the content as text"
+def _not_text(part: str) -> str:
+    return f"the conversation holds {part}, and the policy reads text only; give the agent the content as text"
 
 
 def told_text(response: Any) -> str:

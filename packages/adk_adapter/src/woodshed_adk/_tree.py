@@ -1,4 +1,7 @@
-"""An agent's tree: every agent, node and tool it may reach, and what in it cannot be trained."""
+"""An agent's tree: every agent, node and tool it may reach, and what in it cannot be trained.
+
+Only ADK needs this: an agent holds all it may run, so that what cannot be trained is refused before a rollout.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _SERVER_SIDE = (
 """ADK's tools that Google's servers run inside a model call."""
 
 _CLIENTS = ("openai", "anthropic", "google.genai.client", "litellm", "langchain", "mistralai", "cohere", "groq")
-"""Packages of clients that an agent of the author's own may hold."""
+"""Packages whose clients an agent class of the author's may hold."""
 
 
 def check(root: BaseNode) -> None:
@@ -78,24 +81,24 @@ def _walk(root: BaseNode) -> Iterator[BaseNode]:
     seen: set[int] = set()
     waiting: list[Any] = [root]
     while waiting:
-        found = waiting.pop()
-        if id(found) in seen:
+        held = waiting.pop()
+        if id(held) in seen:
             continue
-        seen.add(id(found))
-        if isinstance(found, BaseNode):
-            yield found
-        waiting += [value for name, value in _held(found) if name != "parent_agent"]
+        seen.add(id(held))
+        if isinstance(held, BaseNode):
+            yield held
+        waiting += [value for name, value in _held(held) if name != "parent_agent"]
 
 
-def _held(found: Any) -> Iterator[tuple[str, Any]]:
+def _held(held: Any) -> Iterator[tuple[str, Any]]:
     """Yield (name, value) of what an object of ADK's or a container holds."""
-    if isinstance(found, (list, tuple, set)):
-        yield from (("", item) for item in found)
-    elif isinstance(found, Mapping):
-        yield from ((str(name), item) for name, item in found.items())
-    elif isinstance(found, BaseNode) or type(found).__name__ in ("AgentTool", "NodeTool", "Graph", "Edge"):
-        yield from vars(found).items()
-        yield from (getattr(found, "__pydantic_private__", None) or {}).items()
+    if isinstance(held, (list, tuple, set)):
+        yield from (("", item) for item in held)
+    elif isinstance(held, Mapping):
+        yield from ((str(name), item) for name, item in held.items())
+    elif isinstance(held, BaseNode) or type(held).__name__ in ("AgentTool", "NodeTool", "Graph", "Edge"):
+        yield from vars(held).items()
+        yield from (getattr(held, "__pydantic_private__", None) or {}).items()
 
 
 def _named(node: Any) -> str:

@@ -8,18 +8,10 @@ from google.adk.workflow._base_node import BaseNode
 
 from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
 from woodshed.errors import ConfigError
-from woodshed_adk._attempts import around_attempt_retry, around_model_retry, around_node, around_reset_children
+from woodshed_adk import _attempts as attempts
+from woodshed_adk import _tools as tools
+from woodshed_adk import _wrappers as models
 from woodshed_adk._tree import check
-from woodshed_adk._wrappers import (
-    around_agent,
-    around_canonical_model,
-    around_genai,
-    around_get_llm,
-    around_summary,
-    around_task,
-    around_tool,
-    around_tool_body,
-)
 
 A = TypeVar("A", bound=BaseNode)
 _THE_PROCESS: Any = object()
@@ -31,31 +23,31 @@ _RUNNER = "google.adk.workflow._node_runner"
 
 HOOKS = (
     # Where a flow gets the object whose `generate_content_async` it calls; compaction asks a model outside any flow.
-    Hook("google.adk.flows.llm_flows.base_llm_flow", "BaseLlmFlow._get_llm", around_get_llm),
-    Hook("google.adk.apps.llm_event_summarizer", "LlmEventSummarizer.maybe_summarize_events", around_summary),
+    Hook("google.adk.flows.llm_flows.base_llm_flow", "BaseLlmFlow._get_llm", models.around_model),
+    Hook("google.adk.apps.llm_event_summarizer", "LlmEventSummarizer.maybe_summarize_events", models.around_summary),
     # Both are read while a request is written, also of a model that cannot be built here.
-    Hook(_AGENT, "LlmAgent.canonical_model", around_canonical_model),
-    Hook(_AGENT, "LlmAgent.canonical_live_model", around_canonical_model),
+    Hook(_AGENT, "LlmAgent.canonical_model", models.around_canonical_model),
+    Hook(_AGENT, "LlmAgent.canonical_live_model", models.around_canonical_model),
     # What cannot be trained is stopped, not silently sent to the author's provider.
-    Hook("google.adk.agents.base_agent", "BaseAgent.run_async", around_agent),
-    Hook(_GENAI, "Models.generate_content", around_genai),
-    Hook(_GENAI, "Models.generate_content_stream", around_genai),
-    Hook(_GENAI, "AsyncModels.generate_content", around_genai),
-    Hook(_GENAI, "AsyncModels.generate_content_stream", around_genai),
+    Hook("google.adk.agents.base_agent", "BaseAgent.run_async", models.around_agent),
+    Hook(_GENAI, "Models.generate_content", models.around_genai),
+    Hook(_GENAI, "Models.generate_content_stream", models.around_genai),
+    Hook(_GENAI, "AsyncModels.generate_content", models.around_genai),
+    Hook(_GENAI, "AsyncModels.generate_content_stream", models.around_genai),
     *SDK_HOOKS,
     # The outer one knows what the model is told, the inner one the true exception; a task runs no tool.
-    Hook(_CALLER, "_execute_single_prepared_call", around_tool),
-    Hook(_CALLER, "_call_tool_async", around_tool_body),
-    Hook("google.adk.workflow._llm_agent_wrapper", "_dispatch_task_fc", around_task),
+    Hook(_CALLER, "_execute_single_prepared_call", tools.around_tool_call),
+    Hook(_CALLER, "_call_tool_async", tools.around_tool_body),
+    Hook("google.adk.workflow._llm_agent_wrapper", "_dispatch_task_fc", tools.around_task_call),
     # Who calls, and in which attempt.
-    Hook(_RUNNER, "NodeRunner.run", around_node),
-    Hook(_RUNNER, "NodeRunner._attempt_retry", around_attempt_retry),
+    Hook(_RUNNER, "NodeRunner.run", attempts.around_node),
+    Hook(_RUNNER, "NodeRunner._attempt_retry", attempts.around_attempt_retry),
     # From 2.12 on; before, such a node is not tried again.
-    Hook(_RUNNER, "NodeRunner._reset_dynamic_children_for_retry", around_reset_children, optional=True),
+    Hook(_RUNNER, "NodeRunner._reset_dynamic_children_for_retry", attempts.around_reset_children, optional=True),
     Hook(
         "google.adk.plugins._reflect_retry_model_plugin",
         "ReflectAndRetryModelPlugin._handle_model_retry",
-        around_model_retry,
+        attempts.around_model_retry,
     ),
 )
 
@@ -63,7 +55,7 @@ HOOKS = (
 class AdkInstrumentor(Instrumentor):
     """Hooks Google ADK process-wide, once; outside a rollout the hooks do nothing."""
 
-    supported: ClassVar[tuple[str, ...]] = ("google-adk>=2.10,<2.14",)
+    supported: ClassVar[tuple[str, ...]] = ("google-adk>=2.10,<=2.13.0",)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 
 
@@ -80,6 +72,7 @@ def instrument(agent: Any = _THE_PROCESS) -> Any:
 
     Raises:
         ConfigError: what was given is no ADK agent or workflow, or something in its tree cannot be trained.
+        UnsupportedVersionError, HookError: as `AdkInstrumentor.instrument` raises them.
     """
     if agent is _THE_PROCESS:
         return AdkInstrumentor().instrument()
@@ -90,12 +83,12 @@ def instrument(agent: Any = _THE_PROCESS) -> Any:
     return agent
 
 
-def _describe(found: Any) -> str:
-    kind = f"a {type(found).__module__}.{type(found).__qualname__}"
-    if isinstance(found, type):
-        return f"the class {found.__module__}.{found.__qualname__}; pass an instance of it"
-    if type(found).__name__ == "App":
+def _describe(given: Any) -> str:
+    kind = f"a {type(given).__module__}.{type(given).__qualname__}"
+    if isinstance(given, type):
+        return f"the class {given.__module__}.{given.__qualname__}; pass an instance of it"
+    if type(given).__name__ == "App":
         return f"{kind}; pass its `root_agent`, which the app then runs as it is"
-    if type(found).__name__ in ("Runner", "InMemoryRunner"):
+    if type(given).__name__ in ("Runner", "InMemoryRunner"):
         return f"{kind}; pass its `agent`"
     return kind

@@ -11,7 +11,7 @@ from decimal import getcontext, localcontext
 
 import pytest
 
-from woodshed.capture import Rollout, bind, carry, current_rollout, require_rollout, untracked
+from woodshed.capture import Rollout, bind, current_rollout, propagate, require_rollout, untracked
 from woodshed.errors import LeakError
 
 
@@ -20,11 +20,11 @@ def a_rollout(name: str = "r") -> Rollout:
 
 
 def in_thread(work: Callable[[], object]) -> object:
-    found: list[object] = []
-    thread = threading.Thread(target=lambda: found.append(work()))
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
     thread.start()
     thread.join()
-    return found[0]
+    return results[0]
 
 
 def test_outside_any_rollout_a_call_goes_its_own_way() -> None:
@@ -53,10 +53,10 @@ def test_the_binding_ends_when_the_block_raises() -> None:
 
 def test_a_raw_thread_a_timer_and_a_thread_subclass_belong_to_the_rollout() -> None:
     class Worker(threading.Thread):
-        found: Rollout | None = None
+        rollout: Rollout | None = None
 
         def run(self) -> None:
-            self.found = current_rollout()
+            self.rollout = current_rollout()
 
     rollout, timed = a_rollout(), []
     with bind(rollout):
@@ -66,7 +66,7 @@ def test_a_raw_thread_a_timer_and_a_thread_subclass_belong_to_the_rollout() -> N
         for thread in (worker, timer):
             thread.join()
 
-        assert (in_thread(current_rollout), worker.found, timed) == (rollout, rollout, [rollout])
+        assert (in_thread(current_rollout), worker.rollout, timed) == (rollout, rollout, [rollout])
 
 
 def test_a_pool_and_a_default_executor_belong_to_the_rollout() -> None:
@@ -76,10 +76,13 @@ def test_a_pool_and_a_default_executor_belong_to_the_rollout() -> None:
         return await asyncio.get_running_loop().run_in_executor(None, current_rollout)
 
     with bind(rollout), ThreadPoolExecutor(2) as pool:
-        found: list[object] = [pool.submit(current_rollout).result(), *pool.map(lambda _: current_rollout(), range(3))]
-        found.append(asyncio.run(in_executor()))
+        rollouts: list[object] = [
+            pool.submit(current_rollout).result(),
+            *pool.map(lambda _: current_rollout(), range(3)),
+        ]
+        rollouts.append(asyncio.run(in_executor()))
 
-    assert found == [rollout] * 5
+    assert rollouts == [rollout] * 5
 
 
 def test_a_pool_worker_keeps_no_finished_rollout() -> None:
@@ -129,25 +132,25 @@ def test_only_the_rollout_travels_not_the_whole_context() -> None:
         assert in_thread(lambda: getcontext().prec) != 3
 
 
-def test_a_carried_variable_travels_with_the_rollout() -> None:
-    place: contextvars.ContextVar[str | None] = carry(contextvars.ContextVar("place", default=None))
-    token = place.set("node")
+def test_a_registered_variable_travels_with_the_rollout() -> None:
+    variable: contextvars.ContextVar[str | None] = propagate(contextvars.ContextVar("variable", default=None))
+    token = variable.set("node")
     try:
         with bind(a_rollout()):
-            assert in_thread(place.get) == "node"
+            assert in_thread(variable.get) == "node"
     finally:
-        place.reset(token)
+        variable.reset(token)
 
 
 async def test_32_concurrent_rollouts_do_not_mix() -> None:
     async def one(number: int) -> bool:
         rollout = a_rollout(str(number))
         with bind(rollout):
-            found = []
+            rollouts = []
             for _ in range(5):
                 await asyncio.sleep(0)
-                found += [current_rollout(), await asyncio.to_thread(current_rollout)]
-            return found == [rollout] * 10
+                rollouts += [current_rollout(), await asyncio.to_thread(current_rollout)]
+            return rollouts == [rollout] * 10
 
     assert await asyncio.gather(*(one(number) for number in range(32))) == [True] * 32
 

@@ -1,4 +1,4 @@
-"""What `HookSet` promises: version first, all targets before any change, once, and undone exactly."""
+"""What `HookSet` promises: all targets before any change, once, and undone exactly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import wrapt
 
 from woodshed.capture import Hook, HookSet
-from woodshed.errors import HookError, UnsupportedVersionError
+from woodshed.errors import HookError
 
 
 class Parent:
@@ -156,18 +156,6 @@ def test_a_target_that_cannot_be_changed_takes_the_others_back(framework: str) -
         hooks.apply()
     assert Child.__dict__["own"] is before
     assert not hooks.applied
-
-
-def test_the_version_is_checked_before_any_target(framework: str) -> None:
-    hooks = HookSet([Hook(framework, "Child.gone", loud)], supported=["wrapt>=99"])
-
-    with pytest.raises(UnsupportedVersionError, match=r"'wrapt' .* is installed.*'wrapt>=99'"):
-        hooks.apply()
-
-
-def test_a_framework_that_is_not_installed_is_named(framework: str) -> None:
-    with pytest.raises(UnsupportedVersionError, match=r"'no-such-framework' is not installed.*pip install"):
-        HookSet([], supported=["no-such-framework>=1"]).apply()
 
 
 def wrapped_later(framework: str, hooks: HookSet) -> Any:

@@ -11,7 +11,7 @@ from woodshed.errors import ConfigError
 from woodshed.types import CallMetadata, Failure, ModelCall, SealedSession, TokenCall
 
 
-def test_a_call_is_noted_with_its_place_and_keeps_a_late_superseded() -> None:
+def test_a_call_is_noted_with_its_context_and_keeps_a_late_superseded() -> None:
     recorder = Recorder()
     call = recorder.open_call(agent="planner", parent_call_id="p", author_model="gpt-x", attempt=2)
     call.superseded = True

@@ -1,4 +1,4 @@
-"""Whose work a call is, and in which of several attempts at it.
+"""Which of several attempts at the same work a call belongs to.
 
 Five things try again: a task or an agent whose guardrail rejects the answer, an agent whose execution failed
 (`max_retry_limit`), a converter whose answer does not fit the output model, and a model call that was throttled.
@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from woodshed.capture import AttemptScope, OpenCall, at, current_call_context, current_rollout
+from woodshed.capture import (
+    Around,
+    AttemptScope,
+    OpenCall,
+    Rollout,
+    Steps,
+    current_call_context,
+    in_call_context,
+    in_rollout,
+)
 from woodshed_crewai._convert import agent_name, task_name
 
 
@@ -19,7 +29,7 @@ class Work(AttemptScope):
     """A piece of a crew's work: a task, an agent's run at it, or a conversion of its answer."""
 
     def __init__(self, *, subject: Any, agent: str | None, task: str | None = None, key: Any = None) -> None:
-        """Begin work on `subject` (the task, or the agent of a kickoff) as a part of what is going on here."""
+        """Begin work on `subject` (the task, or the agent of a kickoff) as a part of the work around it."""
         parent = current_call_context().scope
         super().__init__(parent=parent, agent=agent or (parent.agent if parent else None), key=key or (subject,))
         self.subject = subject
@@ -34,7 +44,7 @@ class Work(AttemptScope):
         super().add(call)
 
     def begin_run(self) -> None:
-        """Count a run of an agent at this subject; a further one throws the answers of the last one away."""
+        """Count a run of an agent at this subject; a further one supersedes the answers of the last one."""
         self.runs += 1
         if self.runs > 1:
             self.try_again()
@@ -49,13 +59,13 @@ def work_at(scope: AttemptScope | None) -> Work | None:
 
 @contextmanager
 def _inside(work: Work) -> Iterator[None]:
-    with at(replace(current_call_context(), scope=work)):
+    with in_call_context(replace(current_call_context(), scope=work)):
         yield
     work.succeed()
 
 
 def _again(key: tuple[Any, ...]) -> Work | None:
-    """Return the work with this key if its last attempt is what this code runs in, with a new attempt begun."""
+    """Return the current work, with a new attempt begun, if it has this key; else None."""
     work = current_call_context().scope
     if not isinstance(work, Work) or len(work.key) != len(key):
         return None
@@ -93,7 +103,7 @@ def _kickoff_run_work(instance: Any, args: Any, kwargs: Any) -> Work:
 
 
 def _same_again_work(instance: Any, args: Any, kwargs: Any) -> Work:
-    """Return the work of something that tries again by calling itself: a converter, a light agent."""
+    """Return the work of a function that tries again by calling itself: a converter, a light agent."""
     key = (_same_again_work, instance)
     return _again(key) or Work(subject=instance, agent=agent_name(instance), key=key)
 
@@ -104,56 +114,36 @@ def _begin_run(subject: Any) -> None:
         outer.begin_run()
 
 
-_Open = Callable[[Any, Any, Any], Work]
-_Around = Callable[[Any, Any, Any, Any], Any]
-
-
-def _around(open_work: _Open) -> _Around:
-    def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        if current_rollout() is None:
-            return wrapped(*args, **kwargs)
+def _around(open_work: Callable[[Any, Any, Any], Work]) -> Around:
+    @in_rollout
+    def around(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
         with _inside(open_work(instance, args, kwargs)):
-            return wrapped(*args, **kwargs)
+            return (yield partial(wrapped, *args, **kwargs))
 
     return around
 
 
-def _around_async(open_work: _Open) -> _Around:
-    def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        if current_rollout() is None:
-            return wrapped(*args, **kwargs)
-        return _awaited(open_work, wrapped, instance, args, kwargs)
-
-    return around
+around_task = _around(_task_work)
+around_run = _around(_run_work)
+around_kickoff = _around(_kickoff_work)
+around_kickoff_run = _around(_kickoff_run_work)
+around_same_again = _around(_same_again_work)
 
 
-async def _awaited(open_work: _Open, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    with _inside(open_work(instance, args, kwargs)):
-        return await wrapped(*args, **kwargs)
-
-
-around_task, around_async_task = _around(_task_work), _around_async(_task_work)
-around_run, around_async_run = _around(_run_work), _around_async(_run_work)
-around_kickoff, around_async_kickoff = _around(_kickoff_work), _around_async(_kickoff_work)
-around_kickoff_run, around_async_kickoff_run = _around(_kickoff_run_work), _around_async(_kickoff_run_work)
-around_same_again, around_async_same_again = _around(_same_again_work), _around_async(_same_again_work)
-
-
-def around_guardrail(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Judge an answer beside the work it came from: a rejected answer is thrown away, its rejection is not."""
-    if current_rollout() is None:
-        return wrapped(*args, **kwargs)
-    place, work = current_call_context(), work_at(current_call_context().scope)
-    beside = AttemptScope(parent=work.parent if work else None, agent=place.agent, key=around_guardrail)
-    with at(replace(place, scope=beside)):
+@in_rollout
+def around_guardrail(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Judge an answer beside the work it came from: a rejected answer is superseded, its rejection is not."""
+    context, work = current_call_context(), work_at(current_call_context().scope)
+    beside = AttemptScope(parent=work.parent if work else None, agent=context.agent, key=around_guardrail)
+    with in_call_context(replace(context, scope=beside)):
         return wrapped(*args, **kwargs)
 
 
 @contextmanager
 def one_call(llm: Any) -> Iterator[AttemptScope]:
     """Let everything inside be attempts at one logical model call: CrewAI repeats a throttled one."""
-    place = current_call_context()
-    scope = AttemptScope(parent=place.scope, agent=place.agent, key=llm)
-    with at(replace(place, scope=scope)):
+    context = current_call_context()
+    scope = AttemptScope(parent=context.scope, agent=context.agent, key=llm)
+    with in_call_context(replace(context, scope=scope)):
         yield scope
     scope.succeed()

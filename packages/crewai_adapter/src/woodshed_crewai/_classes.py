@@ -1,4 +1,7 @@
-"""Hooks on every model class there is and will be: other providers' classes appear when they are first used."""
+"""Hooks on every model class, those that are defined later included.
+
+Only CrewAI needs this: other providers' classes appear when they are first used, too late for a hook by name.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from typing import Any
 import wrapt
 from crewai.llms.base_llm import BaseLLM
 
-Around = Callable[[Any, Any, Any, Any], Any]
+from woodshed.capture import Around
 
 
 class ClassHooks:
     """Wraps methods where a class itself defines them, and puts them back exactly."""
 
     def __init__(self, is_meant: Callable[[type], bool], methods: Mapping[str, Around]) -> None:
-        """Take which classes are meant, and what happens around which of their methods."""
+        """Take the test for the classes to hook, and a wrapper for each method name."""
         self._is_meant = is_meant
         self._methods = dict(methods)
         self._lock = threading.Lock()
@@ -27,21 +30,21 @@ class ClassHooks:
         """Wrap every class that exists; a second call changes nothing."""
         if not self._on:
             self._on = True
-            for found in _subclasses(BaseLLM):
-                self.add(found)
+            for model_class in _subclasses(BaseLLM):
+                self.add(model_class)
 
-    def add(self, found: type) -> None:
-        """Wrap one class, if it is meant and the hooks are applied."""
-        if not self._on or not self._is_meant(found):
+    def add(self, model_class: type) -> None:
+        """Wrap one class, if it is one to hook and the hooks are applied."""
+        if not self._on or not self._is_meant(model_class):
             return
         with self._lock:
             for name, around in self._methods.items():
-                held = found.__dict__.get(name)
-                if held is None or any(owner is found and name == known for owner, known, _, _ in self._patches):
+                held = model_class.__dict__.get(name)
+                if held is None or any(owner is model_class and name == known for owner, known, _, _ in self._patches):
                     continue
                 wrapper = wrapt.FunctionWrapper(held, self._gated(around))
-                setattr(found, name, wrapper)
-                self._patches.append((found, name, held, wrapper))
+                setattr(model_class, name, wrapper)
+                self._patches.append((model_class, name, held, wrapper))
 
     def revert(self) -> None:
         """Put every method back; where somebody wrapped it after us, leave a pass-through."""

@@ -41,10 +41,10 @@ def check_messages(messages: Iterable[Any]) -> None:
     for message in messages:
         content = message.get("content")
         parts = [part.get("type") for part in content if isinstance(part, Mapping)] if isinstance(content, list) else ()
-        found = [repr(kind) for kind in parts if kind != "text"] or (["'files'"] if message.get("files") else [])
-        if found:
+        kinds = [repr(kind) for kind in parts if kind != "text"] or (["'files'"] if message.get("files") else [])
+        if kinds:
             raise ConfigError(
-                f"a {message.get('role')!r} message has a part of type {', '.join(sorted(set(found)))}; the policy "
+                f"a {message.get('role')!r} message has a part of type {', '.join(sorted(set(kinds)))}; the policy "
                 "reads text. Leave files and images out of what is practised, or put the call inside "
                 "`with woodshed.untracked():`"
             )
@@ -99,8 +99,8 @@ def malformed(name: str, raw: Any) -> str:
 
 
 def requested_tools(answer: Any) -> Iterable[tuple[str, Any]]:
-    """Yield id and request of every tool call in an answer of `BaseLLM.call`."""
+    """Yield (id, request) of every tool call in an answer of `BaseLLM.call`."""
     for request in answer if isinstance(answer, list) else ():
-        found = request.get("id") if isinstance(request, Mapping) else getattr(request, "id", None)
-        if isinstance(found, str):
-            yield found, request
+        tool_call_id = request.get("id") if isinstance(request, Mapping) else getattr(request, "id", None)
+        if isinstance(tool_call_id, str):
+            yield tool_call_id, request

@@ -1,4 +1,4 @@
-"""Stand-ins for models that are not CrewAI's own OpenAI class: other providers', the author's, and unbuildable ones."""
+"""The policy in place of a model of another class than CrewAI's OpenAI one, or of one that cannot be built."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from woodshed.capture import (
     CALL_ID_HEADER,
     AttemptScope,
     Rollout,
-    at,
     current_call_context,
-    current_rollout,
+    in_call_context,
     model_span,
-    require_rollout,
 )
 from woodshed.capture.clients import sync_client
 from woodshed.errors import ConfigError
@@ -31,12 +29,12 @@ from woodshed_crewai._convert import agent_name, model_name, to_params
 _SETTINGS = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "response_format", "max_retries")
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _CARD_LIMIT = 32_000
-"""A limit from here on is a model card's, filled in by CrewAI: it says nothing of a policy."""
+"""Tokens. CrewAI fills in a limit this high from the model's card; it is not the author's and not the policy's."""
 
 
 @functools.cache
 def _trainable() -> Any:
-    """Return the class of stand-ins: made at the first use, since a pydantic class takes milliseconds."""
+    """Return the class of substitutes: made at the first use, since a pydantic class takes milliseconds."""
 
     class TrainableCompletion(OpenAICompletion):
         """Asks the policy what another model would have been asked; it has no provider of its own."""
@@ -56,7 +54,7 @@ def _trainable() -> Any:
     return TrainableCompletion
 
 
-def _stand_in(model: str, settings: Mapping[str, Any]) -> Any:
+def substitute(model: str, settings: Mapping[str, Any]) -> Any:
     kept = {name: settings[name] for name in (*_SETTINGS, "stream", "stop") if settings.get(name) is not None}
     limits = [settings[name] for name in _LIMITS if isinstance(settings.get(name), int)]
     if limits and limits[0] < _CARD_LIMIT:
@@ -64,19 +62,19 @@ def _stand_in(model: str, settings: Mapping[str, Any]) -> Any:
     return _trainable()(model=model, **kept)
 
 
-def shadow(llm: Any) -> Any:
-    """Return the stand-in of one call of `llm`: what its author set, and the same usage counters."""
+def _shadow(llm: Any) -> Any:
+    """Return the substitute for one call of `llm`: what its author set, and the same usage counters."""
     named = {name: getattr(llm, name, None) for name in getattr(llm, "model_fields_set", ())}
-    made = _stand_in(model_name(llm), {name: value for name, value in named.items() if name not in ("stop", "stream")})
+    made = substitute(model_name(llm), {name: value for name, value in named.items() if name not in ("stop", "stream")})
     if isinstance(usage := getattr(llm, "_token_usage", None), dict):
         made._token_usage = usage
     return made
 
 
 @contextmanager
-def _as(llm: Any) -> Iterator[Any]:
-    """Yield the stand-in under the stop words and the streaming that are in effect for `llm` in this call."""
-    made = shadow(llm)
+def substituted(llm: Any) -> Iterator[Any]:
+    """Yield the substitute, with the stop words and the streaming that are in effect for `llm` in this call."""
+    made = _shadow(llm)
     with (
         base_llm.call_stop_override(made, list(llm.stop_sequences)),
         base_llm.call_stream_override(made, bool(llm._effective_stream())),
@@ -84,75 +82,21 @@ def _as(llm: Any) -> Iterator[Any]:
         yield made
 
 
-def around_foreign_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the policy answer a call of another provider's model."""
-    if require_rollout(f"{type(instance).__name__}.call()") is None:
-        return wrapped(*args, **kwargs)
-    with _as(instance) as made:
-        return made.call(*args, **kwargs)
-
-
-def around_async_foreign_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the policy answer a call of another provider's model."""
-    return _async_foreign_call(wrapped, instance, args, kwargs)
-
-
-async def _async_foreign_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    if require_rollout(f"{type(instance).__name__}.acall()") is None:
-        return await wrapped(*args, **kwargs)
-    with _as(instance) as made:
-        return await made.acall(*args, **kwargs)
-
-
-def around_construction(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Give a model that cannot be built here (no package, no key) a stand-in inside a rollout (`LLM.__new__`)."""
-    try:
-        return wrapped(*args, **kwargs)
-    except ImportError as error:
-        model = kwargs.get("model") or (args[1] if len(args) > 1 else None)
-        if current_rollout() is None or not isinstance(model, str):
-            raise
-        try:
-            made = _stand_in(model, {name: value for name, value in kwargs.items() if name != "model"})
-        except ValueError:
-            raise error from None
-        made._woodshed_cause = error
-        return made
-
-
-def around_instructor_client(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Open no client of the author's provider inside a rollout; `to_pydantic` brings its own."""
-    return wrapped(*args, **kwargs) if current_rollout() is None else None
-
-
-def around_instructor(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the policy do the structured conversion that CrewAI gives to the `instructor` library."""
-    rollout = require_rollout("InternalInstructor.to_pydantic()")
-    if rollout is None:
-        return wrapped(*args, **kwargs)
-    before = instance._client
-    instance._client = _instructor(rollout, instance)
-    try:
-        return wrapped(*args, **kwargs)
-    finally:
-        instance._client = before
-
-
-def _instructor(rollout: Rollout, instance: Any) -> Any:
+def instructor_client(rollout: Rollout, instance: Any) -> Any:
     """Return an `instructor` client of the policy; each of its requests is a call, a repeated one the next attempt."""
     import instructor  # takes seconds, and is only needed here
 
     client = sync_client(rollout).copy()
-    completions, place = client.chat.completions, current_call_context()
-    create, scope = completions.create, AttemptScope(parent=place.scope, agent=place.agent, key=instance, attempt=0)
+    completions, context = client.chat.completions, current_call_context()
+    create, scope = completions.create, AttemptScope(parent=context.scope, agent=context.agent, key=instance, attempt=0)
 
     def create_observed(*args: Any, **kwargs: Any) -> Any:
         scope.try_again()
         headers: dict[str, str] = {}
         sent = to_params(kwargs, headers)
-        with at(replace(place, scope=scope)), _span(rollout, instance) as call:
+        with in_call_context(replace(context, scope=scope)), _span(rollout, instance) as call:
             headers[CALL_ID_HEADER] = call.call_id
-            call.task = getattr(work_at(place.scope), "task", None)
+            call.task = getattr(work_at(context.scope), "task", None)
             return create(*args, **sent)
 
     completions.create = create_observed  # type: ignore[method-assign]
@@ -164,5 +108,5 @@ def _span(rollout: Rollout, instance: Any) -> Any:
 
 
 def is_foreign(llm: type) -> bool:
-    """Return whether a model class talks to its provider in its own way."""
+    """Return whether a model class is neither `BaseLLM` itself nor CrewAI's OpenAI one."""
     return issubclass(llm, BaseLLM) and llm is not BaseLLM and not issubclass(llm, OpenAICompletion)

@@ -1,4 +1,4 @@
-"""What happens around each tool call, on every path that CrewAI runs tools on."""
+"""What happens around each hooked tool call. Outside a rollout: nothing but the call itself."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from crewai.utilities import agent_utils
 from crewai.utilities.string_utils import sanitize_tool_name
 
-from woodshed.capture import OpenTool, Rollout, ToolSpan, at, current_call_context, current_rollout
+from woodshed.capture import OpenTool, Rollout, Steps, ToolSpan, current_call_context, in_call_context, in_rollout
 from woodshed_crewai._attempts import work_at
 from woodshed_crewai._convert import malformed, tool_arguments
 from woodshed_crewai._wrappers import requested
 
 _refuses_bad_json = hasattr(agent_utils, "handle_tool_failure")
-"""CrewAI's planning steps ran a tool without any arguments where the model's were no JSON, up to some 1.15."""
+"""Earlier 1.15 versions ran a tool without arguments in planning steps where the model's were not JSON."""
 
 
 @contextmanager
 def _span(rollout: Rollout, tool_call_id: str | None, name: str, arguments: Any) -> Iterator[ToolSpan]:
-    """Record one tool call; in text mode, the model call before it asked for it."""
-    place = current_call_context()
-    work = work_at(place.scope)
+    """Record one tool call; a tool written as text was asked for by the latest model call."""
+    context = current_call_context()
+    work = work_at(context.scope)
     if rollout.recorder.asked_by(tool_call_id) is None and work is not None and work.last_call_id:
-        place = replace(place, parent_call_id=work.last_call_id)
+        context = replace(context, parent_call_id=work.last_call_id)
     with (
-        at(place),
+        in_call_context(context),
         ToolSpan(rollout, tool_call_id=tool_call_id, name=name, arguments=arguments) as span,
     ):
         yield span
 
 
-def around_native_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_native_tool_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Record a tool call that the model made natively (`AgentExecutor` and `CrewAgentExecutor`)."""
-    rollout = current_rollout()
-    if rollout is None:
-        return wrapped(*args, **kwargs)
     tool_call_id, name, raw = _native_request(args, kwargs)
     arguments = tool_arguments(raw)
     with _span(rollout, tool_call_id, name, arguments) as span:
@@ -48,11 +47,9 @@ def around_native_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> A
     return result
 
 
-def around_step_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_step_tool_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Record a native tool call of a planning step (`execute_single_native_tool_call`)."""
-    rollout = current_rollout()
-    if rollout is None:
-        return wrapped(*args, **kwargs)
     tool_call_id, name, raw = _native_request(args, kwargs)
     arguments = tool_arguments(raw)
     with _span(rollout, tool_call_id, name, arguments) as span:
@@ -68,8 +65,8 @@ def around_step_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any
 def _native_request(args: Any, kwargs: Any) -> tuple[str | None, str, Any]:
     if "func_name" in kwargs:
         return kwargs["call_id"], kwargs["func_name"], kwargs["func_args"]
-    found = agent_utils.extract_tool_call_info(args[0] if args else kwargs["tool_call"])
-    return found if found is not None else (None, "unknown", None)
+    request = agent_utils.extract_tool_call_info(args[0] if args else kwargs["tool_call"])
+    return request if request is not None else (None, "unknown", None)
 
 
 def _must_refuse(raw: Any, arguments: Any) -> bool:
@@ -101,92 +98,47 @@ def _is_unknown(result: dict[str, Any]) -> bool:
     return result.get("original_tool") is None and not result.get("from_cache")
 
 
-def around_text_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Record a tool call that the model wrote as text (`execute_tool_and_check_finality`)."""
-    rollout = current_rollout()
-    if rollout is None:
-        return wrapped(*args, **kwargs)
-    with _text_span(rollout, args, kwargs) as span:
-        result = wrapped(*args, **kwargs)
-        _text_ended(span, result)
-    return result
-
-
-def around_async_text_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Record a tool call that the model wrote as text (`aexecute_tool_and_check_finality`)."""
-    rollout = current_rollout()
-    return wrapped(*args, **kwargs) if rollout is None else _async_text_tool(rollout, wrapped, args, kwargs)
-
-
-async def _async_text_tool(rollout: Rollout, wrapped: Any, args: Any, kwargs: Any) -> Any:
-    with _text_span(rollout, args, kwargs) as span:
-        result = await wrapped(*args, **kwargs)
-        _text_ended(span, result)
-    return result
-
-
-def _text_span(rollout: Rollout, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_text_tool_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
+    """Record a tool call that the model wrote as text (`execute_tool_and_check_finality` and its async twin)."""
     action = args[0] if args else kwargs["agent_action"]
-    return _span(rollout, None, action.tool, action.tool_input)
+    with _span(rollout, None, action.tool, action.tool_input) as span:
+        result = yield partial(wrapped, *args, **kwargs)
+        # `around_text_use` fills in the arguments that were understood; a call that did not get so far was an error.
+        span.ended(str(result.result), is_error=not isinstance(span.tool.arguments, dict))
+    return result
 
 
-def _text_ended(span: ToolSpan, result: Any) -> None:
-    # `around_text_use` fills in the arguments that were understood; a call that never came so far was an error.
-    span.ended(str(result.result), is_error=not isinstance(span.tool.arguments, dict))
-
-
-def around_text_use(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_text_use(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Note the arguments that CrewAI understood (`ToolUsage._use`, also the async one)."""
     opened, calling = current_call_context().tool, kwargs.get("calling")
-    if opened is not None and calling is not None and current_rollout() is not None:
+    if opened is not None and calling is not None:
         opened.arguments = dict(calling.arguments or {})
     return wrapped(*args, **kwargs)
 
 
-def around_text_arguments(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_text_arguments(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Refuse text that CrewAI repairs into no arguments at all, such as a lone brace."""
-    found = wrapped(*args, **kwargs)
+    arguments = wrapped(*args, **kwargs)
     text = args[0] if args else kwargs.get("tool_input")
-    if (
-        found == {}
-        and isinstance(text, str)
-        and current_rollout() is not None
-        and not re.fullmatch(r"\s*{\s*}\s*", text)
-    ):
+    if arguments == {} and isinstance(text, str) and not re.fullmatch(r"\s*{\s*}\s*", text):
         raise ValueError("Tool input must be a valid dictionary in JSON or Python literal format")
-    return found
+    return arguments
 
 
-def around_inner_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_tool_body(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Note a tool's true exception, or record a tool that is called by hand."""
-    rollout = current_rollout()
-    if rollout is None:
-        return wrapped(*args, **kwargs)
     opened = _opened_for(instance)
     if opened is None:
         with _span(rollout, None, sanitize_tool_name(instance.name), kwargs or list(args)) as span:
-            result = wrapped(*args, **kwargs)
+            result = yield partial(wrapped, *args, **kwargs)
             span.ended(str(result))
         return result
     with _noted(opened):
-        return wrapped(*args, **kwargs)
-
-
-def around_async_inner_tool(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Note a tool's true exception, or record a tool that is called by hand."""
-    rollout = current_rollout()
-    return wrapped(*args, **kwargs) if rollout is None else _async_inner_tool(rollout, wrapped, instance, args, kwargs)
-
-
-async def _async_inner_tool(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    opened = _opened_for(instance)
-    if opened is None:
-        with _span(rollout, None, sanitize_tool_name(instance.name), kwargs or list(args)) as span:
-            result = await wrapped(*args, **kwargs)
-            span.ended(str(result))
-        return result
-    with _noted(opened):
-        return await wrapped(*args, **kwargs)
+        return (yield partial(wrapped, *args, **kwargs))
 
 
 def _opened_for(tool: Any) -> OpenTool | None:
@@ -207,24 +159,22 @@ def _noted(opened: OpenTool) -> Iterator[None]:
         raise
 
 
-def around_function_in_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_function_in_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Record a tool that CrewAI runs inside the model call itself (`_handle_tool_execution`)."""
-    rollout = current_rollout()
-    if rollout is None:
-        return wrapped(*args, **kwargs)
     names = ("function_name", "function_args", "available_functions", "from_task", "from_agent")
-    found = {**dict(zip(names, args, strict=False)), **kwargs}
-    name = found["function_name"]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    name = given["function_name"]
     tool_call_id, written = requested(name)
-    arguments = found["function_args"] if written is None else written
+    arguments = given["function_args"] if written is None else written
     with _span(rollout, tool_call_id, name, arguments) as span:
         if not isinstance(arguments, dict):
             span.ended(malformed(name, arguments), is_error=True)
             return None
-        known = dict(found["available_functions"])
+        known = dict(given["available_functions"])
         if name in known:
             known[name] = _noting(known[name], span.tool)
-        result = wrapped(**{**found, "available_functions": known})
+        result = wrapped(**{**given, "available_functions": known})
         span.ended(None if result is None else str(result), is_error=result is None)
     return result
 

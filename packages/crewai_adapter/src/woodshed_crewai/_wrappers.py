@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,31 +15,27 @@ from woodshed.capture import (
     AttemptScope,
     OpenCall,
     Rollout,
-    at,
+    Steps,
     bind,
     current_call_context,
-    current_rollout,
+    in_call_context,
+    in_rollout,
+    method_name,
     model_span,
     provider_tool,
-    require_rollout,
 )
 from woodshed.capture.clients import async_client, sync_client
 from woodshed.errors import ConfigError
 from woodshed_crewai._attempts import one_call, work_at
-from woodshed_crewai._convert import (
-    agent_name,
-    model_name,
-    requested_tools,
-    to_params,
-    tool_arguments,
-)
+from woodshed_crewai._convert import agent_name, model_name, requested_tools, to_params, tool_arguments
+from woodshed_crewai._substitute import instructor_client, substitute, substituted
 
 
 class Exchange:
     """One answer that CrewAI asks a model for: usually one request, sometimes another one with other arguments."""
 
     def __init__(self, rollout: Rollout, llm: Any, agent: str | None) -> None:
-        """Take whose answer it is; the first request begins when its client is taken."""
+        """Note whose answer it is; the first request begins when CrewAI takes a client."""
         self.rollout = rollout
         self.llm = llm
         self.agent = agent
@@ -49,7 +46,7 @@ class Exchange:
         self._span = ExitStack()
 
     def begin_request(self) -> None:
-        """Open the record of a request, under a fresh call id; an answer before it was thrown away."""
+        """Open the record of a request, under a fresh call id; an earlier answer is superseded."""
         if self.call is not None:
             self._span.close()
             self.call.superseded = True
@@ -65,12 +62,12 @@ class Exchange:
             if self.call is not None:
                 self.rollout.recorder.remember_request(tool_call_id, self.call)
             if isinstance(request, dict) and request.get("function", {}).get("arguments") == "":
-                # CrewAI takes no text for no arguments and runs the tool; a blank it refuses as it does elsewhere.
+                # CrewAI reads "" as no arguments and runs the tool; it refuses a blank, as it does on its other paths.
                 request["function"]["arguments"] = " "
         return answer
 
     def __enter__(self) -> Self:
-        """Let the client that CrewAI takes know whose request it makes."""
+        """Make this the exchange whose request begins when CrewAI takes a client."""
         self._token = _exchange.set(self)
         return self
 
@@ -92,7 +89,7 @@ def _prepared(rollout: Rollout, llm: Any, args: Any, kwargs: Any) -> tuple[Excha
     """Return the exchange of a `_handle_completion(params, …)`, and its arguments as the policy takes them."""
     exchange = Exchange(rollout, llm, agent_name(kwargs.get("from_agent")))
     params = args[0] if args else kwargs["params"]
-    # Where CrewAI does not cut the answer, a stop word on the wire would change it.
+    # Stop words are sent only where CrewAI cuts the answer at them; elsewhere they would change it.
     cuts = not (params.get("tools") or kwargs.get("response_model") or params.get("response_format"))
     sent = to_params(params, exchange.headers, llm.stop_sequences if cuts else ())
     if args:
@@ -100,86 +97,63 @@ def _prepared(rollout: Rollout, llm: Any, args: Any, kwargs: Any) -> tuple[Excha
     return exchange, args, {**kwargs, "params": sent}
 
 
-def around_completion(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_completion(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Record one answer, from its request to its end."""
-    rollout = current_rollout()
-    if rollout is None:
-        return wrapped(*args, **kwargs)
     exchange, args, kwargs = _prepared(rollout, instance, args, kwargs)
     with exchange:
-        return exchange.answered(wrapped(*args, **kwargs))
+        return exchange.answered((yield partial(wrapped, *args, **kwargs)))
 
 
-def around_async_completion(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Record one answer, from its request to its end."""
-    rollout = current_rollout()
-    return wrapped(*args, **kwargs) if rollout is None else _completion(wrapped, rollout, instance, args, kwargs)
-
-
-async def _completion(wrapped: Any, rollout: Rollout, instance: Any, args: Any, kwargs: Any) -> Any:
-    exchange, args, kwargs = _prepared(rollout, instance, args, kwargs)
-    with exchange:
-        return exchange.answered(await wrapped(*args, **kwargs))
-
-
-def around_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout(model_call=method_name)
+def around_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Let the requests of one logical call be attempts at it, and stop a call that has lost its rollout."""
-    if require_rollout(f"{type(instance).__name__}.call()") is None:
-        return wrapped(*args, **kwargs)
     with one_call(instance):
-        return wrapped(*args, **kwargs)
+        return (yield partial(wrapped, *args, **kwargs))
 
 
-def around_async_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the requests of one logical call be attempts at it, and stop a call that has lost its rollout."""
-    return _async_call(wrapped, instance, args, kwargs)
+def _named_model(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> str:
+    return f"{type(instance).__name__}({model_name(instance)!r})"
 
 
-async def _async_call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    if require_rollout(f"{type(instance).__name__}.acall()") is None:
-        return await wrapped(*args, **kwargs)
-    with one_call(instance):
-        return await wrapped(*args, **kwargs)
-
-
-def around_sync_client(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Hand out the rollout's client instead of the author's."""
-    rollout = _begun(instance)
-    return wrapped(*args, **kwargs) if rollout is None else sync_client(rollout, instance.max_retries)
-
-
-def around_async_client(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Hand out the rollout's client instead of the author's."""
-    rollout = _begun(instance)
-    return wrapped(*args, **kwargs) if rollout is None else async_client(rollout, instance.max_retries)
-
-
-def _begun(llm: Any) -> Rollout | None:
-    rollout = require_rollout(f"{type(llm).__name__}({model_name(llm)!r})")
+def _begin_request(llm: Any) -> None:
+    """Begin a request where CrewAI takes a client for an answer of `llm`."""
     exchange = _exchange.get()
-    if rollout is not None and exchange is not None and exchange.llm is llm:
+    if exchange is not None and exchange.llm is llm:
         exchange.begin_request()
-    return rollout
 
 
-def around_responses(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout(model_call=_named_model)
+def around_sync_client(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Hand out the rollout's client instead of the author's."""
+    _begin_request(instance)
+    return sync_client(rollout, instance.max_retries)
+
+
+@in_rollout(model_call=_named_model)
+def around_async_client(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Hand out the rollout's client instead of the author's."""
+    _begin_request(instance)
+    return async_client(rollout, instance.max_retries)
+
+
+@in_rollout
+def around_responses(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Ask the policy for a chat completion where the author chose the Responses API (sync and async alike)."""
-    if current_rollout() is None:
-        return wrapped(*args, **kwargs)
     for kind in instance.builtin_tools or ():
         raise ConfigError(provider_tool(kind))
     twin = "_acall_completions" if wrapped.__name__.startswith("_a") else "_call_completions"
     return getattr(instance, twin)(*args, **kwargs)
 
 
-def around_token_count(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_token_count(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Estimate a prompt's length here instead of asking the author's provider before every call."""
-    if current_rollout() is None:
-        return wrapped(*args, **kwargs)
     return BaseLLM.get_input_tokens_count(instance, *args, **kwargs)  # type: ignore[attr-defined]
 
 
-def around_usage(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_usage(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Note the tools that CrewAI is about to run inside a model call, as the model wrote them."""
     exchange, answer = _exchange.get(), args[0] if args else kwargs.get("response")
     if exchange is not None and exchange.llm is instance and exchange.call is not None:
@@ -196,29 +170,79 @@ def requested(name: str) -> tuple[str | None, Any]:
     return exchange.tool_requests.get(name, (None, None)) if exchange is not None else (None, None)
 
 
-def around_stream(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let a lazy stream run in the rollout and at the place where it was made, wherever it is read.
+@in_rollout(model_call=method_name)
+def around_foreign_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Let the policy answer a call of another provider's model."""
+    with substituted(instance) as model:
+        return model.call(*args, **kwargs)
+
+
+@in_rollout(model_call=method_name)
+async def around_async_foreign_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Let the policy answer a call of another provider's model."""
+    with substituted(instance) as model:
+        return await model.acall(*args, **kwargs)
+
+
+@in_rollout
+def around_construction(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Give a model that cannot be built here (no package, no key) a substitute inside a rollout (`LLM.__new__`)."""
+    try:
+        return wrapped(*args, **kwargs)
+    except ImportError as error:
+        name = kwargs.get("model") or (args[1] if len(args) > 1 else None)
+        if not isinstance(name, str):
+            raise
+        return _unbuilt(name, {key: value for key, value in kwargs.items() if key != "model"}, error)
+
+
+def _unbuilt(name: str, settings: dict[str, Any], error: ImportError) -> Any:
+    try:
+        model = substitute(name, settings)
+    except ValueError:
+        raise error from None
+    model._woodshed_cause = error
+    return model
+
+
+@in_rollout
+def around_instructor_client(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Open no client of the author's provider inside a rollout; `to_pydantic` brings its own."""
+    return None
+
+
+@in_rollout(model_call=method_name)
+def around_instructor(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Let the policy do the structured conversion that CrewAI gives to the `instructor` library."""
+    before = instance._client
+    instance._client = instructor_client(rollout, instance)
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        instance._client = before
+
+
+@in_rollout
+def around_stream(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Run a lazy stream in the rollout and the call context in which it was made, wherever it is read.
 
     `create_…_generator(state, run, output_holder)`.
     """
-    rollout = current_rollout()
-    if rollout is None:
-        return wrapped(*args, **kwargs)
     names = ("state", "run_coro" if "async" in wrapped.__name__ else "run_func", "output_holder")
-    found = {**dict(zip(names, args, strict=False)), **kwargs}
-    found[names[1]] = _bound(rollout, found[names[1]], is_async=names[1] == "run_coro")
-    return wrapped(**found)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    given[names[1]] = _bound(rollout, given[names[1]], is_async=names[1] == "run_coro")
+    return wrapped(**given)
 
 
 def _bound(rollout: Rollout, run: Any, *, is_async: bool) -> Any:
-    place = current_call_context()
+    context = current_call_context()
 
     def run_bound() -> Any:
-        with bind(rollout), at(place):
+        with bind(rollout), in_call_context(context):
             return run()
 
     async def run_async_bound() -> Any:
-        with bind(rollout), at(place):
+        with bind(rollout), in_call_context(context):
             return await run()
 
     return run_async_bound if is_async else run_bound

@@ -11,10 +11,10 @@ from crewai.flow.flow import Flow
 from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
 from woodshed.errors import ConfigError
 from woodshed_crewai import _attempts as attempts
-from woodshed_crewai import _substitute as substitute
 from woodshed_crewai import _tools as tools
 from woodshed_crewai import _wrappers as models
 from woodshed_crewai._classes import ClassHooks
+from woodshed_crewai._substitute import is_foreign
 
 T = TypeVar("T")
 
@@ -36,10 +36,10 @@ _TEXT_TOOL, _STEP_TOOL = "execute_tool_and_check_finality", "execute_single_nati
 _NATIVE_TOOL = "_execute_single_native_tool_call"
 
 FOREIGN = ClassHooks(
-    substitute.is_foreign,
+    is_foreign,
     {
-        "call": substitute.around_foreign_call,
-        "acall": substitute.around_async_foreign_call,
+        "call": models.around_foreign_call,
+        "acall": models.around_async_foreign_call,
         "get_input_tokens_count": models.around_token_count,
     },
 )
@@ -56,58 +56,61 @@ def _around_new_class(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> An
 HOOKS = (
     # Who answers. Only the two getters hand out a client.
     Hook(_OPENAI, "OpenAICompletion.call", models.around_call),
-    Hook(_OPENAI, "OpenAICompletion.acall", models.around_async_call),
+    Hook(_OPENAI, "OpenAICompletion.acall", models.around_call),
     Hook(_OPENAI, "OpenAICompletion._get_sync_client", models.around_sync_client),
     Hook(_OPENAI, "OpenAICompletion._get_async_client", models.around_async_client),
     Hook(_OPENAI, "OpenAICompletion._handle_completion", models.around_completion),
     Hook(_OPENAI, "OpenAICompletion._handle_streaming_completion", models.around_completion),
-    Hook(_OPENAI, "OpenAICompletion._ahandle_completion", models.around_async_completion),
-    Hook(_OPENAI, "OpenAICompletion._ahandle_streaming_completion", models.around_async_completion),
+    Hook(_OPENAI, "OpenAICompletion._ahandle_completion", models.around_completion),
+    Hook(_OPENAI, "OpenAICompletion._ahandle_streaming_completion", models.around_completion),
     Hook(_OPENAI, "OpenAICompletion._extract_openai_token_usage", models.around_usage),
     Hook(_OPENAI, "OpenAICompletion._call_responses", models.around_responses),
     Hook(_OPENAI, "OpenAICompletion._acall_responses", models.around_responses),
     Hook(_OPENAI, "OpenAICompletion.get_input_tokens_count", models.around_token_count, optional=True),  # >= 1.15.29
-    Hook(_INSTRUCTOR, "InternalInstructor._create_instructor_client", substitute.around_instructor_client),
-    Hook(_INSTRUCTOR, "InternalInstructor.to_pydantic", substitute.around_instructor),
-    Hook("crewai.llm", "LLM.__new__", substitute.around_construction),
+    Hook(_INSTRUCTOR, "InternalInstructor._create_instructor_client", models.around_instructor_client),
+    Hook(_INSTRUCTOR, "InternalInstructor.to_pydantic", models.around_instructor),
+    Hook("crewai.llm", "LLM.__new__", models.around_construction),
     Hook(_BASE, "BaseLLM.__pydantic_init_subclass__", _around_new_class),
     *SDK_HOOKS,
     # Whose work it is, and in which attempt.
     Hook("crewai.task", "Task._execute_core", attempts.around_task),
-    Hook("crewai.task", "Task._aexecute_core", attempts.around_async_task),
+    Hook("crewai.task", "Task._aexecute_core", attempts.around_task),
     Hook(_AGENT, "Agent.execute_task", attempts.around_run),
-    Hook(_AGENT, "Agent.aexecute_task", attempts.around_async_run),
+    Hook(_AGENT, "Agent.aexecute_task", attempts.around_run),
     Hook(_AGENT, "Agent.kickoff", attempts.around_kickoff),
-    Hook(_AGENT, "Agent.kickoff_async", attempts.around_async_kickoff),
+    Hook(_AGENT, "Agent.kickoff_async", attempts.around_kickoff),
     Hook(_AGENT, "Agent._execute_and_build_output", attempts.around_kickoff_run),
-    Hook(_AGENT, "Agent._execute_and_build_output_async", attempts.around_async_kickoff_run),
+    Hook(_AGENT, "Agent._execute_and_build_output_async", attempts.around_kickoff_run),
     Hook(_LITE, "LiteAgent._execute_core", attempts.around_same_again, optional=True),
     Hook(_CONVERTER, "Converter.to_pydantic", attempts.around_same_again),
     Hook(_CONVERTER, "Converter.to_json", attempts.around_same_again),
-    Hook(_CONVERTER, "Converter.ato_pydantic", attempts.around_async_same_again),
-    Hook(_CONVERTER, "Converter.ato_json", attempts.around_async_same_again),
+    Hook(_CONVERTER, "Converter.ato_pydantic", attempts.around_same_again),
+    Hook(_CONVERTER, "Converter.ato_json", attempts.around_same_again),
     *(Hook(module, "process_guardrail", attempts.around_guardrail) for module in ("crewai.task", _AGENT)),
     Hook(_LITE, "process_guardrail", attempts.around_guardrail, optional=True),
     # Tools: the outer hooks know the request and what the model is told, the inner ones the true exception.
-    *(Hook(module, f"AgentExecutor.{_NATIVE_TOOL}", tools.around_native_tool, optional=True) for module in _EXECUTORS),
-    Hook(_OLD_EXECUTOR, f"CrewAgentExecutor.{_NATIVE_TOOL}", tools.around_native_tool, optional=True),
-    Hook(_STEPS, _STEP_TOOL, tools.around_step_tool),
     *(
-        Hook(module, _TEXT_TOOL, tools.around_text_tool, optional=True)
+        Hook(module, f"AgentExecutor.{_NATIVE_TOOL}", tools.around_native_tool_call, optional=True)
+        for module in _EXECUTORS
+    ),
+    Hook(_OLD_EXECUTOR, f"CrewAgentExecutor.{_NATIVE_TOOL}", tools.around_native_tool_call, optional=True),
+    Hook(_STEPS, _STEP_TOOL, tools.around_step_tool_call),
+    *(
+        Hook(module, _TEXT_TOOL, tools.around_text_tool_call, optional=True)
         for module in (*_EXECUTORS, _OLD_EXECUTOR, _STEPS, _LITE)
     ),
-    Hook(_OLD_EXECUTOR, f"a{_TEXT_TOOL}", tools.around_async_text_tool, optional=True),
+    Hook(_OLD_EXECUTOR, f"a{_TEXT_TOOL}", tools.around_text_tool_call, optional=True),
     Hook(_USAGE, "ToolUsage._use", tools.around_text_use),
     Hook(_USAGE, "ToolUsage._ause", tools.around_text_use),
     Hook(_USAGE, "ToolUsage._validate_tool_input", tools.around_text_arguments),
     Hook(_BASE, "BaseLLM._handle_tool_execution", tools.around_function_in_call),
-    Hook(_TOOL, "BaseTool.run", tools.around_inner_tool),
-    Hook(_TOOL, "BaseTool.arun", tools.around_async_inner_tool),
-    Hook(_TOOL, "Tool.run", tools.around_inner_tool),
-    Hook(_TOOL, "Tool.arun", tools.around_async_inner_tool),
-    Hook(_STRUCTURED, "CrewStructuredTool.invoke", tools.around_inner_tool),
-    Hook(_STRUCTURED, "CrewStructuredTool.ainvoke", tools.around_async_inner_tool),
-    # A lazy stream may be read in another place than it was made in.
+    Hook(_TOOL, "BaseTool.run", tools.around_tool_body),
+    Hook(_TOOL, "BaseTool.arun", tools.around_tool_body),
+    Hook(_TOOL, "Tool.run", tools.around_tool_body),
+    Hook(_TOOL, "Tool.arun", tools.around_tool_body),
+    Hook(_STRUCTURED, "CrewStructuredTool.invoke", tools.around_tool_body),
+    Hook(_STRUCTURED, "CrewStructuredTool.ainvoke", tools.around_tool_body),
+    # A lazy stream may be read in another context than it was made in.
     Hook("crewai.crew", "create_chunk_generator", models.around_stream),
     Hook("crewai.crew", "create_async_chunk_generator", models.around_stream),
     Hook(_STREAMING, "create_async_chunk_generator", models.around_stream),  # imported anew by kickoff_for_each_async
@@ -120,14 +123,15 @@ HOOKS = (
 class CrewAIInstrumentor(Instrumentor):
     """Hooks CrewAI process-wide, once; outside a rollout the hooks do nothing."""
 
-    supported: ClassVar[tuple[str, ...]] = ("crewai>=1.15.2,<1.16",)
+    supported: ClassVar[tuple[str, ...]] = ("crewai>=1.15.2,<=1.15.30",)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 
     def instrument(self) -> None:
         """Apply the hooks, also to model classes that are defined later; a second call changes nothing.
 
         Raises:
-            UnsupportedVersionError: the installed CrewAI is outside the tested range.
+            UnsupportedVersionError: the installed CrewAI is older than the tested range; newer, too, where the
+                environment variable `WOODSHED_STRICT_VERSIONS` is 1. Otherwise a newer one is hooked with a warning.
             HookError: a function to hook is missing; nothing was changed.
         """
         super().instrument()
@@ -158,7 +162,8 @@ def trainable(target: T) -> T:
         ```
 
     Raises:
-        ConfigError: `target` is nothing that holds a crew.
+        ConfigError: `target` holds no crew.
+        UnsupportedVersionError, HookError: as `CrewAIInstrumentor.instrument` raises them.
     """
     if not _holds_a_crew(target):
         raise ConfigError(

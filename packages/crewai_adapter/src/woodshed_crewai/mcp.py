@@ -22,10 +22,10 @@ async def run_agent(job: Job) -> str:
     instrument()
     crew = build_crew(job, asyncio.get_running_loop())
     try:
-        # A crew blocks; its tools come back to this loop, where the session is.
+        # A crew blocks, so it runs in a thread; its tools are called in this loop, which owns the session.
         return str(await asyncio.to_thread(crew.kickoff))
     except ValidationError as error:
-        # Asked for its answer after the last turn, a model that calls a tool once more leaves CrewAI without a text.
+        # After the last turn CrewAI asks for the answer; a model that calls a tool instead leaves it without a text.
         if error.title != "TaskOutput":
             raise
         return ""

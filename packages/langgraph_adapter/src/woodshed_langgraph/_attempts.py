@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from woodshed.capture import AttemptScope, Rollout, at, current_call_context, current_rollout
+from woodshed.capture import AttemptScope, Rollout, Steps, current_call_context, in_call_context, in_rollout
 from woodshed_langgraph._convert import agent_name
 
 _tasks: weakref.WeakKeyDictionary[Rollout, dict[str, AttemptScope]] = weakref.WeakKeyDictionary()
@@ -36,72 +37,40 @@ def _task_scope(rollout: Rollout, task: Any) -> AttemptScope:
     return scope
 
 
-def around_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_node(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Run a node's task in a scope of its own."""
-    rollout = current_rollout()
-    if rollout is None:
-        return wrapped(*args, **kwargs)
     scope = _task_scope(rollout, args[0])
-    with at(replace(current_call_context(), scope=scope)):
-        result = wrapped(*args, **kwargs)
+    with in_call_context(replace(current_call_context(), scope=scope)):
+        result = yield partial(wrapped, *args, **kwargs)
     scope.succeed()
     return result
 
 
-def around_async_node(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Run a node's task in a scope of its own."""
-    rollout = current_rollout()
-    return wrapped(*args, **kwargs) if rollout is None else _async_node(wrapped, rollout, args, kwargs)
-
-
-async def _async_node(wrapped: Any, rollout: Rollout, args: Any, kwargs: Any) -> Any:
-    scope = _task_scope(rollout, args[0])
-    with at(replace(current_call_context(), scope=scope)):
-        result = await wrapped(*args, **kwargs)
-    scope.succeed()
-    return result
-
-
-def around_should_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_should_retry(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Notice that a node's attempt failed and the policy asks for another."""
     again = wrapped(*args, **kwargs)
-    if again and current_rollout() is not None and (scope := current_call_context().scope) is not None:
+    if again and (scope := current_call_context().scope) is not None:
         scope.fail()
     return again
 
 
-def _retry_scope(args: Any, kwargs: Any) -> AttemptScope:
-    place, run_manager = current_call_context(), args[1] if len(args) > 1 else kwargs["run_manager"]
-    return AttemptScope(parent=place.scope, agent=place.agent, key=run_manager, attempt=0)
-
-
-def around_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_retry(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Run a `with_retry` block in a scope of its own; its run manager names it."""
-    if current_rollout() is None:
-        return wrapped(*args, **kwargs)
-    scope = _retry_scope(args, kwargs)
-    with at(replace(current_call_context(), scope=scope)):
-        result = wrapped(*args, **kwargs)
+    context, run_manager = current_call_context(), args[1] if len(args) > 1 else kwargs["run_manager"]
+    scope = AttemptScope(parent=context.scope, agent=context.agent, key=run_manager, attempt=0)
+    with in_call_context(replace(context, scope=scope)):
+        result = yield partial(wrapped, *args, **kwargs)
     scope.succeed()
     return result
 
 
-def around_async_retry(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Run a `with_retry` block in a scope of its own; its run manager names it."""
-    return wrapped(*args, **kwargs) if current_rollout() is None else _async_retry(wrapped, args, kwargs)
-
-
-async def _async_retry(wrapped: Any, args: Any, kwargs: Any) -> Any:
-    scope = _retry_scope(args, kwargs)
-    with at(replace(current_call_context(), scope=scope)):
-        result = await wrapped(*args, **kwargs)
-    scope.succeed()
-    return result
-
-
-def around_retry_attempt(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+@in_rollout
+def around_retry_attempt(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Notice an attempt of a `with_retry` block as it begins (`_patch_config(config, run_manager, retry_state)`)."""
-    scope = current_call_context().scope if current_rollout() is not None else None
+    scope = current_call_context().scope
     if scope is not None and len(args) > 1 and scope.key is args[1]:
         scope.try_again()
     return wrapped(*args, **kwargs)

@@ -28,29 +28,32 @@ def to_payload(payload: Mapping[str, Any], headers: Mapping[str, str]) -> dict[s
 
 def to_openai_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the call's bound arguments, written for another provider's model, as OpenAI's."""
-    found = dict(kwargs)
-    if found.get("tools"):
-        found["tools"] = [openai for tool in found["tools"] for openai in _to_openai_tools(tool)]
-    choice = found.get("tool_choice")
+    bound = dict(kwargs)
+    if bound.get("tools"):
+        bound["tools"] = [function for tool in bound["tools"] for function in _to_openai_tools(tool)]
+    choice = bound.get("tool_choice")
     if isinstance(choice, Mapping):
-        found["tool_choice"] = _to_openai_choice(choice)
+        bound["tool_choice"] = _to_openai_choice(choice)
         if choice.get("disable_parallel_tool_use"):
-            found["parallel_tool_calls"] = False
+            bound["parallel_tool_calls"] = False
     elif choice == "any":
-        found["tool_choice"] = "required"
+        bound["tool_choice"] = "required"
     for name in ("betas", "thinking", "mcp_servers", "context_management", "cache_control"):
-        found.pop(name, None)
-    structured = found.pop("output_config", None) or found.pop("output_format", None)
+        bound.pop(name, None)
+    structured = bound.pop("output_config", None) or bound.pop("output_format", None)
     if structured:
         form = structured.get("format", structured)
         if form.get("type") == "json_schema":
             schema = {"name": "output", "schema": form["schema"], "strict": True}
-            found["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if "response_format" in found:
+            bound["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if "response_format" in bound:
         # In the body, not as an argument: with the argument langchain-openai parses through the SDK, which insists on
         # strict tools that only an OpenAI author would have bound.
-        found["extra_body"] = {**(found.get("extra_body") or {}), "response_format": found.pop("response_format")}
-    return found
+        bound["extra_body"] = {
+            **(bound.get("extra_body") or {}),
+            "response_format": bound.pop("response_format"),
+        }
+    return bound
 
 
 def _to_openai_tools(tool: Any) -> Iterable[dict[str, Any]]:

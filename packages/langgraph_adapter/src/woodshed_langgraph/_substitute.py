@@ -1,4 +1,4 @@
-"""A stand-in for the author's chat model: same settings, same name towards callbacks, answered by the policy."""
+"""The policy in place of the author's chat model: same settings, and the same name towards callbacks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from woodshed.capture.clients import async_client, sync_client
 from woodshed_langgraph._convert import model_name, to_payload
 
 _CARD_LIMIT = 32_000
-"""Taken for a model card's limit where the author's library does not tell the card."""
+"""Tokens. A limit this high is taken for the model card's where the author's library does not name that."""
 _COMMON = ("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty")
 _IDENTITY = ("callbacks", "tags", "metadata", "verbose", "disable_streaming", "output_version", "name", "profile")
 
 
 class Trainable:
-    """The leaves of a chat model, mixed in before the author's own class."""
+    """The methods that send a chat model's requests, mixed in before the author's own class."""
 
     _woodshed_author: Any
     _woodshed_rollout: Rollout
@@ -82,11 +82,11 @@ class Trainable:
                     yield chunk
 
     def _observed(self) -> AbstractContextManager[OpenCall]:
-        """Record one model call at the place it happens."""
+        """Record one model call in the current call context."""
         return model_span(self._woodshed_rollout, author_model=model_name(self._woodshed_author))
 
     def _remember(self, call: OpenCall, generations: Any) -> None:
-        """Keep which call asked for which tool."""
+        """Note which call asked for which tool."""
         for generation in generations:
             message = generation.message
             for request in getattr(message, "tool_call_chunks", None) or getattr(message, "tool_calls", None) or ():
@@ -148,7 +148,7 @@ def _translated(author: BaseChatModel) -> tuple[dict[str, Any], set[str]]:
 
 
 def _max_tokens(author: Any) -> int | None:
-    """Return the author's own limit; one that a library filled in from the model's card says nothing of a policy."""
+    """Return the author's own limit in tokens; None for one that a library filled in from the model's card."""
     for name in ("max_tokens", "max_output_tokens"):
         limit = getattr(author, name, None)
         if isinstance(limit, int):

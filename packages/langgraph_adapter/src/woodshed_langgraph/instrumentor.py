@@ -9,23 +9,9 @@ from langgraph.pregel import Pregel
 
 from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
 from woodshed.errors import ConfigError
-from woodshed_langgraph._attempts import (
-    around_async_node,
-    around_async_retry,
-    around_node,
-    around_retry,
-    around_retry_attempt,
-    around_should_retry,
-)
-from woodshed_langgraph._wrappers import (
-    around_async_tool,
-    around_async_tool_node,
-    around_completions_model,
-    around_loop,
-    around_model,
-    around_tool,
-    around_tool_node,
-)
+from woodshed_langgraph import _attempts as attempts
+from woodshed_langgraph import _tools as tools
+from woodshed_langgraph import _wrappers as models
 
 G = TypeVar("G")
 
@@ -38,34 +24,34 @@ _RETRY = "langchain_core.runnables.retry"
 
 HOOKS = (
     # Every public way to call a chat model ends in one of these.
-    Hook(_CHAT, "BaseChatModel.generate", around_model),
-    Hook(_CHAT, "BaseChatModel.agenerate", around_model),
-    Hook(_CHAT, "BaseChatModel.stream", around_model),
-    Hook(_CHAT, "BaseChatModel.astream", around_model),
-    Hook(_CHAT, "BaseChatModel._chat_model_stream_v3", around_model, optional=True),
-    Hook(_CHAT, "BaseChatModel._achat_model_stream_v3", around_model, optional=True),
+    Hook(_CHAT, "BaseChatModel.generate", models.around_model),
+    Hook(_CHAT, "BaseChatModel.agenerate", models.around_model),
+    Hook(_CHAT, "BaseChatModel.stream", models.around_model),
+    Hook(_CHAT, "BaseChatModel.astream", models.around_model),
+    Hook(_CHAT, "BaseChatModel._chat_model_stream_v3", models.around_model, optional=True),
+    Hook(_CHAT, "BaseChatModel._achat_model_stream_v3", models.around_model, optional=True),
     # What cannot be trained is stopped, not silently sent to the author's provider.
-    Hook(_LLMS, "BaseLLM.generate", around_completions_model),
-    Hook(_LLMS, "BaseLLM.agenerate", around_completions_model),
-    Hook(_LLMS, "BaseLLM.stream", around_completions_model),
-    Hook(_LLMS, "BaseLLM.astream", around_completions_model),
+    Hook(_LLMS, "BaseLLM.generate", models.around_completions_model),
+    Hook(_LLMS, "BaseLLM.agenerate", models.around_completions_model),
+    Hook(_LLMS, "BaseLLM.stream", models.around_completions_model),
+    Hook(_LLMS, "BaseLLM.astream", models.around_completions_model),
     *SDK_HOOKS,
     # The tool node knows the outcome the model is told, the tool the true exception.
-    Hook(_TOOL_NODE, "ToolNode._run_one", around_tool_node),
-    Hook(_TOOL_NODE, "ToolNode._arun_one", around_async_tool_node),
-    Hook("langchain.tools.tool_node", "_ToolNode._run_one", around_tool_node, optional=True),  # langchain < 1.0.5
-    Hook("langchain.tools.tool_node", "_ToolNode._arun_one", around_async_tool_node, optional=True),
-    Hook(_TOOLS, "BaseTool.run", around_tool),
-    Hook(_TOOLS, "BaseTool.arun", around_async_tool),
+    Hook(_TOOL_NODE, "ToolNode._run_one", tools.around_tool_call),
+    Hook(_TOOL_NODE, "ToolNode._arun_one", tools.around_tool_call),
+    Hook("langchain.tools.tool_node", "_ToolNode._run_one", tools.around_tool_call, optional=True),  # langchain < 1.0.5
+    Hook("langchain.tools.tool_node", "_ToolNode._arun_one", tools.around_tool_call, optional=True),
+    Hook(_TOOLS, "BaseTool.run", tools.around_tool_body),
+    Hook(_TOOLS, "BaseTool.arun", tools.around_tool_body),
     # Who calls, and in which attempt.
-    Hook(_RUNNER, "run_with_retry", around_node),
-    Hook(_RUNNER, "arun_with_retry", around_async_node),
-    Hook("langgraph.pregel._retry", "_should_retry_on", around_should_retry),
-    Hook(_RETRY, "RunnableRetry._invoke", around_retry),
-    Hook(_RETRY, "RunnableRetry._ainvoke", around_async_retry),
-    Hook(_RETRY, "RunnableRetry._patch_config", around_retry_attempt),
+    Hook(_RUNNER, "run_with_retry", attempts.around_node),
+    Hook(_RUNNER, "arun_with_retry", attempts.around_node),
+    Hook("langgraph.pregel._retry", "_should_retry_on", attempts.around_should_retry),
+    Hook(_RETRY, "RunnableRetry._invoke", attempts.around_retry),
+    Hook(_RETRY, "RunnableRetry._ainvoke", attempts.around_retry),
+    Hook(_RETRY, "RunnableRetry._patch_config", attempts.around_retry_attempt),
     # A node's answer from the cache was written by other weights.
-    Hook("langgraph.pregel._loop", "PregelLoop.__init__", around_loop),
+    Hook("langgraph.pregel._loop", "PregelLoop.__init__", models.around_node_cache),
 )
 
 
@@ -73,9 +59,9 @@ class LangGraphInstrumentor(Instrumentor):
     """Hooks LangGraph process-wide, once; outside a rollout the hooks do nothing."""
 
     supported: ClassVar[tuple[str, ...]] = (
-        "langgraph>=1.1.5,<1.3",
-        "langchain-core>=1.2.10,<1.9",
-        "langchain-openai>=1.0,<1.8",
+        "langgraph>=1.1.5,<=1.2.24",
+        "langchain-core>=1.2.10,<=1.8.3",
+        "langchain-openai>=1.0,<=1.7.4",
     )
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 
@@ -93,6 +79,7 @@ def wrap(graph: G) -> G:
 
     Raises:
         ConfigError: `graph` is not a compiled LangGraph graph that runs in this process.
+        UnsupportedVersionError, HookError: as `LangGraphInstrumentor.instrument` raises them.
     """
     if not isinstance(graph, Pregel):
         raise ConfigError(f"wrap() expects a compiled LangGraph graph, but got {_describe(graph)}")

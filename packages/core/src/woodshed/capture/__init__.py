@@ -1,12 +1,13 @@
 """Framework call → trajectory: whose rollout is this, what happened in it, and how a framework is hooked."""
 
 from woodshed.capture.assemble import assemble
-from woodshed.capture.call_context import AttemptScope, CallContext, at, current_call_context
+from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context
 from woodshed.capture.context import bind, current_rollout, require_rollout, untracked
-from woodshed.capture.hooks import Hook, HookSet
+from woodshed.capture.hooks import Around, Hook, HookSet
+from woodshed.capture.in_rollout import Steps, in_rollout, method_name
 from woodshed.capture.instrumentor import Instrumentor
 from woodshed.capture.policy_params import policy_params, provider_tool
-from woodshed.capture.propagate import carry
+from woodshed.capture.propagate import propagate
 from woodshed.capture.recorder import CALL_ID_HEADER, OpenCall, OpenTool, Recorder, new_id
 from woodshed.capture.rollout import Rollout, RolloutFunction, rollout
 from woodshed.capture.sdk_guard import SDK_HOOKS
@@ -15,6 +16,7 @@ from woodshed.capture.spans import ToolSpan, model_span
 __all__ = [
     "CALL_ID_HEADER",
     "SDK_HOOKS",
+    "Around",
     "AttemptScope",
     "CallContext",
     "Hook",
@@ -25,16 +27,19 @@ __all__ = [
     "Recorder",
     "Rollout",
     "RolloutFunction",
+    "Steps",
     "ToolSpan",
     "assemble",
-    "at",
     "bind",
-    "carry",
     "current_call_context",
     "current_rollout",
+    "in_call_context",
+    "in_rollout",
+    "method_name",
     "model_span",
     "new_id",
     "policy_params",
+    "propagate",
     "provider_tool",
     "require_rollout",
     "rollout",

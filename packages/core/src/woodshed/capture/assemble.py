@@ -50,7 +50,7 @@ def assemble(
 
 
 def _plain(output: Any) -> Any:
-    """Return the output if it survives a JSON round trip, else None (said in the log, never guessed)."""
+    """Return the output after a JSON round trip, or None, with a line in the log, where it is not JSON."""
     try:
         return json.loads(json.dumps(output))
     except (TypeError, ValueError):
@@ -59,7 +59,7 @@ def _plain(output: Any) -> Any:
 
 
 def _metrics(output: Any) -> dict[str, float]:
-    found = output.get("metrics") if isinstance(output, dict) else None
-    if not isinstance(found, dict):
+    metrics = output.get("metrics") if isinstance(output, dict) else None
+    if not isinstance(metrics, dict):
         return {}
-    return {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float))}
+    return {str(k): float(v) for k, v in metrics.items() if isinstance(v, (int, float))}

@@ -1,6 +1,6 @@
-"""Where a call happens: in which agent's work, under which tool, and in which of several attempts at the same work.
+"""The context of a call: which agent's work it is part of, which tool it runs in, and which attempt at that work.
 
-A framework that tries again throws the earlier answer away: the calls behind it are `superseded`, and never trained.
+A framework that tries again discards the earlier answer: the calls behind it are `superseded` and never trained.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from woodshed.capture.propagate import carry
+from woodshed.capture.propagate import propagate
 from woodshed.capture.recorder import OpenCall, OpenTool
 
 
@@ -19,7 +19,7 @@ class AttemptScope:
     """One piece of work that the framework may run again: a node, a task, a turn of an agent."""
 
     def __init__(self, *, parent: AttemptScope | None, agent: str | None, key: Any, attempt: int = 1) -> None:
-        """`parent` is the work this is a part of: trying that again throws this away too."""
+        """Begin work as a part of `parent`: a new attempt at the parent supersedes the calls made here too."""
         self.parent = parent
         self.agent = agent
         self.key = key
@@ -42,11 +42,11 @@ class AttemptScope:
             self.parent.add(call)
 
     def fail(self) -> None:
-        """Say that the attempt failed and there may be another, or not: that shows when it makes a call or succeeds."""
+        """Note that the attempt failed. The next call, or `succeed`, then belongs to a further attempt."""
         self._failed = True
 
     def try_again(self) -> None:
-        """Begin a further attempt, which throws the answers of the last one away."""
+        """Begin a further attempt; the calls of the last one are superseded."""
         for call in self._calls:
             call.superseded = True
         self._calls, self._failed = [], False
@@ -60,12 +60,12 @@ class AttemptScope:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """Where a call happens: in which work, under which tool, asked for by which earlier call."""
+    """The work a call is part of, the tool it runs in, and the earlier call that asked for that tool."""
 
     scope: AttemptScope | None = None
     tool: OpenTool | None = None
     parent_call_id: str | None = None
-    """The model call that asked for the tool this happens in."""
+    """The model call that asked for the tool that the call runs in."""
 
     @property
     def agent(self) -> str | None:
@@ -73,19 +73,21 @@ class CallContext:
         return self.scope.agent if self.scope else None
 
 
-_place: contextvars.ContextVar[CallContext | None] = carry(contextvars.ContextVar("woodshed_place", default=None))
+_context: contextvars.ContextVar[CallContext | None] = propagate(
+    contextvars.ContextVar("woodshed_call_context", default=None)
+)
 
 
 def current_call_context() -> CallContext:
-    """Return where this code runs."""
-    return _place.get() or CallContext()
+    """Return the context of a call made here; an empty one outside any hooked work."""
+    return _context.get() or CallContext()
 
 
 @contextmanager
-def at(place: CallContext) -> Iterator[None]:
-    """Let this block happen at `place`."""
-    token = _place.set(place)
+def in_call_context(context: CallContext) -> Iterator[None]:
+    """Make `context` the current call context for this block and for the tasks and threads it starts."""
+    token = _context.set(context)
     try:
         yield
     finally:
-        _place.reset(token)
+        _context.reset(token)

@@ -78,7 +78,7 @@ def _shared_async(rollout: Rollout, loop: asyncio.AbstractEventLoop) -> openai.A
 
 
 async def _closer(client: openai.AsyncOpenAI) -> AsyncIterator[None]:
-    """Close the client's connections with the loop that opened them, as `asyncio.run` and its like close it."""
+    """Close the client's connections when the event loop that opened them shuts down its async generators."""
     try:
         yield
     finally:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from woodshed.capture.propagate import THREAD_HOOKS, carry
+from woodshed.capture.propagate import THREAD_HOOKS, propagate
 from woodshed.capture.rollout import Rollout
 from woodshed.errors import LeakError
 
 _UNTRACKED: Literal["untracked"] = "untracked"
-_current: contextvars.ContextVar[Rollout | Literal["untracked"] | None] = carry(
+_current: contextvars.ContextVar[Rollout | Literal["untracked"] | None] = propagate(
     contextvars.ContextVar("woodshed_rollout", default=None)
 )
 _lock = threading.Lock()
@@ -22,8 +22,8 @@ _active = 0
 
 def current_rollout() -> Rollout | None:
     """Return the rollout this code runs in, or None outside any and inside `untracked()`."""
-    found = _current.get()
-    return found if isinstance(found, Rollout) else None
+    current = _current.get()
+    return current if isinstance(current, Rollout) else None
 
 
 def require_rollout(what: str) -> Rollout | None:
@@ -33,14 +33,14 @@ def require_rollout(what: str) -> Rollout | None:
         LeakError: no rollout is bound here while rollouts are active in this process. The call would reach the
             author's own model in the middle of training, so it is stopped; `what` names it.
     """
-    found = _current.get()
-    if found is None and _active:
+    current = _current.get()
+    if current is None and _active:
         raise LeakError(
             f"{what} has no rollout although {_active} rollouts are active: its thread or task was started without "
             "the rollout's context. Start it with `contextvars.copy_context().run(...)`, or put calls that are not "
             "to be trained (judges, evals) inside `with woodshed.untracked():`"
         )
-    return found if isinstance(found, Rollout) else None
+    return current if isinstance(current, Rollout) else None
 
 
 @contextmanager

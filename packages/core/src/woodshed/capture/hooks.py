@@ -7,13 +7,12 @@ import inspect
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, Protocol
 
 import wrapt
-from packaging.requirements import Requirement
 
-from woodshed.errors import HookError, UnsupportedVersionError
+from woodshed.capture.versions import check_version, warn_once
+from woodshed.errors import HookError
 
 
 class Around(Protocol):
@@ -52,10 +51,10 @@ class _Switch:
 
 
 class HookSet:
-    """A framework's hooks: version checked first, all targets found before any is changed, undone exactly."""
+    """A framework's hooks: version checked first, all targets resolved before any is changed, undone exactly."""
 
     def __init__(self, hooks: Sequence[Hook], *, supported: Sequence[str] = ()) -> None:
-        """`supported` are requirement strings such as `langgraph>=1.0,<2`."""
+        """`supported` are requirement strings such as `langgraph>=1.1.5,<=1.2.22`, whose ends were tested."""
         self._hooks = tuple(hooks)
         self._supported = tuple(supported)
         self._lock = threading.RLock()
@@ -70,18 +69,22 @@ class HookSet:
     def apply(self) -> None:
         """Wrap every target once; a second call changes nothing.
 
+        A framework newer than what was tested is hooked with one warning in the log, once all targets are found.
+
         Raises:
-            UnsupportedVersionError: an installed framework is outside its tested range.
+            UnsupportedVersionError: an installed framework is older than its tested range; newer, too, where the
+                environment variable `WOODSHED_STRICT_VERSIONS` is 1.
             HookError: a target does not exist; nothing was changed.
         """
         with self._lock:
             if self._switch.on:
                 return
-            for requirement in self._supported:
-                check_version(requirement)
-            found = [target for hook in self._hooks if (target := _resolve(hook)) is not None]
+            untested = [text for text in map(check_version, self._supported) if text is not None]
+            resolved = [target for hook in self._hooks if (target := _resolve(hook, untested)) is not None]
+            for warning in untested:
+                warn_once(warning)
             # By owner and name: in some versions two paths lead to the same function, which is wrapped once.
-            targets = {(id(owner), name): (hook, owner, name) for hook, owner, name in reversed(found)}
+            targets = {(id(owner), name): (hook, owner, name) for hook, owner, name in reversed(resolved)}
             self._switch = _Switch()
             try:
                 for hook, owner, name in reversed(list(targets.values())):
@@ -104,23 +107,7 @@ class HookSet:
                     setattr(patch.owner, patch.name, patch.original)
 
 
-def check_version(requirement: str) -> None:
-    """Raise `UnsupportedVersionError` unless the installed distribution satisfies `requirement`."""
-    wanted = Requirement(requirement)
-    try:
-        found = metadata.version(wanted.name)
-    except metadata.PackageNotFoundError:
-        raise UnsupportedVersionError(
-            f"{wanted.name!r} is not installed; this adapter needs {requirement!r}: pip install '{requirement}'"
-        ) from None
-    if not wanted.specifier.contains(found, prereleases=True):
-        raise UnsupportedVersionError(
-            f"{wanted.name!r} {found} is installed; this adapter is tested with {requirement!r}: "
-            f"pip install '{requirement}'"
-        )
-
-
-def _resolve(hook: Hook) -> tuple[Hook, Any, str] | None:
+def _resolve(hook: Hook, untested: Sequence[str]) -> tuple[Hook, Any, str] | None:
     *parents, name = hook.path.split(".")
     try:
         owner: Any = importlib.import_module(hook.module)
@@ -131,8 +118,9 @@ def _resolve(hook: Hook) -> tuple[Hook, Any, str] | None:
         if hook.optional:
             return None
         raise HookError(
-            f"cannot hook {hook.module}.{hook.path}: {error}; nothing was changed. The installed version may be "
-            "newer than this adapter: see its supported versions"
+            f"cannot hook {hook.module}.{hook.path}: {error}; nothing was changed. "
+            + ("; ".join(untested) or "The framework's own dependencies may be newer than what was tested")
+            + ": install one of the adapter's supported versions"
         ) from error
     return hook, owner, name
 

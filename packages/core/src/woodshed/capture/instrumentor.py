@@ -11,7 +11,7 @@ class Instrumentor:
     """Hooks one framework process-wide, once; outside a rollout the hooks do nothing."""
 
     supported: ClassVar[tuple[str, ...]]
-    """Requirement strings of the versions the adapter is tested with."""
+    """Requirement strings of the tested versions, such as `crewai>=1.15.2,<=1.15.30`: oldest and newest tested."""
     _hooks: ClassVar[HookSet]
 
     @property
@@ -23,7 +23,8 @@ class Instrumentor:
         """Apply the hooks; a second call changes nothing.
 
         Raises:
-            UnsupportedVersionError: an installed framework is outside the tested range.
+            UnsupportedVersionError: an installed framework is older than the tested range; newer, too, where the
+                environment variable `WOODSHED_STRICT_VERSIONS` is 1. Otherwise a newer one is hooked with a warning.
             HookError: a function to hook is missing; nothing was changed.
         """
         self._hooks.apply()

@@ -1,4 +1,4 @@
-"""What of an author's chat completion request reaches the policy."""
+"""Which parameters of an author's chat completion request reach the policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHAT_KEYS = frozenset(
         "temperature", "top_p", "n", "stop", "seed", "max_tokens", "max_completion_tokens",
         "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs",
         "stream", "stream_options", "extra_body", "extra_headers",
-        # Sent on so that the engine refuses them by name instead of us hiding that the author asked.
+        # Passed on so that the engine refuses them by name.
         "audio", "modalities", "prediction", "web_search_options", "functions", "function_call",
     )
 )  # fmt: skip
@@ -25,7 +25,7 @@ _dropped: set[str] = set()
 
 
 def policy_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that reach the policy; what is left out is said once a process."""
+    """Return the parameters that reach the policy; each one left out is logged once per process."""
     for name in params.keys() - CHAT_KEYS - _dropped:
         _dropped.add(name)
         _log.warning("%r is a setting of the author's provider; inside rollouts it is not sent to the policy", name)

@@ -1,4 +1,4 @@
-"""Carry the rollout into raw threads and pools, which Python starts with an empty context.
+"""Propagate the rollout into raw threads and pools, which Python starts with an empty context.
 
 Only registered variables travel, not the whole context: a thread that inherited the framework's own variables would
 report to callbacks and streams it never reported to before, and the agent would behave differently inside a rollout.
@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from woodshed.capture.hooks import Hook, HookSet
 
 T = TypeVar("T")
-_Carried = tuple[tuple[contextvars.ContextVar[Any], Any], ...]
+_Values = tuple[tuple[contextvars.ContextVar[Any], Any], ...]
 _variables: list[contextvars.ContextVar[Any]] = []
 
 
-def carry(variable: contextvars.ContextVar[T]) -> contextvars.ContextVar[T]:
+def propagate(variable: contextvars.ContextVar[T]) -> contextvars.ContextVar[T]:
     """Let `variable` travel into raw threads and pools while a rollout is bound; returns it.
 
     A value of None counts as unset and does not travel.
@@ -27,13 +27,13 @@ def carry(variable: contextvars.ContextVar[T]) -> contextvars.ContextVar[T]:
     return variable
 
 
-def _carried() -> _Carried:
+def _values() -> _Values:
     return tuple((variable, value) for variable in _variables if (value := variable.get(None)) is not None)
 
 
-def _run_with(carried: _Carried, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call `function` with the carried values, and leave the thread's context as it was: pool workers live on."""
-    tokens = [(variable, variable.set(value)) for variable, value in carried]
+def _run_with(values: _Values, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call `function` with the propagated values, and leave the thread's context as it was: pool workers live on."""
+    tokens = [(variable, variable.set(value)) for variable, value in values]
     try:
         return function(*args, **kwargs)
     finally:
@@ -42,22 +42,22 @@ def _run_with(carried: _Carried, function: Callable[..., Any], /, *args: Any, **
 
 
 def _submit(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    carried = _carried()
-    if not args or not carried:
+    values = _values()
+    if not args or not values:
         return wrapped(*args, **kwargs)
-    return wrapped(_run_with, carried, *args, **kwargs)
+    return wrapped(_run_with, values, *args, **kwargs)
 
 
 def _start(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    carried = _carried()
+    values = _values()
     # A pool's worker outlives the rollout that happened to start it: its jobs bring their own values (see _submit).
-    if not carried or getattr(instance, "_target", None) is concurrent.futures.thread._worker:
+    if not values or getattr(instance, "_target", None) is concurrent.futures.thread._worker:
         return wrapped(*args, **kwargs)
     run = instance.run
 
     def run_with_rollout() -> None:
         instance.__dict__.pop("run", None)
-        _run_with(carried, run)
+        _run_with(values, run)
 
     instance.run = run_with_rollout
     return wrapped(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What one rollout's hooks note: model calls and tool calls, opened, filled and closed once."""
+"""The record of one rollout: model calls and tool calls, each opened and closed once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OpenCall:
     def __init__(
         self, *, agent: str | None, parent_call_id: str | None, author_model: str | None, attempt: int
     ) -> None:
-        """Mint the call id."""
+        """Draw a fresh call id."""
         self.call_id = new_id()
         self.agent = agent
         self.task: str | None = None
@@ -70,7 +70,7 @@ class OpenTool:
         self._latency_s: float | None = None
 
     def close(self, result: str | None = None, error: BaseException | None = None) -> None:
-        """Stop the clock and keep the outcome; an exception kept earlier (by a narrower hook) stays."""
+        """Stop the clock and keep the outcome; an exception noted before, by an inner hook, stays."""
         if self._latency_s is None:
             self._latency_s = time.perf_counter() - self._started
         self.result = result if result is not None else self.result
@@ -132,7 +132,7 @@ class Recorder:
         return tool
 
     def remember_request(self, tool_call_id: str, call: OpenCall) -> None:
-        """Keep which model call asked for a tool, so that what happens inside the tool knows its parent."""
+        """Note which model call asked for a tool: it is the parent of the calls made inside the tool."""
         self._asked_by[tool_call_id] = call.call_id
 
     def asked_by(self, tool_call_id: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Model calls that go past the adapter's hooks: stopped, never silently sent to the author's provider."""
+"""Stop model calls that bypass the adapter's hooks, instead of sending them to the author's provider."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MODEL_ROUTES = ("/chat/completions", "/completions", "/responses")
 
 
 def around_sdk_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Stop a model call that goes past the framework to the author's own endpoint with the bare OpenAI SDK."""
+    """Stop a model call that bypasses the framework: the bare OpenAI SDK, towards the author's own endpoint."""
     rollout = current_rollout()
     if rollout is not None and _goes_past(rollout, instance, args, kwargs):
         raise LeakError(
@@ -34,4 +34,4 @@ SDK_HOOKS = (
     Hook("openai._base_client", "SyncAPIClient.request", around_sdk_request, optional=True),
     Hook("openai._base_client", "AsyncAPIClient.request", around_sdk_request, optional=True),
 )
-"""Every adapter applies these beside its own."""
+"""Hooks that every adapter applies beside its own."""

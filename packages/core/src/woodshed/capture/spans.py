@@ -1,4 +1,4 @@
-"""Record a model call or a tool call at the place it happens, from its start to its end."""
+"""Record a model call or a tool call in its call context, from its start to its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from woodshed.capture.call_context import at, current_call_context
+from woodshed.capture.call_context import current_call_context, in_call_context
 from woodshed.capture.recorder import OpenCall, OpenTool
 from woodshed.capture.rollout import Rollout
 from woodshed.types import Failure
@@ -19,25 +19,25 @@ from woodshed.types import Failure
 def model_span(rollout: Rollout, *, author_model: str | None, agent: str | None = None) -> Iterator[OpenCall]:
     """Record one model call; send the yielded call's `call_id` in the header `CALL_ID_HEADER`.
 
-    The call's exception is noted and passes untouched. An answer that the agent stopped reading is thrown away by it,
-    and never trained.
+    The call's exception is noted and passes untouched. An answer that the agent stopped reading is
+    superseded, and never trained.
 
     Args:
         rollout: whose call it is.
         author_model: the model the author's agent named.
-        agent: who makes the call; the place knows it where this is None.
+        agent: who makes the call; None takes the agent of the current call context.
     """
-    place = current_call_context()
+    context = current_call_context()
     call: OpenCall | None = None
     try:
         with rollout.recorder.observe_call(
-            agent=agent or place.agent,
-            parent_call_id=place.parent_call_id,
+            agent=agent or context.agent,
+            parent_call_id=context.parent_call_id,
             author_model=author_model,
-            attempt=place.scope.attempt if place.scope else 1,
+            attempt=context.scope.attempt if context.scope else 1,
         ) as call:
-            if place.scope:
-                place.scope.add(call)
+            if context.scope:
+                context.scope.add(call)
             yield call
     except (GeneratorExit, asyncio.CancelledError):
         if call is not None:
@@ -62,24 +62,24 @@ class ToolSpan:
         control_flow: tuple[type[BaseException], ...] = (),
     ) -> None:
         """Open the record. An exception of `control_flow` is the framework's way to leave a tool, and no error."""
-        place = current_call_context()
+        context = current_call_context()
         self.tool: OpenTool = rollout.recorder.open_tool(
-            tool_call_id=tool_call_id, name=name, arguments=arguments, agent=place.agent
+            tool_call_id=tool_call_id, name=name, arguments=arguments, agent=context.agent
         )
-        asked_by = rollout.recorder.asked_by(tool_call_id) or place.parent_call_id
+        asked_by = rollout.recorder.asked_by(tool_call_id) or context.parent_call_id
         self._control_flow = control_flow
-        self._at = at(replace(place, tool=self.tool, parent_call_id=asked_by))
+        self._context = in_call_context(replace(context, tool=self.tool, parent_call_id=asked_by))
 
     def __enter__(self) -> Self:
-        """Let everything inside know its tool."""
-        self._at.__enter__()
+        """Make this tool part of the call context of everything inside."""
+        self._context.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Note an exception, which passes untouched."""
-        self._at.__exit__(kind, error, trace)
+        self._context.__exit__(kind, error, trace)
         if error is not None:
             self.tool.close(error=None if isinstance(error, self._control_flow) else error)
 

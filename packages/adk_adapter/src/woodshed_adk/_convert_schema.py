@@ -1,4 +1,7 @@
-"""The schemas and tools of Google's types → JSON schema and OpenAI's function tools. Pure functions."""
+"""The schemas and tools of Google's types → JSON schema and OpenAI's function tools. Pure functions.
+
+Only ADK needs this: the other frameworks write JSON schema themselves.
+"""
 
 from __future__ import annotations
 
@@ -72,13 +75,13 @@ def to_openai_tools(tools: Any, allowed: Collection[str] | None) -> list[dict[st
     Raises:
         ConfigError: a tool that only Google's servers can run is among them.
     """
-    found = []
+    functions = []
     for tool in tools or ():
         refuse_server_side(tool)
         for declared in tool.function_declarations or ():
             if allowed is None or declared.name in allowed:
-                found.append(_openai_tool(declared))
-    return found
+                functions.append(_openai_tool(declared))
+    return functions
 
 
 def refuse_server_side(tool: Any) -> None:

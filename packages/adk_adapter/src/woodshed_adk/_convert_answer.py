@@ -1,4 +1,7 @@
-"""A chat completion, or the chunks of one → ADK's `LlmResponse`."""
+"""A chat completion, or the chunks of one → ADK's `LlmResponse`. Pure.
+
+Only ADK needs this: its own types are Google's, while the other frameworks' clients read OpenAI's answers themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ _FINISH = {"stop": "STOP", "tool_calls": "STOP", "function_call": "STOP", "lengt
 
 
 def own_message(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message as it is to be replayed: the model's own words, without the engine's additions."""
-    found: dict[str, Any] = {"role": "assistant", "content": message.get("content") or None}
+    """Return the model's message as it is replayed: its own text, without the engine's additions."""
+    replayed: dict[str, Any] = {"role": "assistant", "content": message.get("content") or None}
     if thoughts := _thoughts(message):
-        found["reasoning"] = thoughts
+        replayed["reasoning"] = thoughts
     if message.get("tool_calls"):
-        found["tool_calls"] = [
+        replayed["tool_calls"] = [
             {
                 "id": call.get("id"),
                 "type": "function",
@@ -27,7 +30,7 @@ def own_message(message: dict[str, Any]) -> dict[str, Any]:
             }
             for call in message["tool_calls"]
         ]
-    return found
+    return replayed
 
 
 def to_response(body: dict[str, Any], *, streamed: bool = False) -> LlmResponse:
@@ -70,12 +73,12 @@ def _parts(message: dict[str, Any]) -> list[types.Part]:
 
 def _arguments(name: str, text: str | None) -> dict[str, Any]:
     try:
-        found = json.loads(text) if text else {}
+        arguments = json.loads(text) if text else {}
     except ValueError as error:
         raise ValueError(f"the arguments of tool call {name!r} are not JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of tool call {name!r} are {text}, expected a JSON object")
-    return found
+    return arguments
 
 
 def _thoughts(message: dict[str, Any]) -> str | None:
@@ -116,7 +119,7 @@ def _usage(usage: dict[str, Any] | None) -> types.GenerateContentResponseUsageMe
 
 
 class Gathered:
-    """A streamed answer as it comes in: what to show of each chunk, and the whole at the end."""
+    """Collects a streamed answer: what to show of each chunk, and the whole answer at the end."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -128,7 +131,7 @@ class Gathered:
         self._finish_reason: str | None = None
 
     def add(self, chunk: dict[str, Any]) -> Iterator[LlmResponse]:
-        """Take a chunk in; yields what an agent that streams is shown of it."""
+        """Add a chunk; yield what an agent that streams is shown of it."""
         self.usage = chunk.get("usage") or self.usage
         for choice in chunk.get("choices") or ():
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
@@ -166,7 +169,7 @@ class Gathered:
         return self._trackers[index]
 
     def body(self) -> dict[str, Any]:
-        """Return the whole as an answer that was not streamed."""
+        """Return the whole answer in the form of one that was not streamed."""
         message = {**self._message, "tool_calls": [self._calls[index] for index in sorted(self._calls)]}
         choice = {"message": message, "finish_reason": self._finish_reason, "logprobs": {"content": self._logprobs}}
         return {"choices": [choice], "usage": self.usage}

@@ -1,0 +1,149 @@
+"""Turn what happens around a hooked call inside a rollout into the wrapper that the hook takes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import aclosing
+from typing import Any, Protocol, overload
+
+from woodshed.capture.context import current_rollout, require_rollout
+from woodshed.capture.hooks import Around
+from woodshed.capture.rollout import Rollout
+
+Steps = Generator[Callable[[], Any], Any, Any]
+"""What a generator body returns: it yields the call to make, takes its result and returns the answer."""
+
+
+class AroundInRollout(Protocol):
+    """What happens around a hooked call inside a rollout: `wrapt`'s arguments behind the rollout."""
+
+    def __call__(self, rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any, /) -> Any:
+        """Return the call's result, or the generator described at `in_rollout`."""
+
+
+def method_name(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> str:
+    """Return the name of a hooked method as its caller knows it, such as `ChatOpenAI.generate()`."""
+    return f"{type(instance).__name__}.{wrapped.__name__}()"
+
+
+@overload
+def in_rollout(body: AroundInRollout) -> Around: ...
+@overload
+def in_rollout(*, model_call: Around) -> Callable[[AroundInRollout], Around]: ...
+def in_rollout(body: AroundInRollout | None = None, *, model_call: Around | None = None) -> Any:
+    """Return a wrapper that runs `body` inside a rollout, and calls straight through outside one.
+
+    A plain `body` returns the result, or what the target's caller awaits or iterates. A generator `body` yields at
+    most once: the call to make, as a function without arguments. It gets the call's result, or its exception, at the
+    `yield`, and returns the result. The same body serves a function, a coroutine function and an async generator
+    function; for the last one the result at the `yield` is None and the items are passed on as they come, so that a
+    context variable set around the `yield` is seen by whoever reads them.
+
+    Args:
+        body: takes the rollout, then `wrapt`'s arguments.
+        model_call: names the call. Given, a call that has lost its rollout raises `LeakError` under that name;
+            without a name it goes straight through.
+
+    Example:
+        ```python
+        @in_rollout
+        def around_tool(rollout, wrapped, instance, args, kwargs) -> Steps:
+            with ToolSpan(rollout, tool_call_id=None, name=instance.name, arguments=kwargs) as span:
+                result = yield partial(wrapped, *args, **kwargs)
+                span.ended(str(result))
+            return result
+        ```
+    """
+    if body is None:
+        return functools.partial(_around, model_call=model_call)
+    return _around(body, model_call)
+
+
+def _around(body: AroundInRollout, model_call: Around | None) -> Around:
+    inner = _driven(body) if inspect.isgeneratorfunction(body) else body
+
+    @functools.wraps(body)
+    def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        if model_call is None:
+            rollout = current_rollout()
+        else:
+            rollout = require_rollout(model_call(wrapped, instance, args, kwargs))
+        if rollout is None:
+            return wrapped(*args, **kwargs)
+        return inner(rollout, wrapped, instance, args, kwargs)
+
+    return around
+
+
+def _driven(body: AroundInRollout) -> AroundInRollout:
+    """Return a body that drives a generator body in the way its target is called."""
+
+    def inner(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any, /) -> Any:
+        steps: Steps = body(rollout, wrapped, instance, args, kwargs)
+        if inspect.iscoroutinefunction(wrapped):
+            return _drive_coroutine(steps)
+        if inspect.isasyncgenfunction(wrapped):
+            return _drive_async_generator(steps)
+        return _drive(steps)
+
+    return inner
+
+
+def _drive(steps: Steps) -> Any:
+    try:
+        call = next(steps)
+    except StopIteration as answered_without_the_call:
+        return answered_without_the_call.value
+    try:
+        result = call()
+    except BaseException as error:
+        return _fail(steps, error)
+    return _finish(steps, result)
+
+
+async def _drive_coroutine(steps: Steps) -> Any:
+    try:
+        call = next(steps)
+    except StopIteration as answered_without_the_call:
+        return answered_without_the_call.value
+    try:
+        result = await call()
+    except BaseException as error:
+        return _fail(steps, error)
+    return _finish(steps, result)
+
+
+async def _drive_async_generator(steps: Steps) -> AsyncIterator[Any]:
+    call = next(steps)
+    try:
+        async with aclosing(call()) as items:
+            async for item in items:
+                yield item
+    except BaseException as error:
+        _fail(steps, error)
+    else:
+        _finish(steps, None)
+
+
+def _finish(steps: Steps, result: Any) -> Any:
+    try:
+        steps.send(result)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError(f"{steps.__qualname__} yields more than once")  # type: ignore[attr-defined]
+
+
+def _fail(steps: Steps, error: BaseException) -> Any:
+    """Raise the call's exception inside the body; return what the body answers instead, if it catches it."""
+    try:
+        steps.throw(error)
+    except StopIteration as end:
+        return end.value
+    except RuntimeError as raised:
+        # No generator lets a StopIteration pass (PEP 479): the target's own is taken out of the RuntimeError.
+        if isinstance(error, StopIteration) and raised.__cause__ is error:
+            raise error from None
+        raise
+    raise RuntimeError(f"{steps.__qualname__} yields more than once")  # type: ignore[attr-defined]
