@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("jsonschema", reason="comes with woodshed[mcp]")
+pytest.importorskip("mcp", reason="comes with woodshed[mcp]")
 
 from woodshed.testing.mcp_agents import check_it_calls_and_answers, check_it_stops
 from woodshed_adk.mcp import run_agent
