@@ -8,7 +8,7 @@ from statistics import fmean
 
 from woodshed.errors import JudgeError
 from woodshed.mcp.scenario import Scenario
-from woodshed.rewards.aggregate import all_of
+from woodshed.rewards.aggregate import gather_all
 from woodshed.rewards.base import Reward
 from woodshed.training.report.metrics import cost_usd
 from woodshed.training.run.store import RunStore
@@ -62,7 +62,7 @@ def pairs(store: RunStore, scenarios: Sequence[Scenario], rollouts: int) -> list
 
 async def compare(reward: Reward, found: Sequence[Pair]) -> Comparison | None:
     """Return the judge's comparison; None where it could judge nothing."""
-    verdicts = await all_of(_judged(reward, pair) for pair in found)
+    verdicts = await gather_all(_judged(reward, pair) for pair in found)
     scored = []
     for pair, verdict in zip(found, verdicts, strict=True):
         values = {} if verdict.error is not None else {s.rollout_id: s.value for s in verdict.scores}
