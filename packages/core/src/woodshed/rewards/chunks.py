@@ -44,8 +44,8 @@ def chunk_size(lengths: Sequence[int], shared: int, *, max_attempts: int, window
     if fits < least:
         raise JudgeError(
             f"{least} attempts of up to {longest_first[0]} characters and a task of {shared} do not fit "
-            f"Ruler(window_chars={window}); raise it up to the judge's context (4 characters are about a token), "
-            "or lower attempt_chars"
+            f"Ruler(window_chars={window}); raise it as far as the judge's context allows (4 characters are about "
+            "a token), or lower attempt_chars"
         )
     return min(max_attempts, fits)
 
