@@ -210,9 +210,7 @@ class Ruler:
             if not 0 <= getattr(self, name) < 1:
                 yield f"Ruler.{name} is {getattr(self, name)}; expected 0 or more, below 1"
         if self.escalate_to is not None and self.permutations < 2:
-            yield (
-                "Ruler.escalate_to needs permutations=2 or more: a judge that is asked once is never found inconsistent"
-            )
+            yield ("Ruler.escalate_to needs permutations=2 or more: a single request has no consistency")
         yield from self._cost_problems()
 
     def _cost_problems(self) -> Iterator[str]:

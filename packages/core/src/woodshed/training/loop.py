@@ -14,25 +14,23 @@ from woodshed.capture import RolloutFunction, rollout
 from woodshed.engine.client.client import EngineClient
 from woodshed.engine.client.config import check_trainer
 from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
-from woodshed.errors import ConfigError, EngineError
+from woodshed.errors import ConfigError
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.training.config import Evaluation, Policy, TrainConfig, scenario_ids
 from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate
+from woodshed.training.open_policy import open_policy
 from woodshed.training.report.files import write_history, write_summary
 from woodshed.training.report.memory_peak import MemoryPeak
 from woodshed.training.report.plot import plot
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.report.summary import Summary, summarise
-from woodshed.training.rollouts.groups import RunContext
-from woodshed.training.rollouts.prefetch import PrioritySemaphore
 from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
 from woodshed.training.run.store import RunStore
 from woodshed.training.step import take_steps
-from woodshed.types import OpenPolicy
 
 VERDICTS = "judge.sqlite"
 """File in the run's folder with cached verdicts and judge payments."""
@@ -235,7 +233,14 @@ async def _run_steps(
     progress: RunProgress,
 ) -> None:
     """Open the policy, evaluate, take all steps, evaluate again."""
-    context = await _open(training, function, client, store)
+    context = await open_policy(
+        client,
+        training.policy,
+        training.config,
+        adapter=initial_adapter(training.policy, training.engine),
+        function=function,
+        store=store,
+    )
     reward = training.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
     if training.checks and store.fact("checks") is None:
         warnings = await first_step_checks(
@@ -250,48 +255,3 @@ async def _run_steps(
 
 def _by_id(scenarios: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(scenario_ids(scenarios), scenarios, strict=True))
-
-
-async def _open(training: Training, function: RolloutFunction, client: EngineClient, store: RunStore) -> RunContext:
-    config, name = training.config, training.policy.served().name
-    state = await client.open_policy(
-        OpenPolicy(
-            name=name,
-            run_id=store.run_id(),
-            lora=training.policy.lora,
-            optimizer=config.optimizer,
-            loss=config.loss,
-            seed=config.seed,
-            trainer=training.policy.trainer,
-            load_in_4bit=training.policy.load_in_4bit,
-            adapter=initial_adapter(training.policy, training.engine),
-        )
-    )
-    return RunContext(
-        function=function,
-        client=client,
-        store=store,
-        policy=training.policy,
-        policy_name=name,
-        config=config,
-        start_version=_start_version(store, state.version),
-        semaphore=PrioritySemaphore(config.max_concurrency),
-    )
-
-
-def _start_version(store: RunStore, version: int) -> int:
-    """Return the weight version before the first step, after checking that the engine has all steps of the run.
-
-    Raises:
-        EngineError: the engine has lost the run's checkpoints, or is a different engine.
-    """
-    history = store.history()
-    if history and version < history[-1]["version"]:
-        raise EngineError(
-            f"the run in {str(store.folder)!r} has trained its policy to version {history[-1]['version']}, but this "
-            f"engine has only version {version}: its checkpoints are gone, or it is a different engine. Use the engine "
-            "that trained it, or start a new run with fresh=True (`--fresh`)"
-        )
-    if (start := store.fact("start_version")) is None:
-        store.save_fact("start_version", start := version)
-    return int(start)

@@ -22,19 +22,19 @@ class Finding(Record):
     """What to do; empty if the check passed."""
 
 
-def passed(check: str, found: str) -> Finding:
+def passed(check: str, result: str) -> Finding:
     """Return a finding of a check that passed."""
-    return Finding(check=check, status="pass", found=found)
+    return Finding(check=check, status="pass", found=result)
 
 
-def warned(check: str, found: str, advice: str) -> Finding:
+def warned(check: str, result: str, advice: str) -> Finding:
     """Return a finding that may be a problem."""
-    return Finding(check=check, status="warn", found=found, advice=advice)
+    return Finding(check=check, status="warn", found=result, advice=advice)
 
 
-def failed(check: str, found: str, advice: str) -> Finding:
+def failed(check: str, result: str, advice: str) -> Finding:
     """Return a finding with which a run cannot succeed."""
-    return Finding(check=check, status="fail", found=found, advice=advice)
+    return Finding(check=check, status="fail", found=result, advice=advice)
 
 
 async def guarded(check: str, check_result: Awaitable[Finding], advice: str) -> Finding:
