@@ -34,8 +34,8 @@ from scipy.stats import kendalltau
 
 from woodshed import Engine, Ruler
 from woodshed.chat.model import Question
-from woodshed.rewards.judge_runner import asked_of
-from woodshed.rewards.prompt import Form, build_prompt, default_rubric
+from woodshed.rewards.judge_runner import judge_client
+from woodshed.rewards.prompt import PromptSettings, build_prompt, default_rubric
 from woodshed.testing.hostile import hostile_replies, hostile_texts
 from woodshed.types import Judgement
 from woodshed_tiny_world import held_out_scenarios, judge_model
@@ -187,11 +187,11 @@ async def tiny_judge(groups: int, size: int) -> list[Line]:
 
 async def _tiny_naive(ruler: Ruler, known: Sequence[KnownGroup]) -> Line:
     line, taus = Line(judge="tiny, real vLLM", how="by place"), []
-    asked, _ = asked_of(ruler.judge)  # type: ignore[arg-type]
+    client, _ = judge_client(ruler.judge)  # type: ignore[arg-type]
     for number, group in enumerate(known):
-        form = Form(rubric=default_rubric())
-        prompt = build_prompt(group.trajectories, order=range(len(group.truth)), form=form, salt=str(number))
-        answer = await asked.ask(Question(system=prompt.system, user=prompt.user, schema=prompt.schema))
+        settings = PromptSettings(rubric=default_rubric())
+        prompt = build_prompt(group.trajectories, order=range(len(group.truth)), settings=settings, salt=str(number))
+        answer = await client.ask(Question(system=prompt.system, user=prompt.user, schema=prompt.schema))
         scores = dict(zip(group.truth, scores_by_place(answer.text) or (), strict=False))
         taus += agreement(scores, group)
         line.requests += 1 / len(known)

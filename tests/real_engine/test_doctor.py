@@ -18,7 +18,7 @@ import pytest_asyncio
 import woodshed
 from woodshed.engine import EngineClient, ServedModel
 from woodshed.errors import JudgeError
-from woodshed.training.doctor import Finding, examine_run, failing, first_step
+from woodshed.training.doctor import Finding, examine_run, failing, first_step_checks
 from woodshed.training.doctor.finding import guarded
 from woodshed.training.doctor.serving import check_template, check_tool_parser
 from woodshed.training.doctor.weights import check_drift, check_learning, check_swap, sample
@@ -71,7 +71,7 @@ async def test_the_first_steps_checks_pass_and_are_quick(opened: EngineClient) -
     reward = woodshed.FunctionReward(lambda trajectory: 0.0)
     began = time.perf_counter()
 
-    found = await first_step(opened, "policy", POLICY.sampling(), LossSettings(), reward)
+    found = await first_step_checks(opened, "policy", POLICY.sampling(), LossSettings(), reward)
 
     print(f"\nthe checks before the first step took {time.perf_counter() - began:.2f} s")
     assert found == []

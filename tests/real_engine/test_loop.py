@@ -177,7 +177,7 @@ async def test_a_stopped_run_goes_on_and_what_has_grown_too_old_is_dropped_and_s
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert "stopped; nothing finished is lost" in capsys.readouterr().out
+    assert "stopped; finished work is kept" in capsys.readouterr().out
 
     run = await go(Plain(length), 0)
 

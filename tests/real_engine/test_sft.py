@@ -15,7 +15,7 @@ import woodshed
 from woodshed.engine import EngineClient
 from woodshed.training.run.store import RunStore
 from woodshed.training.sft.dataset import Choice, examples_of_run
-from woodshed.training.sft.run import WarmUp, sft_async, warm_up
+from woodshed.training.sft.run import SftTraining, sft_async, sft_training
 from woodshed_tiny_world import held_out_scenarios, policy_path, train_scenarios, verify
 from woodshed_tiny_world.agents import rollout_of
 from woodshed_tiny_world.verifier import Level
@@ -80,10 +80,10 @@ def how_true(trajectory: woodshed.Trajectory) -> float:
     return list(Level).index(verify(trajectory, TRUTH[trajectory.scenario_id]).level) / (len(Level) - 1)
 
 
-def warm(engine: EngineClient, source: Path, run_dir: Path, **changes: Any) -> WarmUp:
+def warm(engine: EngineClient, source: Path, run_dir: Path, **changes: Any) -> SftTraining:
     config = woodshed.SftConfig(**{"epochs": 6, "batch_size": 8, "optimizer": FAST} | changes)
     choice = Choice(min_score=1.0)
-    return warm_up(
+    return sft_training(
         source, policy=POLICY, choice=choice, engine=woodshed.Engine.connect(engine.url), config=config, run_dir=run_dir
     )
 

@@ -11,7 +11,7 @@ from attempts import VERDICTS, Attempt, level_of, reply_text, trajectory, transl
 from dialects import Dialect
 from transformers import PreTrainedTokenizerBase
 
-from woodshed.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
+from woodshed.rewards.prompt import PromptSettings, attempt_ids, build_prompt, default_rubric
 from woodshed_tiny_world import Level, Scenario, Shop
 from woodshed_tiny_world.scenarios import WISHES
 
@@ -57,7 +57,9 @@ class Encoder:
     def prompt(self, scenario: Scenario, attempts: Sequence[Attempt], salt: str, dialect: Dialect) -> str:
         """Return the judge's request about these attempts, as the engine renders it."""
         shown = [trajectory(scenario, a, str(i), dialect) for i, a in enumerate(attempts)]
-        asked = build_prompt(shown, order=range(len(shown)), form=Form(rubric=default_rubric()), salt=salt)
+        asked = build_prompt(
+            shown, order=range(len(shown)), settings=PromptSettings(rubric=default_rubric()), salt=salt
+        )
         chat = [{"role": "system", "content": asked.system}, {"role": "user", "content": asked.user}]
         return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 

@@ -17,7 +17,7 @@ from mistakes import KINDS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from woodshed.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
+from woodshed.rewards.prompt import PromptSettings, attempt_ids, build_prompt, default_rubric
 from woodshed_tiny_world import all_scenarios, judge_path, open_shop, policy_path
 from woodshed_tiny_world.verifier import fact
 
@@ -50,7 +50,9 @@ def texts(draw: random.Random) -> Iterator[str]:
         yield reply_text(ids, draw.choices(list(VERDICTS), k=8))
         dialect = DIALECTS[round_ % len(DIALECTS)]
         shown = [trajectory(scenario, translated(a, dialect, shop), str(i), dialect) for i, a in enumerate(attempts)]
-        prompt = build_prompt(shown, order=range(len(shown)), form=Form(rubric=default_rubric()), salt=str(round_))
+        prompt = build_prompt(
+            shown, order=range(len(shown)), settings=PromptSettings(rubric=default_rubric()), salt=str(round_)
+        )
         yield prompt.user
         for _ in range(8):
             yield prompt.system

@@ -1,4 +1,4 @@
-"""woodshed lets an agent that already exists practise: rollouts → a judge's ranking → GRPO on a LoRA → served hot.
+"""woodshed trains an agent you already have: rollouts → an LLM judge's scores → GRPO on a LoRA → served by vLLM.
 
 Names are imported on first use, so that `import woodshed` stays light (see docs/decisions/0003-lazy-public-face.md).
 """
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    # Mark what is to be practised, and reach the rollout that runs here.
+    # Mark the rollout function, and access the rollout that is running.
     "Rollout": "capture",
     "RolloutFunction": "capture",
     "bind": "capture",
@@ -78,7 +78,7 @@ _HOME = {
     "sft_async": "training.sft.run",
     "train": "training.loop",
     "train_async": "training.loop",
-    # Where the policy runs.
+    # Where the policy is served and trained.
     "Engine": "engine.client.local",
     "ServedModel": "engine.client.config",
     # Rewards.
@@ -120,7 +120,7 @@ _HOME = {
 }
 
 _ROOMS = ("mcp",)
-"""Rooms with a public face of their own: `woodshed.mcp.agent(...)`."""
+"""Subpackages that are part of the public API, such as `woodshed.mcp.agent(...)`."""
 
 __all__ = [
     "AdvantageSettings",
@@ -182,7 +182,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its room on first use."""
+    """Import a public name from its module on first use."""
     if name in _ROOMS:
         return importlib.import_module(f"woodshed.{name}")
     if name not in _HOME:

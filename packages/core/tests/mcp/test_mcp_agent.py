@@ -11,9 +11,9 @@ from mcp_servers import hostile
 
 from woodshed.errors import ConfigError, CostCeilingError, JudgeError, McpServerError, McpServerUnreachable
 from woodshed.mcp import Job, Limits, McpAgent, Scenario, Server, Sessions
-from woodshed.mcp.comparison import Pair, compare, pairs, worked
+from woodshed.mcp.comparison import Pair, compare, pairs, tool_and_answer_given
 from woodshed.mcp.frameworks import load_agent
-from woodshed.mcp.report import _telling
+from woodshed.mcp.report import most_changed
 from woodshed.rewards.base import FunctionReward
 from woodshed.training.run.store import RunStore
 from woodshed.types import Failure, Judgement, Score, ToolCall, Trajectory
@@ -87,7 +87,7 @@ def attempt(name: str, *calls: bool, answer: str = "it is 4", status: Any = "com
     ],
 )
 def test_a_rollout_worked_where_a_tool_answered_last_and_the_agent_too(made: Trajectory, value: float) -> None:
-    assert worked(made, Scenario(id="s", task="t")) == value
+    assert tool_and_answer_given(made, Scenario(id="s", task="t")) == value
 
 
 def pair(task: str, before: list[Trajectory], after: list[Trajectory]) -> Pair:
@@ -162,4 +162,8 @@ def test_the_examples_are_those_that_changed_most_and_of_different_kinds() -> No
         for name, before, after in (("same", True, True), ("better", False, True), ("worse", True, False))
     )
 
-    assert [p.scenario.task for p in _telling([same, better, better, worse], worked)] == ["better", "worse", "same"]
+    assert [p.scenario.task for p in most_changed([same, better, better, worse], tool_and_answer_given)] == [
+        "better",
+        "worse",
+        "same",
+    ]

@@ -12,7 +12,7 @@ from woodshed.errors import ConfigError
 from woodshed.mcp import Catalog, Generator, Limits, PlannedCall, Scenario, Server, Sessions, Tool, scenarios_async
 from woodshed.mcp.catalog import McpPrompt, Resource
 from woodshed.mcp.dry_run import DryRun
-from woodshed.mcp.grammar import asks_for, plan
+from woodshed.mcp.grammar import plan, tool_of_prompt
 from woodshed.mcp.scenario import load, of_split, save, scenario, split
 from woodshed.testing import ScriptedEngine, fail, say
 from woodshed_tiny_world import all_scenarios
@@ -68,9 +68,9 @@ async def test_a_file_that_is_there_is_used_again_as_it_was_edited(shop_url: str
     sessions = Sessions(server=Server.of(shop_url))
 
     lines: list[str] = []
-    found = await scenarios_async(sessions, count=1000, folder=tmp_path, say=lines.append)
+    found = await scenarios_async(sessions, count=1000, folder=tmp_path, on_message=lines.append)
 
-    assert lines[-1] == "1 of them need tools that the agent is not offered this time: list_tubas"
+    assert lines[-1] == "1 of them need tools that the agent does not have this time: list_tubas"
     assert found.reused
     assert [(s.task, s.split, s.source) for s in found.scenarios] == [
         ("Is there a Tuba?", "train", "by hand"),
@@ -86,8 +86,8 @@ async def test_a_file_that_is_there_is_used_again_as_it_was_edited(shop_url: str
         ('{"question": "?"}', 'line 2 cannot be read: expected an object with a "task"'),
         ('{"task": "b", "split": "test"}', "line 2: split: Input should be 'train' or 'held_out'"),
         ('{"task": "b", "colour": 1}', "line 2: colour: Extra inputs"),
-        ('{"task": "A!"}', "line 2: the id '.*' was there before"),
-        ('{"task": "b"}', "2 scenarios to practise on and 0 held out"),
+        ('{"task": "A!"}', "line 2: the id '.*' appears twice"),
+        ('{"task": "b"}', "2 scenarios for training and 0 held out"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str, said: str) -> None:
@@ -163,7 +163,7 @@ async def test_a_slot_that_nobody_can_fill_rejects_its_template() -> None:
     tasks, rejected = await made(found)
 
     assert tasks == ["hello?{}"]
-    assert ["nobody knows a value for 'path'" in reason for reason in rejected] == [True, True]
+    assert ["no value known for 'path'" in reason for reason in rejected] == [True, True]
 
 
 async def test_of_very_many_combinations_different_ones_are_drawn() -> None:
@@ -178,9 +178,9 @@ async def test_of_very_many_combinations_different_ones_are_drawn() -> None:
 def test_a_prompt_asks_for_the_tool_it_is_named_after() -> None:
     tools = (tool("get"), tool("get_price"), tool("log"))
 
-    assert asks_for(McpPrompt(name="get_price_2"), tools) == tools[1]
-    assert asks_for(McpPrompt(name="p", description="Uses log to look."), tools) == tools[2]
-    assert asks_for(McpPrompt(name="p", description="A catalogue"), tools) is None
+    assert tool_of_prompt(McpPrompt(name="get_price_2"), tools) == tools[1]
+    assert tool_of_prompt(McpPrompt(name="p", description="Uses log to look."), tools) == tools[2]
+    assert tool_of_prompt(McpPrompt(name="p", description="A catalogue"), tools) is None
 
 
 async def test_what_is_drawn_comes_from_every_template_in_turn() -> None:
@@ -198,14 +198,14 @@ async def test_a_dry_run_rejects_what_cannot_be_called_and_calls_nothing_destruc
     calls = [("echo", {"x": 1}), ("echo", {"x": "1"}), ("fail", {}), ("gone", {}), ("hang", {})]
     tasks = [scenario(f"t{n}", calls=(PlannedCall(tool=t, arguments=a),)) for n, (t, a) in enumerate(calls)]
 
-    kept, rejected = await run.sift([*tasks, scenario("T0!"), scenario("t6")])
+    kept, rejected = await run.filter([*tasks, scenario("T0!"), scenario("t6")])
 
     assert [s.task for s in kept] == ["t0", "t4", "t6"]
     assert [r.reason for r in rejected] == [
         """echo refuses {"x": "1"}: '1' is not of type 'integer'""",
         "fail says: the disk is on fire",
         "it needs the tool 'gone', which the agent does not have",
-        "the same task was there before",
+        "duplicate task",
     ]
     assert sessions.tally.calls == 2
 
@@ -242,7 +242,7 @@ async def test_a_model_writes_scenarios_and_is_told_which_could_not_be_done(shop
         "get_stock says: no 'Kazoo' here",
         "no JSON object with scenarios; it begins with 'no JSON at all'",
         "cannot be read: 'calls'",
-        "the same task was there before",
+        "duplicate task",
     ]
     assert "Write 1 easy, 1 hard tasks" in asked[0] and "get_stock" in asked[0] and "Violin" in asked[0]
     assert "no 'Kazoo' here" in asked[1] and '"Any Tuba left?"' in asked[1]
@@ -272,10 +272,10 @@ async def test_what_is_written_stays_where_the_model_stops_answering(shop_url: s
     with ScriptedEngine(lambda request: answers.pop(0)) as chat:
         model = Generator("writer", base_url=chat.base_url, api_key="k")
         sessions = Sessions(server=Server.of(shop_url))
-        found = await scenarios_async(sessions, count=4, generator=model, say=lines.append)
+        found = await scenarios_async(sessions, count=4, generator=model, on_message=lines.append)
 
     assert [s.task for s in found.scenarios] == ["Any Tuba left?", "Any Harp left?"]
-    assert any("generator 'writer'" in line and "goes on with them" in line for line in lines)
+    assert any("generator 'writer'" in line and "continuing with the 2 scenarios" in line for line in lines)
 
 
 def test_a_mix_is_shared_out_whole() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from loopback_judge import attempts_of, verdict
 
 from woodshed.errors import JudgeError
-from woodshed.rewards.aggregate import Opinion
-from woodshed.rewards.chunks import chunk_size, in_chunks
+from woodshed.rewards.aggregate import JudgeScores
+from woodshed.rewards.chunks import chunk_size, judge_in_chunks
 from woodshed.rewards.ruler import Ruler
 from woodshed.rewards.verdict import AttemptScore
 from woodshed.types import Trajectory
@@ -35,16 +35,16 @@ async def test_all_attempts_stand_on_one_scale_whatever_each_chunks_own(
     truth = [place / (count - 1) for place in draw.sample(range(count), count)]
     seen: list[list[int]] = []
 
-    async def judge(places: list[int]) -> Opinion:
+    async def judge(places: list[int]) -> JudgeScores:
         unit, zero = draw.uniform(0.5, 1.0), draw.uniform(0.0, 0.2)
         seen.append(places)
-        return Opinion(marks=tuple(AttemptScore(score=zero + unit * truth[p], explanation="") for p in places))
+        return JudgeScores(scores=tuple(AttemptScore(score=zero + unit * truth[p], explanation="") for p in places))
 
-    opinion = await in_chunks(draw.sample(range(count), count), min(size, count), judge)
+    judged = await judge_in_chunks(draw.sample(range(count), count), min(size, count), judge)
 
     first = [truth[p] for p in seen[0]]
     assume(max(first) - min(first) >= 0.11)
-    scores = [m.score for m in opinion.marks]
+    scores = [s.score for s in judged.scores]
     inside = [k for k in range(count) if 1e-9 < scores[k] < 1 - 1e-9]
     assert all((scores[a] < scores[b]) == (truth[a] < truth[b]) for a in inside for b in inside if a != b)
     assert all(len(places) <= size for places in seen)

@@ -9,7 +9,7 @@ import pytest
 from builders import TOOLS, asked, call, said, trajectory
 from loopback_judge import attempts_of, verdict
 
-from woodshed.rewards.prompt import Form, build_prompt
+from woodshed.rewards.prompt import PromptSettings, build_prompt
 from woodshed.rewards.ruler import Ruler
 from woodshed.testing.hostile import PLACES, HostileText, hostile_replies, hostile_texts
 from woodshed.types import Judgement, Message, Trajectory
@@ -82,7 +82,7 @@ TEXTS = hostile_texts("abcd", "A")
 async def test_no_recorded_text_buys_a_score(text: HostileText, place: str) -> None:
     honest = [answered("good"), answered("poor")]
     # The attacker has seen an earlier request about this very group, and writes with its fence code and id.
-    seen = build_prompt([*honest, answered("thief")], order=(0, 1, 2), form=Form(rubric="-"), salt="0:0")
+    seen = build_prompt([*honest, answered("thief")], order=(0, 1, 2), settings=PromptSettings(rubric="-"), salt="0:0")
     code = seen.user.split("\n", 1)[0].removeprefix("fence code: ")
     knowing = next(t for t in hostile_texts(code, "C") if t.name == text.name)
 

@@ -10,7 +10,7 @@ from builders import TOOLS, asked, call, said, trajectory
 from loopback_judge import attempts_of
 
 from woodshed.rewards.partial_scores import Parts
-from woodshed.rewards.prompt import Form, build_prompt
+from woodshed.rewards.prompt import PromptSettings, build_prompt
 from woodshed.rewards.ruler import Ruler
 from woodshed.rewards.verdict import read_verdict
 from woodshed.types import Message, ModelCall, Trajectory
@@ -38,8 +38,10 @@ def team(rollout_id: str, answer: str) -> Trajectory:
 
 def test_agents_and_steps_are_named_in_the_request_only_where_asked_for() -> None:
     group = (team("a", "Soup."), team("b", "Stew."))
-    plain = build_prompt(group, order=(0, 1), form=Form(rubric="R"), salt="")
-    asked_for = build_prompt(group, order=(0, 1), form=Form(rubric="R", details=("agents", "steps")), salt="")
+    plain = build_prompt(group, order=(0, 1), settings=PromptSettings(rubric="R"), salt="")
+    asked_for = build_prompt(
+        group, order=(0, 1), settings=PromptSettings(rubric="R", details=("agents", "steps")), salt=""
+    )
 
     text = attempts_of(asked_for.user)["A"].splitlines()
     assert [line for line in text if line.startswith(("--", "step"))] == [
@@ -93,5 +95,5 @@ def test_a_part_that_is_not_scored_as_asked_is_a_problem(entry: dict[str, Any], 
 
     reading = read_verdict(reply, ["A"], {"A": Parts(agents=("cook",), steps=2)})
 
-    assert reading.marks == {}
+    assert reading.scores == {}
     assert any(problem in p for p in reading.problems), reading.problems

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopback_judge import attempts_of
 
-from woodshed.rewards.prompt import Form, attempt_ids, build_prompt, default_rubric
+from woodshed.rewards.prompt import PromptSettings, attempt_ids, build_prompt, default_rubric
 from woodshed.types import Message, Trajectory
 
 GOLDEN = Path(__file__).parent / "golden" / "ruler_prompt.txt"
@@ -38,8 +38,8 @@ def answered(rollout_id: str, text: str) -> Trajectory:
 
 
 def shown(*trajectories: Trajectory, salt: str = "salt") -> str:
-    form = Form(rubric=default_rubric())
-    return build_prompt(trajectories, order=range(len(trajectories)), form=form, salt=salt).user
+    settings = PromptSettings(rubric=default_rubric())
+    return build_prompt(trajectories, order=range(len(trajectories)), settings=settings, salt=salt).user
 
 
 def test_the_prompt_reads_as_the_golden_file_does() -> None:
@@ -51,7 +51,7 @@ def test_the_prompt_reads_as_the_golden_file_does() -> None:
         ),
         answered("r2", "Probably ten."),
     )
-    prompt = build_prompt(group, order=[2, 0, 1], form=Form(rubric=default_rubric()), salt="golden")
+    prompt = build_prompt(group, order=[2, 0, 1], settings=PromptSettings(rubric=default_rubric()), salt="golden")
     found = f"== system\n{prompt.system}\n== user\n{prompt.user}\n== schema\n{prompt.schema}\n"
     if os.environ.get("WOODSHED_UPDATE_GOLDEN"):
         GOLDEN.write_text(found)

@@ -144,7 +144,7 @@ async def test_a_reply_that_stays_broken_masks_the_group(server: LoopbackJudge, 
     assert judgement.scores == ()
     assert judgement.error is not None
     assert judgement.error.kind == "JudgeError"
-    assert "judge 'loopback' broke the rules of its answer, also when told so" in judgement.error.message
+    assert "judge 'loopback' gave an invalid reply twice" in judgement.error.message
     assert SAID[kind] in judgement.error.message
     assert (judgement.requests, judgement.prompt_tokens) == (2, 200)
     assert SAID[kind] in server.requests[1]["messages"][3]["content"]

@@ -8,9 +8,9 @@ from builders import TOOLS, asked, call, said, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from woodshed.rewards.prompt import Form, transcripts
+from woodshed.rewards.prompt import PromptSettings, transcripts
 from woodshed.rewards.transcript import Block
-from woodshed.rewards.truncate import compacted, cut_middle
+from woodshed.rewards.truncate import cut_middle, truncated
 from woodshed.types import Failure, Message, ToolCall, Trajectory
 
 BUDGET = 2_000
@@ -21,14 +21,14 @@ def block(text: str, role: str = "assistant", is_error: bool = False) -> Block:
 
 
 def test_what_fits_is_shown_as_it_is() -> None:
-    assert compacted([block("one"), block("two")], BUDGET) == "one\ntwo"
+    assert truncated([block("one"), block("two")], BUDGET) == "one\ntwo"
 
 
 def test_beginning_end_and_errors_stay_and_each_gap_is_said() -> None:
     blocks = [block(f"step {n:03d} " + "x" * 80, role=("assistant", "tool")[n % 2]) for n in range(100)]
     blocks[50] = block("tool look: no such table", role="tool", is_error=True)
 
-    text = compacted(blocks, BUDGET)
+    text = truncated(blocks, BUDGET)
 
     lines = text.splitlines()
     assert lines[0].startswith("step 000")
@@ -44,7 +44,7 @@ def test_beginning_end_and_errors_stay_and_each_gap_is_said() -> None:
 
 
 def test_one_huge_message_loses_its_middle_only() -> None:
-    text = compacted([block("question"), block("a" * 50_000 + "END", role="tool"), block("answer")], BUDGET)
+    text = truncated([block("question"), block("a" * 50_000 + "END", role="tool"), block("answer")], BUDGET)
 
     assert text.startswith("question\naaa")
     assert text.endswith("END\nanswer")
@@ -56,7 +56,7 @@ def test_one_huge_message_loses_its_middle_only() -> None:
     st.integers(50, 800),
 )
 def test_it_fits_and_the_last_message_is_there(blocks: list[Block], budget: int) -> None:
-    text = compacted(blocks, budget)
+    text = truncated(blocks, budget)
 
     notes = sum(len(m) for m in re.findall(r"\[… [^\]]*…\]", text))
     assert len(text) - notes <= budget + len(blocks)
@@ -86,7 +86,9 @@ def long_attempt(rollout_id: str, failed: bool) -> Trajectory:
 
 
 def test_an_error_is_known_by_the_tool_that_raised() -> None:
-    told = transcripts([long_attempt("a", True), long_attempt("b", False)], Form(rubric="", attempt_chars=BUDGET))
+    told = transcripts(
+        [long_attempt("a", True), long_attempt("b", False)], PromptSettings(rubric="", attempt_chars=BUDGET)
+    )
 
     assert "the shelf fell over" in told.attempts[0]
     assert "the shelf fell over" not in told.attempts[1]

@@ -41,7 +41,7 @@ def test_a_verdict_is_found_and_read_by_id(text: str) -> None:
     reading = read_verdict(text, ["A", "B"])
 
     assert reading.problems == ()
-    assert reading.marks == {
+    assert reading.scores == {
         "A": AttemptScore(score=0.9, explanation="why"),
         "B": AttemptScore(score=0.0, explanation="why"),
     }
@@ -83,7 +83,7 @@ def test_a_verdict_is_found_and_read_by_id(text: str) -> None:
 def test_a_broken_rule_is_named_and_no_score_is_left(text: str, problem: str) -> None:
     reading = read_verdict(text, ["A", "B"])
 
-    assert reading.marks == {}
+    assert reading.scores == {}
     assert problem in "; ".join(reading.problems)
 
 
@@ -117,7 +117,7 @@ def test_scores_are_never_taken_by_place(scores: dict[str, float], draw: random.
 
     reading = read_verdict(prose.replace("</think>", "") + reply(*(entry(i, s) for i, s in listed)), sorted(scores))
 
-    assert {i: m.score for i, m in reading.marks.items()} == scores
+    assert {i: m.score for i, m in reading.scores.items()} == scores
 
 
 JSON = st.recursive(
@@ -138,7 +138,7 @@ def test_any_reply_is_either_whole_or_refused(text: str) -> None:
     reading = read_verdict(text, ["A", "B"])
 
     if reading.problems:
-        assert reading.marks == {}
+        assert reading.scores == {}
     else:
-        assert set(reading.marks) == {"A", "B"}
-        assert all(0 <= mark.score <= 1 for mark in reading.marks.values())
+        assert set(reading.scores) == {"A", "B"}
+        assert all(0 <= mark.score <= 1 for mark in reading.scores.values())

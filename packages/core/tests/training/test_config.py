@@ -8,7 +8,7 @@ import pytest
 
 import woodshed
 from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig, scenario_ids
-from woodshed.training.rollouts.sampling import batch_ids
+from woodshed.training.rollouts.sampling import step_scenarios
 
 
 def test_a_group_of_one_is_refused_with_the_reason() -> None:
@@ -111,21 +111,21 @@ def test_every_scenario_is_practised_once_an_epoch() -> None:
     ids = [f"s{i}" for i in range(12)]
     config = TrainConfig(scenarios_per_step=4, seed=3)
 
-    first_epoch = [i for step in range(3) for i in batch_ids(ids, step, config)]
+    first_epoch = [i for step in range(3) for i in step_scenarios(ids, step, config)]
 
     assert sorted(first_epoch) == sorted(ids)
-    assert first_epoch != [i for step in range(3, 6) for i in batch_ids(ids, step, config)]
+    assert first_epoch != [i for step in range(3, 6) for i in step_scenarios(ids, step, config)]
 
 
 def test_a_batch_never_holds_a_scenario_twice() -> None:
     ids = [f"s{i}" for i in range(5)]
     config = TrainConfig(scenarios_per_step=3)
 
-    assert all(len(set(batch_ids(ids, step, config))) == 3 for step in range(50))
+    assert all(len(set(step_scenarios(ids, step, config))) == 3 for step in range(50))
 
 
 def test_a_batch_is_no_larger_than_the_scenario_list() -> None:
-    assert sorted(batch_ids(["a", "b"], 0, TrainConfig(scenarios_per_step=8))) == ["a", "b"]
+    assert sorted(step_scenarios(["a", "b"], 0, TrainConfig(scenarios_per_step=8))) == ["a", "b"]
 
 
 def test_an_evaluation_of_no_rollouts_is_refused() -> None:

@@ -21,12 +21,12 @@ async def test_many_rollouts_of_an_evaluation_fail_as_one(tmp_path: Path) -> Non
     asked = woodshed.Evaluation(scenarios=["a", "b", "c"], measure=lambda trajectory, scenario: 1.0)
     store = RunStore(tmp_path)
     async with EngineClient("http://127.0.0.1:9") as client:
-        stage = RunContext(
+        context = RunContext(
             function=rollout(lambda _: None), client=client, store=store, policy=woodshed.Policy("m"),
-            policy_name="policy", config=woodshed.TrainConfig(), start_version=0, slots=PrioritySemaphore(4),
+            policy_name="policy", config=woodshed.TrainConfig(), start_version=0, semaphore=PrioritySemaphore(4),
         )  # fmt: skip
         with RunProgress(folder=tmp_path, steps=1, console=Console(quiet=True)) as progress:
             with pytest.raises(woodshed.EngineError, match=r"127\.0\.0\.1:9"):
-                await evaluate(stage, asked, "before", progress)
+                await evaluate(context, asked, "before", progress)
 
     assert store.fact("success_before") is None

@@ -1,1 +1,1 @@
-"""Chat models at any OpenAI-compatible address: the client, its retries, and how each server wants to be asked."""
+"""Chat models at any OpenAI-compatible address: the client, its retries, and the options each server accepts."""

@@ -1,4 +1,4 @@
-"""Question → answer of a chat model, over HTTP, with retries and a limit on what is in flight."""
+"""A client of one chat model: question → answer over HTTP, with retries and a limit on concurrent requests."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from woodshed.chat.model import ENGINE_PREFIX, Answer, ChatModel, Question
 from woodshed.chat.request_options import RequestOptions
-from woodshed.chat.retry import UnreadableReply, explain, is_passing, wait_s
+from woodshed.chat.retry import UnreadableReply, explain, is_transient, wait_s
 
 _log = logging.getLogger("woodshed.chat")
 
 
 class ChatClient:
-    """Asks a `ChatModel`; usable from any event loop, and nothing stays open between requests in flight."""
+    """Asks a `ChatModel`. Usable from any event loop; the HTTP client is closed when no request is in flight."""
 
     def __init__(self, model: ChatModel) -> None:
         self.model = model
         self.name = model.model
         self._options = RequestOptions.of(model)
-        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
+        self._connections: WeakKeyDictionary[asyncio.AbstractEventLoop, _Connection] = WeakKeyDictionary()
 
     async def ask(self, question: Question) -> Answer:
         """Return the model's reply.
 
         Raises:
-            WoodshedError: no reply, also after the retries. Its type is the model's `error`; it says who was asked,
-                what was answered and what to do.
+            WoodshedError: no usable reply after all retries. Its type is the model's `error`; its message names the
+                model, the server's answer and the next step.
         """
         key = self.model.key()
-        line = self._lines.setdefault(asyncio.get_running_loop(), _Line(self.model))
-        async with line.client(key) as client, line.slots:
+        connection = self._connections.setdefault(asyncio.get_running_loop(), _Connection(self.model))
+        async with connection.client(key) as client, connection.semaphore:
             completion = await self._complete(client, question, key)
         return self._answer(completion)
 
@@ -51,20 +51,20 @@ class ChatClient:
             options = self._options
             tries = AsyncRetrying(
                 stop=stop_after_attempt(self.model.max_retries + 1),
-                retry=retry_if_exception(is_passing),
+                retry=retry_if_exception(is_transient),
                 wait=wait_s,
                 reraise=True,
             )
             try:
                 async for attempt in tries:
                     with attempt:
-                        return await self._once(client, question, options.of_question(question))
+                        return await self._once(client, question, options.parameters(question))
             except (BadRequestError, UnprocessableError) as error:
-                looser = options.without(str(error))
-                if looser is None:
+                reduced = options.without(str(error))
+                if reduced is None:
                     raise explain(self.model, error, tries=1, key=key) from error
-                _log.info("%s %r refuses a parameter; asked again as %s", self.model.role, self.name, looser)
-                self._options = looser
+                _log.info("%s %r refused a parameter; asking again with %s", self.model.role, self.name, reduced)
+                self._options = reduced
             except (OpenAIError, TimeoutError, UnreadableReply) as error:
                 count = tries.statistics.get("attempt_number", 1)
                 raise explain(self.model, error, tries=count, key=key) from error
@@ -73,43 +73,45 @@ class ChatClient:
         name = self.model.model.removeprefix(ENGINE_PREFIX)
         try:
             async with asyncio.timeout(self.model.timeout_s):
-                found: object = await client.chat.completions.create(
+                completion: object = await client.chat.completions.create(
                     model=name, messages=_messages(question), **options
                 )
         except APITimeoutError as error:
             raise TimeoutError from error
         except ValueError as error:
             raise UnreadableReply(str(error)) from error
-        if not isinstance(found, ChatCompletion) or not found.choices or found.choices[0].message is None:
-            raise UnreadableReply(found.model_dump_json() if isinstance(found, ChatCompletion) else str(found))
-        return found
+        if not isinstance(completion, ChatCompletion):
+            raise UnreadableReply(str(completion))
+        if not completion.choices or completion.choices[0].message is None:
+            raise UnreadableReply(completion.model_dump_json())
+        return completion
 
     def _answer(self, completion: ChatCompletion) -> Answer:
         choice = completion.choices[0]
-        used = completion.usage
-        prompt, made = (used.prompt_tokens or 0, used.completion_tokens or 0) if used else (0, 0)
+        usage = completion.usage
+        prompt_tokens, completion_tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
         return Answer(
             text=str(choice.message.content or choice.message.refusal or ""),
             is_cut=choice.finish_reason == "length",
             is_refusal=choice.message.refusal is not None or choice.finish_reason == "content_filter",
-            prompt_tokens=prompt,
-            completion_tokens=made,
-            cost_usd=self.model.cost_usd(prompt, made) if used else None,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cost_usd=self.model.cost_usd(prompt_tokens, completion_tokens) if usage else None,
         )
 
 
-class _Line:
-    """One event loop's way to a model: a client that is open while requests are in flight, and the slots."""
+class _Connection:
+    """The HTTP client of one event loop, open while requests are in flight, and the limit on their number."""
 
     def __init__(self, model: ChatModel) -> None:
-        self.slots = asyncio.Semaphore(model.max_concurrency)
+        self.semaphore = asyncio.Semaphore(model.max_concurrency)
         self._model = model
         self._client: AsyncOpenAI | None = None
         self._users = 0
 
     @asynccontextmanager
     async def client(self, key: str) -> AsyncIterator[AsyncOpenAI]:
-        """Yield the shared client; the first user opens it, the last one closes it."""
+        """Yield the shared client. The first user opens it; the last one closes it."""
         client = self._client = self._client or _open(self._model, key)
         self._users += 1
         try:
@@ -123,7 +125,7 @@ class _Line:
 
 def _open(model: ChatModel, key: str) -> AsyncOpenAI:
     host = urlsplit(model.address or "").hostname
-    # A proxy that the environment names cannot reach a server on this machine's loopback.
+    # A proxy named in the environment cannot reach a server on this machine's loopback.
     direct = (
         DefaultAsyncHttpxClient(trust_env=False, verify=_trust()) if host in ("127.0.0.1", "localhost", "::1") else None
     )
@@ -132,12 +134,12 @@ def _open(model: ChatModel, key: str) -> AsyncOpenAI:
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """Return this machine's trust store, read once: that takes longer than many a judgement by a local judge."""
+    """Return this machine's trust store. Loading it can take longer than a local judge's reply, so it is cached."""
     return ssl.create_default_context()
 
 
 def _messages(question: Question) -> Any:
-    """Return the request's messages; a repair shows the model its own reply and what is wrong with it."""
+    """Return the request's messages. A repair request adds the refused reply and the complaint about it."""
     messages = [{"role": "system", "content": question.system}, {"role": "user", "content": question.user}]
     if question.refused is not None:
         reply, complaint = question.refused

@@ -1,4 +1,4 @@
-"""A chat model, the question it is asked and the answer it gives."""
+"""Settings of a chat model, the question sent to it and the answer it returns."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from woodshed.errors import ConfigError, WoodshedError
 Structured = Literal["auto", "json_schema", "json_object", "none"]
 
 ENGINE_PREFIX = "engine/"
-"""A model called `engine/NAME` is the model NAME that the engine serves."""
+"""`engine/NAME` means the model NAME that the engine serves."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatModel:
-    """A chat model at any OpenAI-compatible address, and how it is asked; its subclasses say what for."""
+    """A chat model at any OpenAI-compatible address, and how to call it. Subclasses give it a role."""
 
     role: ClassVar[str] = "chat model"
-    """What messages to the user call it."""
+    """What error messages call it."""
     error: ClassVar[type[WoodshedError]] = WoodshedError
-    """What is raised where it gives no reply."""
+    """Error class raised when it gives no usable reply."""
 
     model: str
     _: KW_ONLY
     base_url: str | None = None
-    """None is `OPENAI_BASE_URL`, else OpenAI's own address."""
+    """None means `OPENAI_BASE_URL` if set, else OpenAI's own address."""
     api_key: str | None = field(default=None, repr=False)
-    """None is `OPENAI_API_KEY`. Never shown, logged or stored."""
+    """None means `OPENAI_API_KEY`. Never shown, logged or stored."""
     temperature: float = 0.0
     max_tokens: int | None = None
-    """Longest reply in tokens, reasoning included; None leaves it to its server."""
+    """Longest reply in tokens, reasoning included; None leaves the limit to the server."""
     timeout_s: float = 120.0
-    """Longest wait for one try of one request."""
+    """Longest wait for one try of one request, in seconds."""
     max_retries: int = 4
     """Further tries after a 408, 429, 5xx, timeout or lost connection."""
     max_concurrency: int = 8
     """Requests in flight at once."""
     structured: Structured = "auto"
-    """How the reply's form is asked for; `auto` tries `json_schema` and remembers what the server refuses."""
+    """How structured output is requested; `auto` tries `json_schema` first, then what the server accepts."""
     prompt_usd_per_million: float | None = None
-    """Price of a million prompt tokens; without both prices the cost is not known."""
+    """Price of a million prompt tokens. The cost is known only when both prices are set."""
     completion_usd_per_million: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        own = type(self).__name__
+        class_name = type(self).__name__
         if not self.model or not self.model.removeprefix(ENGINE_PREFIX):
-            raise ConfigError(f"{own}.model is {self.model!r}; expected a model's name, such as 'gpt-5-mini'")
+            raise ConfigError(f"{class_name}.model is {self.model!r}; expected a model's name, such as 'gpt-5-mini'")
         for name, low in (("timeout_s", 1e-3), ("max_retries", 0), ("max_concurrency", 1), ("temperature", 0)):
             if not getattr(self, name) >= low:
-                raise ConfigError(f"{own}.{name} is {getattr(self, name)!r}; expected at least {low}")
+                raise ConfigError(f"{class_name}.{name} is {getattr(self, name)!r}; expected at least {low}")
         if self.max_tokens is not None and self.max_tokens < 1:
-            raise ConfigError(f"{own}.max_tokens is {self.max_tokens!r}; expected at least 1, or None")
+            raise ConfigError(f"{class_name}.max_tokens is {self.max_tokens!r}; expected at least 1, or None")
         if self.structured not in ("auto", "json_schema", "json_object", "none"):
             raise ConfigError(
-                f"{own}.structured is {self.structured!r}; expected auto, json_schema, json_object or none"
+                f"{class_name}.structured is {self.structured!r}; expected auto, json_schema, json_object or none"
             )
         if (self.prompt_usd_per_million is None) != (self.completion_usd_per_million is None):
             raise ConfigError(
-                f"{own} has one price of two; give both prompt_ and completion_usd_per_million, or neither"
+                f"{class_name} has one price of two; give both prompt_ and completion_usd_per_million, or neither"
             )
-        _check_url(self.base_url, own)
+        _check_url(self.base_url, class_name)
 
     @property
     def is_engine(self) -> bool:
@@ -72,51 +72,51 @@ class ChatModel:
 
     @property
     def address(self) -> str | None:
-        """Where the model is asked; None is OpenAI's own address."""
+        """Base URL that requests go to; None is OpenAI's own."""
         return self.base_url if self.is_engine else self.base_url or os.environ.get("OPENAI_BASE_URL") or None
 
     def bound(self, *, base_url: str, api_key: str) -> Self:
-        """Return a copy that asks the engine at `base_url` where this model is the engine's and has no address yet."""
+        """Return a copy that points to the engine at `base_url`, if this is an engine model without an address yet."""
         return replace(self, base_url=base_url, api_key=api_key) if self.is_engine and not self.base_url else self
 
     def key(self) -> str:
-        """Return the key that is sent.
+        """Return the API key to send.
 
-        `OPENAI_API_KEY` is never sent to an engine. A server that asks for no key gets a placeholder.
+        `OPENAI_API_KEY` is never sent to an engine. A server that needs no key gets a placeholder.
 
         Raises:
-            ConfigError: the model has no address yet, or OpenAI is to be asked without a key.
+            ConfigError: an engine model has no address yet, or no key is set for OpenAI.
         """
         if self.is_engine and self.base_url is None:
             raise ConfigError(
-                f"{self.role} {self.model!r} is served by the engine, and this one knows no engine; a training "
-                "run binds it, elsewhere use `ruler.bound(base_url=..., api_key=...)`"
+                f"{self.role} {self.model!r} is served by the engine, but no engine is connected; a training "
+                "run connects it, elsewhere use `ruler.bound(base_url=..., api_key=...)`"
             )
-        found = self.api_key or (None if self.is_engine else os.environ.get("OPENAI_API_KEY"))
-        if not found and self.address is None:
+        key = self.api_key or (None if self.is_engine else os.environ.get("OPENAI_API_KEY"))
+        if not key and self.address is None:
             raise ConfigError(
                 f"{self.role} {self.model!r} needs a key and OPENAI_API_KEY is not set; set it, pass "
                 f"{type(self).__name__}(api_key=...), or name another model: base_url=... for any OpenAI-compatible "
                 "server, 'engine/NAME' for a served model"
             )
-        return found or "none"
+        return key or "none"
 
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Return the price of a reply, None where it is not known."""
+        """Return the price of a reply in USD; None when the prices are not known."""
         if self.prompt_usd_per_million is None or self.completion_usd_per_million is None:
             return None
-        spent = prompt_tokens * self.prompt_usd_per_million + completion_tokens * self.completion_usd_per_million
-        return spent / 1e6
+        total = prompt_tokens * self.prompt_usd_per_million + completion_tokens * self.completion_usd_per_million
+        return total / 1e6
 
 
-def _check_url(url: str | None, own: str) -> None:
+def _check_url(url: str | None, class_name: str) -> None:
     if url is None:
         return
     parts = urlsplit(url)
     if parts.username or parts.password:
-        raise ConfigError(f"{own}.base_url carries a user name or password; pass the secret as api_key instead")
+        raise ConfigError(f"{class_name}.base_url contains a user name or password; pass the secret as api_key instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{own}.base_url is {url!r}; expected an address such as 'http://localhost:8000/v1'")
+        raise ConfigError(f"{class_name}.base_url is {url!r}; expected an address such as 'http://localhost:8000/v1'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,27 +127,31 @@ class Question:
     user: str
     schema: dict[str, Any]
     refused: tuple[str, str] | None = None
-    """In a repair request: the reply that was refused, and the complaint about it."""
+    """In a repair request: the reply that was refused, and the complaint about it. None in a first request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What a chat model replied, and what it took."""
+    """A chat model's reply, with its token counts and cost."""
 
     text: str
     is_cut: bool = False
-    """True where the reply ended at a token limit."""
+    """True when the reply ended at a token limit."""
     is_refusal: bool = False
-    """True where the model said that it will not answer."""
+    """True when the model declined to answer."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = None
 
 
-class Asked(Protocol):
-    """Anything that can be asked a question: a chat model or a function."""
+class SupportsAsk(Protocol):
+    """Anything that answers a question: a chat client or the user's own function."""
 
     name: str
 
     async def ask(self, question: Question) -> Answer:
-        """Return the reply, or raise the error of whoever is asked where there is none."""
+        """Return the reply.
+
+        Raises:
+            WoodshedError: there is no usable reply.
+        """

@@ -1,4 +1,4 @@
-"""How one server wants to be asked: which optional parameters it takes, learned from what it refuses."""
+"""Optional request parameters that one server accepts, learned from the requests it refuses."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ from typing import Any, Self
 
 from woodshed.chat.model import ChatModel, Question, Structured
 
-_STEPS_DOWN: dict[Structured, Structured] = {"auto": "json_object", "json_schema": "json_object", "json_object": "none"}
-_FORM_WORDS = ("response_format", "json_schema", "json_object", "structured", "guided", "grammar")
+_FALLBACK: dict[Structured, Structured] = {"auto": "json_object", "json_schema": "json_object", "json_object": "none"}
+_FORMAT_WORDS = ("response_format", "json_schema", "json_object", "structured", "guided", "grammar")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestOptions:
-    """The parameters a request to one server carries."""
+    """The optional parameters sent with a request to one server."""
 
     structured: Structured
-    may_step_down: bool
-    """True for `structured="auto"`: a refused form is replaced by a looser one."""
+    can_fall_back: bool
+    """True for `structured="auto"`: after a refusal the next, less strict output format is tried."""
     temperature: float | None
-    """None where the server takes only its own, as reasoning models do."""
+    """None when the server accepts only its default, as reasoning models do."""
     max_tokens: int | None
     limit_name: str = "max_tokens"
-    """OpenAI's newer models take `max_completion_tokens` only."""
+    """OpenAI's newer models accept only `max_completion_tokens`."""
 
     @classmethod
     def of(cls, model: ChatModel) -> Self:
-        """Return what is tried first."""
+        """Return the options of the first request."""
         return cls(
             structured="json_schema" if model.structured == "auto" else model.structured,
-            may_step_down=model.structured == "auto",
+            can_fall_back=model.structured == "auto",
             temperature=model.temperature,
             max_tokens=model.max_tokens,
         )
 
     def without(self, refusal: str) -> Self | None:
-        """Return what to try after a 400 that says `refusal`, or None where it names nothing that can be left out."""
-        said = refusal.lower()
-        if self.may_step_down and self.structured in _STEPS_DOWN and any(word in said for word in _FORM_WORDS):
-            return replace(self, structured=_STEPS_DOWN[self.structured])
-        if self.max_tokens is not None and self.limit_name == "max_tokens" and "max_completion_tokens" in said:
+        """Return the options to try after a 400 with the text `refusal`; None if it names no parameter we can drop."""
+        text = refusal.lower()
+        if self.can_fall_back and self.structured in _FALLBACK and any(word in text for word in _FORMAT_WORDS):
+            return replace(self, structured=_FALLBACK[self.structured])
+        if self.max_tokens is not None and self.limit_name == "max_tokens" and "max_completion_tokens" in text:
             return replace(self, limit_name="max_completion_tokens")
-        if self.temperature is not None and "temperature" in said:
+        if self.temperature is not None and "temperature" in text:
             return replace(self, temperature=None)
         return None
 
-    def of_question(self, question: Question) -> dict[str, Any]:
-        """Return the optional parameters of a request."""
-        made: dict[str, Any] = {}
+    def parameters(self, question: Question) -> dict[str, Any]:
+        """Return the optional parameters of a request, as keyword arguments of the OpenAI client."""
+        parameters: dict[str, Any] = {}
         if self.temperature is not None:
-            made["temperature"] = self.temperature
+            parameters["temperature"] = self.temperature
         if self.max_tokens is not None:
-            made[self.limit_name] = self.max_tokens
+            parameters[self.limit_name] = self.max_tokens
         if self.structured == "json_object":
-            made["response_format"] = {"type": "json_object"}
+            parameters["response_format"] = {"type": "json_object"}
         if self.structured == "json_schema":
-            form = {"name": "answer", "strict": True, "schema": question.schema}
-            made["response_format"] = {"type": "json_schema", "json_schema": form}
-        return made
+            schema = {"name": "answer", "strict": True, "schema": question.schema}
+            parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return parameters

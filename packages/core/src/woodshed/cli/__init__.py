@@ -1,4 +1,4 @@
-"""The command line: parse arguments, build a configuration, call a room. No logic of its own."""
+"""The command line: parse arguments, build a configuration, call the library. No logic of its own."""
 
 from woodshed.cli.app import main
 

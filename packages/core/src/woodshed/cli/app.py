@@ -1,4 +1,4 @@
-"""The verbs of `woodshed`."""
+"""The commands of `woodshed`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,24 @@ from woodshed.cli.mcp import mcp
 from woodshed.errors import WoodshedError
 
 app = typer.Typer(
-    help="Let the agent you already have practise: rollouts, a judge's ranking, GRPO on a LoRA, served hot.",
+    help="Train the agent you already have: rollouts, an LLM judge's scores, GRPO on a LoRA, vLLM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-engine_app = typer.Typer(
-    help="The engine: real vLLM and a trainer, in an environment of their own.", no_args_is_help=True
-)
+engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own environment.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def main() -> None:
-    """Run the command line; woodshed's own errors are said in one line, without a traceback."""
+    """Run the command line; woodshed's own errors are printed in one line, without a traceback."""
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_errors, show_path=False)]
     )
     try:
-        # Out of standalone mode, a command's exit status is returned and not raised.
+        # With standalone_mode=False, a command's exit status is returned instead of raised.
         status = app(standalone_mode=False)
     except WoodshedError as error:
         _stop(f"{type(error).__name__}: {error}", 1)
@@ -45,7 +43,7 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _stop("stopped; run the same command again to go on", 130)
+        _stop("stopped; run the same command again to resume", 130)
     except Exception as error:
         if hasattr(error, "format_message"):  # a click usage error: bad flag, missing argument
             _stop(f"{error.format_message()} (see `woodshed --help`)", 2)
@@ -66,33 +64,35 @@ def _flat(group: BaseExceptionGroup[BaseException]) -> list[str]:
     ]
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"woodshed {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Let the agent you already have practise."""
+    """Train the agent you already have."""
 
 
 @app.command()
 def train(
     file: Annotated[
-        Path, typer.Argument(help="Python file that holds one `woodshed.Training(...)`.", metavar="FILE.py")
+        Path, typer.Argument(help="Python file that defines one `woodshed.Training(...)`.", metavar="FILE.py")
     ],
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of the file's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides the file.")] = None,
     group_size: Annotated[int | None, typer.Option(help="Rollouts per scenario and step.")] = None,
     scenarios_per_step: Annotated[int | None, typer.Option(help="Scenarios per step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set an unfinished run aside and start anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run; an unfinished one is renamed.")] = False,
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Skip the checks before the first step.")] = False,
 ) -> None:
-    """Train what FILE.py describes; run it again after Ctrl-C or a crash and it goes on where it was."""
+    """Train what FILE.py describes. After Ctrl-C or a crash, run the same command again to resume."""
     from woodshed.cli.files import load_training
 
     training = load_training(file).with_overrides(
@@ -109,30 +109,30 @@ def train(
 @app.command()
 def sft(
     source: Annotated[
-        Path, typer.Argument(help="Folder of an `woodshed train` run, or a .jsonl file of conversations.")
+        Path, typer.Argument(help="Folder of a `woodshed train` run, or a .jsonl file of conversations.")
     ],
-    model: Annotated[str | None, typer.Option(help="Hub name or folder of the model; a run brings its own.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Of a run: lowest judge's score that is learnt.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Hub name or folder of the model; by default that of the run.")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="For a run: lowest score to train on.")] = None,
     top: Annotated[
-        int | None, typer.Option(help="Of a run: how many of each group are learnt, best first.", show_default="1")
+        int | None, typer.Option(help="For a run: best rollouts per group to train on.", show_default="1")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Times that every conversation is learnt.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Conversations of one optimizer step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's, after a warm-up of 5 steps.")] = 1e-4,
+    epochs: Annotated[int, typer.Option(help="Passes over all conversations.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Conversations per optimizer step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate, after 5 warm-up steps.")] = 1e-4,
     rank: Annotated[
-        int | None, typer.Option(help="Rank of the LoRA; alpha is twice as much.", show_default="16")
+        int | None, typer.Option(help="Rank of the LoRA; alpha is twice the rank.", show_default="16")
     ] = None,
-    held_out: Annotated[float, typer.Option(help="Share that is measured and never learnt, such as 0.1.")] = 0.0,
+    held_out: Annotated[float, typer.Option(help="Share to measure and never train on, such as 0.1.")] = 0.0,
     max_model_len: Annotated[int | None, typer.Option(help="Longest conversation in tokens.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order and of the share held out.")] = 0,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder of the warm-up; default runs/sft.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set an unfinished warm-up aside and start anew.")] = False,
-    engine: Annotated[
-        str | None, typer.Option(help="Address of a running engine, in place of one started here.")
-    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the order and of the held-out share.")] = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the SFT run; default runs/sft.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an unfinished SFT run is renamed.")] = False,
+    engine: Annotated[str | None, typer.Option(help="Address of a running engine; default: start one here.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="That engine's key.")] = None,
 ) -> None:
-    """Warm a policy up: teach it finished conversations token by token, and start a run from what it has learnt.
+    """Fine-tune a policy on finished conversations (SFT), to start a run from the resulting LoRA.
 
     \b
     woodshed sft runs/support            the best rollout of every judged group
@@ -140,11 +140,11 @@ def sft(
     woodshed sft talks.jsonl --model Qwen/Qwen3-0.6B --held-out 0.1
 
     A line of the file is {"messages": [...], "tools": [...]} as OpenAI's chat completions take them; every assistant
-    message is learnt, under the model's own chat template. Then:
+    message is trained, rendered with the model's chat template. Then use:
     woodshed.Policy("Qwen/Qwen3-0.6B", adapter="runs/sft").
-    Run the same command again after Ctrl-C or a crash and it goes on where it was.
-    """  # noqa: D301 - the backspace keeps the lines of the examples
-    from woodshed.cli.warm_up import build, engine_at
+    After Ctrl-C or a crash, run the same command again to resume.
+    """  # noqa: D301 - the backspace keeps the line breaks of the examples
+    from woodshed.cli.sft import build, engine_at
     from woodshed.training.sft.dataset import Choice
 
     build(
@@ -167,45 +167,41 @@ def sft(
 @app.command()
 def doctor(
     file: Annotated[
-        Path | None, typer.Argument(help="Python file that holds one `woodshed.Training(...)`.", metavar="FILE.py")
+        Path | None, typer.Argument(help="Python file that defines one `woodshed.Training(...)`.", metavar="FILE.py")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Hub name or folder of a policy, without a file.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub name or folder of a policy; needs no file.")] = None,
     judge: Annotated[str | None, typer.Option(help="Name of a judge, such as gpt-5-mini.")] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="Address of a running engine, in place of one started here.")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Address of a running engine; default: start one here.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="That engine's key.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:
-    """Say whether a run can work, before it is paid for: each line passes, warns or fails, and says what to do.
+    """Check whether a run can work: each check passes, warns or fails, and says what to do.
 
     Checks the machine, vLLM, the chat template, the tool parser, the LoRA and its log-probabilities, memory, disk and
-    the judge, and exits with status 1 where one fails. Without a file or a model it looks at the engine's environment.
+    the judge. Exits with status 1 if a check fails. Without a file or a model, checks only the engine's environment.
 
     \b
     woodshed doctor practise.py
     woodshed doctor --model Qwen/Qwen3-0.6B --judge gpt-5-mini
-    """  # noqa: D301 - the backspace keeps the lines of the examples
+    """  # noqa: D301 - the backspace keeps the line breaks of the examples
     from woodshed.cli.doctor import examine, target
 
-    asked = target(file, model=model, judge=judge, url=engine, api_key=api_key)
-    raise typer.Exit(examine(asked, as_json=as_json))
+    checked = target(file, model=model, judge=judge, url=engine, api_key=api_key)
+    raise typer.Exit(examine(checked, as_json=as_json))
 
 
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
-    control: Annotated[bool, typer.Option("--control", help="Train a second time on shuffled scores.")] = False,
-    framework: Annotated[
-        str, typer.Option(help="What the agent is written in: langgraph, crewai or adk.")
-    ] = "langgraph",
+    control: Annotated[bool, typer.Option("--control", help="Train once more on shuffled scores.")] = False,
+    framework: Annotated[str, typer.Option(help="Framework of the agent: langgraph, crewai or adk.")] = "langgraph",
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/demo.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of the demo's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides the demo's.")] = None,
 ) -> None:
     """Watch a small agent learn on this machine: real vLLM, no GPU, no key, no network.
 
-    The small judge of the demo was taught with labels of its own world and stands in, offline, for the LLM judge you
-    would name. Nothing but its ranking enters training.
+    The demo's small judge was trained on labels of the demo's tasks and replaces, offline, the LLM judge you would
+    use. Only its scores enter training.
     """
     from woodshed.cli.demos import load_demo
 
@@ -214,10 +210,10 @@ def demo(
 
 @engine_app.command()
 def install(
-    upgrade: Annotated[bool, typer.Option("--force", help="Make the environment anew.")] = False,
-    unsloth: Annotated[bool, typer.Option("--unsloth", help="With Unsloth, for training on an NVIDIA GPU.")] = False,
+    upgrade: Annotated[bool, typer.Option("--force", help="Delete and recreate the environment.")] = False,
+    unsloth: Annotated[bool, typer.Option("--unsloth", help="Include Unsloth, for training on an NVIDIA GPU.")] = False,
 ) -> None:
-    """Make the engine environment: torch, transformers, peft and vLLM for this machine (CPU or CUDA)."""
+    """Create the engine environment: torch, transformers, peft and vLLM for this machine (CPU or CUDA)."""
     from woodshed.engine.client.provision import install as provision
 
     provision(force=upgrade, unsloth=unsloth)
@@ -227,8 +223,10 @@ def install(
 def start(
     model: Annotated[list[str], typer.Option("--model", help="NAME=PATH of a model to serve; repeatable.")],
     home: Annotated[Path, typer.Option(help="Folder for logs, sessions and checkpoints.")] = Path("runs/engine"),
-    host: Annotated[str, typer.Option(help="Address; anything but loopback needs --api-key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port.")] = 8900,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but loopback needs --api-key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8900,
     api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="Key that clients must send.")] = None,
 ) -> None:
     """Run an engine for other machines to connect to: `Engine.connect("http://host:8900", api_key=...)`."""

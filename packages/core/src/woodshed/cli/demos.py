@@ -1,4 +1,4 @@
-"""Find the demo's world, which is a package of its own."""
+"""Load the demo, which is a package of its own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from woodshed.errors import ConfigError
 
 
 def load_demo() -> Callable[..., Any]:
-    """Return the demo that an installed package offers under the entry point group `woodshed.demos`.
+    """Return the demo of an installed package, by its entry point in the group `woodshed.demos`.
 
     Raises:
-        ConfigError: no package offers one.
+        ConfigError: no such package is installed.
     """
-    found = {e.name: e for e in entry_points(group="woodshed.demos")}
-    if "tiny-world" not in found:
+    demos = {e.name: e for e in entry_points(group="woodshed.demos")}
+    if "tiny-world" not in demos:
         raise ConfigError(
-            "the demo's world is not installed; `pip install 'woodshed-tiny-world'`, or `make demo` in a checkout"
+            "the demo is not installed; `pip install 'woodshed-tiny-world'`, or `make demo` in a checkout"
         )
-    loaded: Callable[..., Any] = found["tiny-world"].load()
-    return loaded
+    demo: Callable[..., Any] = demos["tiny-world"].load()
+    return demo

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from woodshed.cli.files import load_training
-from woodshed.cli.warm_up import engine_at
+from woodshed.cli.sft import engine_at
 from woodshed.engine.client.local import ConnectedEngine, LocalEngine, engine_environment
 from woodshed.engine.client.provision import engine_home, engine_python
 from woodshed.errors import EngineError, WoodshedError
@@ -31,7 +31,7 @@ _JUDGE = "check the judge's name, address and key"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """What is examined: a policy on an engine and its judge, or what there is of them."""
+    """What to check: an engine, and a policy and a reward if given."""
 
     engine: LocalEngine | ConnectedEngine
     policy: Policy | None = None
@@ -40,7 +40,7 @@ class Target:
 
 
 def target(file: Path | None, *, model: str | None, judge: str | None, url: str | None, api_key: str | None) -> Target:
-    """Return what the arguments name; they win over the file."""
+    """Return what to check. Arguments take precedence over the file."""
     engine = engine_at(url, api_key)
     reward = Ruler(judge=judge) if judge is not None else None
     if file is None:
@@ -54,33 +54,33 @@ def target(file: Path | None, *, model: str | None, judge: str | None, url: str 
     )
 
 
-def examine(found_in: Target, *, as_json: bool) -> int:
-    """Make the checks, print what they find, and return the exit status: 1 where one fails."""
+def examine(checked: Target, *, as_json: bool) -> int:
+    """Run the checks, print their findings, and return the exit status: 1 if a check failed, else 0."""
     console = Console(stderr=as_json, soft_wrap=True, highlight=False)
-    found: list[Finding] = []
+    findings: list[Finding] = []
 
-    def tell(finding: Finding) -> None:
-        found.append(finding)
+    def on_finding(finding: Finding) -> None:
+        findings.append(finding)
         if not as_json:
             _print(console, finding)
 
     with console.status("examining") as status:
-        if found_in.policy is not None:
+        if checked.policy is not None:
             running = examine_run(
-                found_in.engine, found_in.policy, found_in.reward, found_in.limits, tell, progress=status.update
+                checked.engine, checked.policy, checked.reward, checked.limits, on_finding, progress=status.update
             )
             asyncio.run(running)
         else:
             for finding in _check_environment():
-                tell(finding)
-            if found_in.reward is not None:
-                tell(asyncio.run(guarded("judge", check_judge(found_in.reward), _JUDGE)))
-    bad, warnings = len(failing(found)), sum(f.status == "warn" for f in found)
+                on_finding(finding)
+            if checked.reward is not None:
+                on_finding(asyncio.run(guarded("judge", check_judge(checked.reward), _JUDGE)))
+    failures, warnings = len(failing(findings)), sum(f.status == "warn" for f in findings)
     if as_json:
-        print(json.dumps({"failed": bad, "findings": [f.model_dump() for f in found]}, indent=2))
+        print(json.dumps({"failed": failures, "findings": [f.model_dump() for f in findings]}, indent=2))
     else:
-        console.print(f"{len(found)} checks: {bad} failed, {warnings} gave a warning")
-    return 1 if bad else 0
+        console.print(f"{len(findings)} checks: {failures} failed, {warnings} gave a warning")
+    return 1 if failures else 0
 
 
 def _check_environment() -> list[Finding]:
@@ -94,13 +94,13 @@ def _check_environment() -> list[Finding]:
 
 def _machine() -> Machine:
     python = engine_python()
-    done = subprocess.run(
+    process = subprocess.run(
         [str(python), "-m", "woodshed.engine.client.machine", str(engine_home())],
         capture_output=True, text=True, env=engine_environment(python), check=False,
     )  # fmt: skip
-    if done.returncode != 0:
-        raise EngineError(f"the engine's environment does not run: {done.stderr.strip()[-500:]}")
-    return Machine.model_validate_json(done.stdout)
+    if process.returncode != 0:
+        raise EngineError(f"the engine's environment does not run: {process.stderr.strip()[-500:]}")
+    return Machine.model_validate_json(process.stdout)
 
 
 def _print(console: Console, finding: Finding) -> None:

@@ -1,4 +1,4 @@
-"""Run an engine in the foreground for other machines to connect to."""
+"""Run an engine in the foreground, for clients on other machines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from woodshed.engine.client.local import Engine
 from woodshed.errors import ConfigError
 
 
-def parse_models(named: Sequence[str]) -> dict[str, ServedModel]:
-    """Return the models of `NAME=PATH` arguments; the one called `policy` can be trained.
+def parse_models(arguments: Sequence[str]) -> dict[str, ServedModel]:
+    """Return the models of `NAME=PATH` arguments by name; the one called `policy` is trainable.
 
     Raises:
-        ConfigError: an argument has no name or no path.
+        ConfigError: an argument is not of the form NAME=PATH.
     """
     models = {}
-    for argument in named:
+    for argument in arguments:
         name, equals, path = argument.partition("=")
         if not (name and equals and path):
             raise ConfigError(f"--model {argument!r} cannot be read; expected NAME=PATH, such as policy=Qwen/Qwen3-4B")
@@ -31,15 +31,15 @@ def parse_models(named: Sequence[str]) -> dict[str, ServedModel]:
 
 
 def serve_forever(*, models: Sequence[str], home: Path, host: str, port: int, api_key: str | None) -> None:
-    """Start the engine and keep it until Ctrl-C or SIGTERM."""
+    """Start the engine and run it until Ctrl-C or SIGTERM."""
     engine = Engine.local(models=parse_models(models), home=home, host=host, port=port, api_key=api_key)
     asyncio.run(_serve(engine.running(), Console(soft_wrap=True)))
 
 
 async def _serve(running: contextlib.AbstractAsyncContextManager[object], console: Console) -> None:
     stop = asyncio.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(sign, stop.set)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     async with running as client:
         console.print(f"engine ready at [bold]{getattr(client, 'url', '')}[/]; stop it with Ctrl-C")
         await stop.wait()

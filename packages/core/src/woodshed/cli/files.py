@@ -1,4 +1,4 @@
-"""Find the training that a user's file describes."""
+"""Load the training from a user's Python file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def load_training(file: Path) -> Training:
     """Return the one `woodshed.Training` that the module defines.
 
     Raises:
-        ConfigError: the file is missing, cannot be imported, or holds none or several trainings.
+        ConfigError: the file is missing or not a Python file, or defines no training or several.
     """
     if not file.is_file():
         raise ConfigError(f"{str(file)!r} is not a file; expected a Python file that defines `woodshed.Training(...)`")
@@ -25,10 +25,10 @@ def load_training(file: Path) -> Training:
     sys.modules[spec.name] = module
     sys.path.insert(0, str(file.resolve().parent))
     spec.loader.exec_module(module)
-    found = {name: value for name, value in vars(module).items() if isinstance(value, Training)}
-    if len({id(v) for v in found.values()}) != 1:
+    trainings = {name: value for name, value in vars(module).items() if isinstance(value, Training)}
+    if len({id(v) for v in trainings.values()}) != 1:
         raise ConfigError(
-            f"{str(file)!r} defines {len(found)} trainings {sorted(found)}; expected exactly one, such as "
+            f"{str(file)!r} defines {len(trainings)} trainings {sorted(trainings)}; expected exactly one, such as "
             "`training = woodshed.Training(rollout=..., scenarios=..., policy=..., reward=...)` at module level"
         )
-    return next(iter(found.values()))
+    return next(iter(trainings.values()))

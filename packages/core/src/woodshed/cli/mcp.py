@@ -1,4 +1,4 @@
-"""`woodshed mcp`: an address or a command in, a model that has learned to use the server out."""
+"""`woodshed mcp`: train a model to use an MCP server, given its address or command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Only(StrEnum):
-    """How far to go."""
+    """Where to stop before training."""
 
     tools = "tools"
     scenarios = "scenarios"
@@ -33,63 +33,61 @@ def mcp(
             help="Address (https://…/mcp), or a command: in quotes, or at the end after `--`.", metavar="URL|COMMAND"
         ),
     ],
-    policy: Annotated[str | None, typer.Option(help="Model that practises: a hub name or a folder.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Model to train: a hub name or a folder.")] = None,
     judge: Annotated[
-        str | None, typer.Option(help="Model that compares the attempts: `gpt-5-mini`; `engine/NAME` with --serve.")
+        str | None, typer.Option(help="Judge model, such as `gpt-5-mini`; `engine/NAME` with --serve.")
     ] = None,
     judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address of the judge.")] = None,
     serve: Annotated[
         list[str] | None, typer.Option(help="NAME=PATH of a judge for the engine to serve; repeatable.")
     ] = None,
     generator: Annotated[
-        str | None, typer.Option(help="Model that writes scenarios; without one the server's prompts and schemas do.")
+        str | None, typer.Option(help="Model that writes scenarios; default: the server's prompts and schemas.")
     ] = None,
     generator_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address of the generator.")] = None,
-    only: Annotated[Only | None, typer.Option(help="Stop after the tools are listed, or the scenarios made.")] = None,
-    framework: Annotated[str, typer.Option(help="What the agent is written in: langgraph, crewai, adk.")] = "langgraph",
+    only: Annotated[Only | None, typer.Option(help="Stop after listing tools, or after making scenarios.")] = None,
+    framework: Annotated[str, typer.Option(help="Framework of the agent: langgraph, crewai, adk.")] = "langgraph",
     token: Annotated[
         str | None, typer.Option(envvar="WOODSHED_MCP_TOKEN", help="Bearer token for a server over HTTP.")
     ] = None,
     header: Annotated[list[str] | None, typer.Option(help="`NAME: VALUE` for a server over HTTP; repeatable.")] = None,
     env: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE for a command, or NAME of a variable to hand on; repeatable.")
+        list[str] | None, typer.Option(help="NAME=VALUE for a command, or NAME of a variable to pass on; repeatable.")
     ] = None,
-    tools: Annotated[str | None, typer.Option(help="Names of the tools to practise with, joined by commas.")] = None,
+    tools: Annotated[str | None, typer.Option(help="Names of the tools to use, separated by commas.")] = None,
     allow_tool: Annotated[
         list[str] | None, typer.Option(help="A tool that changes something and may be used; repeatable.")
     ] = None,
     instructions: Annotated[
         str | None, typer.Option(help="The agent's system prompt; default the server's own instructions.")
     ] = None,
-    scenarios: Annotated[int, typer.Option(help="How many tasks to make, held-out ones included.")] = 100,
-    held_out: Annotated[float, typer.Option(help="Share of the tasks that is held out.")] = 0.25,
+    scenarios: Annotated[int, typer.Option(help="Number of tasks, held-out ones included.")] = 100,
+    held_out: Annotated[float, typer.Option(help="Share of the tasks to hold out.")] = 0.25,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 40,
     group_size: Annotated[int, typer.Option(help="Rollouts per task and step.")] = 8,
     scenarios_per_step: Annotated[int, typer.Option(help="Tasks per step.")] = 8,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer of one model call, in tokens.")] = 1024,
     max_model_len: Annotated[int | None, typer.Option(help="Longest context; default the model's own.")] = None,
-    tool_timeout: Annotated[float, typer.Option(help="Seconds a tool may take.")] = 30.0,
-    engine: Annotated[
-        str | None, typer.Option(help="Address of a running engine; default one on this machine.")
-    ] = None,
-    engine_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="Its key.")] = None,
+    tool_timeout: Annotated[float, typer.Option(help="Time limit of a tool call in seconds.")] = 30.0,
+    engine: Annotated[str | None, typer.Option(help="Address of a running engine; default: start one here.")] = None,
+    engine_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="That engine's key.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set an unfinished training aside and start anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an unfinished training is renamed.")] = False,
 ) -> None:
     """Train a model to use an MCP server.
 
-    What happens, and what you can look at after each part:
+    The steps, and what you can inspect after each:
 
-    1. The server is asked for its tools. Those that look destructive are left out: `--only tools` shows which and why.
+    1. The server's tools are listed. Those that look destructive are left out: `--only tools` shows which and why.
 
-    2. Tasks are made, tried out against the server, and kept in `runs/NAME/scenarios.jsonl`. Read and edit them (a line
-    needs only `{"task": "…"}`), and they are used as they are: `--only scenarios` stops here.
+    2. Tasks are generated, tried on the server, and stored in `runs/NAME/scenarios.jsonl`. You can edit them (a line
+    needs only `{"task": "…"}`); they are used as they are. `--only scenarios` stops here.
 
-    3. The agent practises: each attempt has a session of the server of its own. A judge compares the attempts at a task
-    with each other, and a LoRA of the policy is trained on the comparison. Ctrl-C, and the same command goes on.
+    3. The agent attempts each task several times, each time in its own server session. A judge compares the attempts
+    at a task, and a LoRA of the policy is trained on the scores. After Ctrl-C, the same command resumes.
 
-    4. `report.md` and `summary.json` say what it does on held-out tasks, before and after, with examples.
+    4. `report.md` and `summary.json` compare held-out tasks before and after training, with examples.
 
     For example:
 
@@ -102,9 +100,9 @@ def mcp(
     from woodshed.mcp import Generator, Limits, Sessions
 
     console = Console(soft_wrap=True)
-    # What the SDK logs of a server's faults is said by woodshed itself, once and with the next step.
+    # woodshed reports server errors itself, with the next step, so silence the SDK's logs.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
-    where = _server(server, token=token, headers=header or (), env=env or ())
+    where = _parse_server(server, token=token, headers=header or (), env=env or ())
     names = [name.strip() for name in tools.split(",") if name.strip()] if tools else None
     limits = Limits(call_s=tool_timeout)
     writer = Generator(generator, base_url=generator_url) if generator else None
@@ -124,27 +122,25 @@ def mcp(
     training.run()
 
 
-def _server(words: Sequence[str], *, token: str | None, headers: Sequence[str], env: Sequence[str]) -> Server:
+def _parse_server(words: Sequence[str], *, token: str | None, headers: Sequence[str], env: Sequence[str]) -> Server:
     import os
 
     from woodshed.mcp import Server
 
-    sent, given = {}, {}
+    header_values, env_values = {}, {}
     for line in headers:
         name, colon, value = line.partition(":")
         if not (colon and name.strip() and value.strip()):
             raise ConfigError("a --header cannot be read; expected 'NAME: VALUE'")
-        sent[name.strip()] = value.strip()
+        header_values[name.strip()] = value.strip()
     for entry in env:
         name, equals, value = entry.partition("=")
         if not equals and name not in os.environ:
             raise ConfigError(f"--env names {name!r}, which is not set here; set it, or write NAME=VALUE")
-        given[name] = value if equals else os.environ[name]
+        env_values[name] = value if equals else os.environ[name]
     if len(words) > 1 and words[0].startswith(("http://", "https://")):
-        raise ConfigError(
-            f"{words[1]!r} stands behind the address {words[0]!r}; expected an address alone, or a command"
-        )
-    return Server.of(words, token=token, headers=sent, env=given)
+        raise ConfigError(f"{words[1]!r} follows the address {words[0]!r}; expected an address alone, or a command")
+    return Server.of(words, token=token, headers=header_values, env=env_values)
 
 
 def _engine(url: str | None, key: str | None, serve: Sequence[str]) -> LocalEngine | ConnectedEngine:
@@ -170,7 +166,7 @@ def _training(
     missing = [name for name, value in (("--policy", policy), ("--judge", judge)) if value is None]
     if policy is None or judge is None:
         raise ConfigError(
-            f"{' and '.join(missing)} not given: a model that practises and one that judges are needed to train. "
+            f"{' and '.join(missing)} not given: training needs a model to train and a judge. "
             "To look at the server first: --only tools, or --only scenarios"
         )
     return McpTraining(
@@ -191,8 +187,8 @@ def _look(sessions: Any, console: Console, only: Only, *, tools: Any, allow: Any
 
     if only is Only.tools:
         return _show_tools(asyncio.run(read_catalog(sessions, tools=tools, allow=allow)), console)
-    found = asyncio.run(scenarios_async(sessions, tools=tools, allow=allow, say=console.print, **wanted))
-    _show_scenarios(found, wanted["folder"], console)
+    scenarios = asyncio.run(scenarios_async(sessions, tools=tools, allow=allow, on_message=console.print, **wanted))
+    _show_scenarios(scenarios, wanted["folder"], console)
 
 
 def _show_tools(catalog: Catalog, console: Console) -> None:
@@ -213,17 +209,17 @@ def _show_tools(catalog: Catalog, console: Console) -> None:
         console.print(f"not readable: {line}", markup=False)
 
 
-def _show_scenarios(found: Collection, folder: Path, console: Console) -> None:
+def _show_scenarios(collection: Collection, folder: Path, console: Console) -> None:
     from woodshed.mcp.scenario_collection import REJECTED, SCENARIOS
 
-    def line(one: Scenario) -> str:
-        return f"  {one.difficulty:<6} {one.split:<8} {' '.join(one.task.split())[:100]}"
+    def line(scenario: Scenario) -> str:
+        return f"  {scenario.difficulty:<6} {scenario.split:<8} {' '.join(scenario.task.split())[:100]}"
 
-    for one in found.scenarios[:10]:
-        console.print(line(one), markup=False)
-    for out in found.rejected[:5]:
+    for scenario in collection.scenarios[:10]:
+        console.print(line(scenario), markup=False)
+    for out in collection.rejected[:5]:
         console.print(f"  rejected: {out.task[:60]}: {out.reason}", markup=False)
     console.print(
-        f"{len(found.train)} to practise on and {len(found.held_out)} held out in {folder / SCENARIOS}; "
-        f"{len(found.rejected)} rejected in {folder / REJECTED}"
+        f"{len(collection.train)} for training and {len(collection.held_out)} held out in {folder / SCENARIOS}; "
+        f"{len(collection.rejected)} rejected in {folder / REJECTED}"
     )

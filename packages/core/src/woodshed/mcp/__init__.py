@@ -1,4 +1,4 @@
-"""Any MCP server → scenarios and an agent that practises on them.
+"""Train an agent on any MCP server: scenarios for its tools, and an agent that solves them.
 
 Names are imported on first use (docs/decisions/0003-lazy-public-face.md), and with them the official MCP SDK, an
 optional dependency: `pip install 'woodshed[mcp]'`. `import woodshed` and then `woodshed.mcp.agent(...)` is enough.
@@ -71,7 +71,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'woodshed.mcp' has no attribute {name!r}")
     if find_spec("mcp") is None:
-        raise ConfigError("practising on an MCP server needs the official SDK: pip install 'woodshed[mcp]'")
+        raise ConfigError("training on an MCP server needs the official SDK: pip install 'woodshed[mcp]'")
     value = getattr(importlib.import_module(f"woodshed.mcp.{_HOME[name]}"), name)
     globals()[name] = value
     return value

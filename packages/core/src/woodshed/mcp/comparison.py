@@ -1,4 +1,4 @@
-"""Before and after on held-out tasks: what a judge thinks of both side by side, and examples to read."""
+"""Compare rollouts on held-out tasks before and after training, with a judge that sees both side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import fmean
 
 from woodshed.errors import JudgeError
 from woodshed.mcp.scenario import Scenario
-from woodshed.rewards.aggregate import all_of
+from woodshed.rewards.aggregate import gather_all
 from woodshed.rewards.base import Reward
 from woodshed.training.report.metrics import cost_usd
 from woodshed.training.run.store import RunStore
@@ -17,7 +17,7 @@ from woodshed.types import Failure, Judgement, Record, Trajectory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """The rollouts of one held-out scenario under the first and the last weights."""
+    """The rollouts of one held-out scenario before and after training."""
 
     scenario: Scenario
     before: tuple[Trajectory, ...]
@@ -25,7 +25,7 @@ class Pair:
 
 
 class Comparison(Record):
-    """A judge's scores of the rollouts before and after training, each scenario's shown to it side by side."""
+    """A judge's mean scores of the rollouts before and after training, shown to it together by scenario."""
 
     before: float
     after: float
@@ -34,38 +34,38 @@ class Comparison(Record):
     scenarios: int
     unjudged: int = 0
     cost_usd: float | None = None
-    """What the judge took for it, beside the training's `judge_cost_usd`; None where a price is not known."""
+    """Cost of the comparison, in addition to the training's `judge_cost_usd`; None if a price is not known."""
 
 
-def worked(trajectory: Trajectory, scenario: Scenario) -> float:
-    """Return 1.0 where a tool was called, the last call of one went well, and an answer was given, else 0.0.
+def tool_and_answer_given(trajectory: Trajectory, scenario: Scenario) -> float:
+    """Return 1.0 if a tool was called, the last tool call succeeded, and the agent gave an answer, else 0.0.
 
-    This is what can be said of any server without knowing the truth. It does not say that the answer is right.
+    This can be measured on any server. It does not mean that the answer is correct.
     """
-    went_well = bool(trajectory.tool_calls) and trajectory.tool_calls[-1].error is None
+    last_call_succeeded = bool(trajectory.tool_calls) and trajectory.tool_calls[-1].error is None
     output = trajectory.output if isinstance(trajectory.output, dict) else {}
-    return float(went_well and bool(str(output.get("answer") or "").strip()))
+    return float(last_call_succeeded and bool(str(output.get("answer") or "").strip()))
 
 
 def pairs(store: RunStore, scenarios: Sequence[Scenario], rollouts: int) -> list[Pair]:
-    """Return what a run keeps of its two evaluations."""
-    found = []
-    for one in scenarios:
+    """Return the stored rollouts of both evaluations, by scenario; `rollouts` is their number per evaluation."""
+    complete = []
+    for scenario in scenarios:
         sides = [
-            tuple(t for k in range(rollouts) if (t := store.trajectory(f"{name}/{one.id}/{k}")) is not None)
+            tuple(t for k in range(rollouts) if (t := store.trajectory(f"{name}/{scenario.id}/{k}")) is not None)
             for name in ("before", "after")
         ]
         if all(sides):
-            found.append(Pair(scenario=one, before=sides[0], after=sides[1]))
-    return found
+            complete.append(Pair(scenario=scenario, before=sides[0], after=sides[1]))
+    return complete
 
 
-async def compare(reward: Reward, found: Sequence[Pair]) -> Comparison | None:
-    """Return the judge's comparison; None where it could judge nothing."""
-    verdicts = await all_of(_judged(reward, pair) for pair in found)
+async def compare(reward: Reward, held_out: Sequence[Pair]) -> Comparison | None:
+    """Return the judge's comparison; None if it could not judge any scenario."""
+    judgements = await gather_all(_judged(reward, pair) for pair in held_out)
     scored = []
-    for pair, verdict in zip(found, verdicts, strict=True):
-        values = {} if verdict.error is not None else {s.rollout_id: s.value for s in verdict.scores}
+    for pair, judgement in zip(held_out, judgements, strict=True):
+        values = {} if judgement.error is not None else {s.rollout_id: s.value for s in judgement.scores}
         sides = [[values[t.rollout_id] for t in side if t.rollout_id in values] for side in (pair.before, pair.after)]
         if all(sides):
             scored.append((fmean(sides[0]), fmean(sides[1])))
@@ -76,8 +76,8 @@ async def compare(reward: Reward, found: Sequence[Pair]) -> Comparison | None:
         after=fmean(a for _, a in scored),
         preferred_after=fmean(1.0 if a > b else 0.5 if a == b else 0.0 for b, a in scored),
         scenarios=len(scored),
-        unjudged=len(found) - len(scored),
-        cost_usd=cost_usd(verdict.cost_usd for verdict in verdicts),
+        unjudged=len(held_out) - len(scored),
+        cost_usd=cost_usd(judgement.cost_usd for judgement in judgements),
     )
 
 

@@ -1,4 +1,4 @@
-"""The agent that practises: written in a framework of your choice, offered by that framework's adapter."""
+"""The agent to train: written in a framework of your choice and provided by that framework's adapter."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ GROUP = "woodshed.mcp_agents"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One task, and all that an agent needs for it."""
+    """One task and everything an agent needs to solve it."""
 
     task: str
     instructions: str
     """The system prompt."""
     tools: Sequence[Tool]
     call: Callable[[str, dict[str, object]], Awaitable[ToolAnswer]]
-    """`await call(name, arguments)`: how a tool is called, in the event loop that the agent was started in."""
+    """Calls a tool: `await call(name, arguments)`, in the event loop that the agent was started in."""
     max_turns: int = 12
-    """Most model calls before the agent must have answered."""
+    """Largest number of model calls of one run."""
 
 
 AgentFunction = Callable[[Job], Awaitable[str]]
@@ -38,15 +38,15 @@ def load_agent(framework: str) -> AgentFunction:
     Raises:
         ConfigError: no adapter of that name is installed.
     """
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if framework not in found:
-        have = ", ".join(sorted(found)) or "none"
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if framework not in installed:
+        names = ", ".join(sorted(installed)) or "none"
         raise ConfigError(
-            f"no agent is written in {framework!r}; installed are: {have}. pip install woodshed-langgraph, "
+            f"no agent is written in {framework!r}; installed are: {names}. pip install woodshed-langgraph, "
             "woodshed-crewai or woodshed-adk brings one"
         )
     try:
-        agent: AgentFunction = found[framework].load()
+        agent: AgentFunction = installed[framework].load()
     except ModuleNotFoundError as missing:
         raise ConfigError(
             f"the agent written in {framework!r} needs {missing.name!r}, which is not installed: "

@@ -1,4 +1,4 @@
-"""Scenarios by a model: any OpenAI-compatible chat model writes tasks, and is told which could not be done."""
+"""Generate scenarios with any OpenAI-compatible chat model; it is told which of its tasks were rejected and why."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from woodshed.mcp.dry_run import DryRun
 from woodshed.mcp.scenario import DIFFICULTIES, Difficulty, PlannedCall, Rejected, Scenario, scenario
 
 _PER_REQUEST = 10
-_FRUITLESS = 3
-"""Requests in a row that bring nothing before no more is asked for."""
+_MAX_FRUITLESS = 3
+"""Consecutive requests without a usable scenario before generation stops."""
 _RESOURCE_CHARS = 2000
 _REMEMBERED = 40
-"""Tasks and rejections the model is reminded of."""
+"""Number of latest tasks and rejections repeated in each request."""
 
 
-def _usual_mix() -> dict[Difficulty, float]:
+def _default_mix() -> dict[Difficulty, float]:
     return {"easy": 0.4, "medium": 0.4, "hard": 0.2}
 
 
@@ -40,11 +40,11 @@ class Generator(ChatModel):
 
     temperature: float = 1.0
     timeout_s: float = 300.0
-    mix: Mapping[Difficulty, float] = field(default_factory=_usual_mix)
+    mix: Mapping[Difficulty, float] = field(default_factory=_default_mix)
     """Share of each difficulty."""
 
     def __post_init__(self) -> None:
-        """Refuse a mix of nothing, and a model that runs only inside a training run."""
+        """Refuse an empty mix, and a model of the engine, which does not run yet."""
         ChatModel.__post_init__(self)
         if self.is_engine:
             raise ConfigError(
@@ -57,44 +57,44 @@ class Generator(ChatModel):
             raise ConfigError(f"Generator.mix is {dict(self.mix)}; expected shares of 0 or more, not all 0")
 
     def wanted(self, count: int) -> dict[Difficulty, int]:
-        """Return how many of each difficulty make `count`."""
-        total, made, left = sum(self.mix.values()), {}, count
-        for place, name in enumerate(DIFFICULTIES):
-            last = place == len(DIFFICULTIES) - 1
-            made[name] = left if last else min(left, round(count * self.mix.get(name, 0.0) / total))
-            left -= made[name]
-        return made
+        """Return how many scenarios of each difficulty make `count`."""
+        total, counts, left = sum(self.mix.values()), {}, count
+        for index, name in enumerate(DIFFICULTIES):
+            last = index == len(DIFFICULTIES) - 1
+            counts[name] = left if last else min(left, round(count * self.mix.get(name, 0.0) / total))
+            left -= counts[name]
+        return counts
 
 
 async def generate(
-    model: Generator, catalog: Catalog, dry_run: DryRun, *, count: int, say: Callable[[str], None]
+    model: Generator, catalog: Catalog, dry_run: DryRun, *, count: int, on_message: Callable[[str], None]
 ) -> tuple[list[Scenario], list[Rejected]]:
-    """Return up to `count` scenarios that can be done, and those that cannot.
+    """Return up to `count` scenarios that passed the dry run, and the rejected ones.
 
     Raises:
-        ConfigError: the model cannot be asked, or its answers cannot be read at all.
+        ConfigError: the model cannot be reached, or none of its answers can be parsed.
     """
     chat, kept, rejected = ChatClient(model), list[Scenario](), list[Rejected]()
     system = resources.files("woodshed.mcp").joinpath("prompts/generator.md").read_text()
     fruitless = 0
-    while len(kept) < count and fruitless < _FRUITLESS:
+    while len(kept) < count and fruitless < _MAX_FRUITLESS:
         wanted = _missing(model.wanted(count), kept, min(_PER_REQUEST, count - len(kept)))
         user = _request(catalog, wanted, kept, rejected)
         try:
-            made, unread = await _ask(chat, Question(system=system, user=user, schema=SCHEMA), model.model)
+            parsed, unparsed = await _ask(chat, Question(system=system, user=user, schema=SCHEMA), model.model)
         except ConfigError as error:
             if not kept:
                 raise
-            say(f"{error}; {len(kept)} scenarios are there, and the run goes on with them")
+            on_message(f"{error}; continuing with the {len(kept)} scenarios generated so far")
             break
-        good, bad = await dry_run.sift(made)
+        good, bad = await dry_run.filter(parsed)
         kept += good[: count - len(kept)]
-        rejected += [*unread, *bad]
+        rejected += [*unparsed, *bad]
         fruitless = 0 if good else fruitless + 1
-        say(f"{len(kept)} of {count} scenarios, {len(rejected)} rejected")
+        on_message(f"{len(kept)} of {count} scenarios, {len(rejected)} rejected")
     if not kept and all(r.source == _UNREADABLE for r in rejected):
         raise ConfigError(
-            f"generator {model.model!r} wrote nothing that can be read in {_FRUITLESS} requests; the last time: "
+            f"generator {model.model!r} wrote nothing that can be read in {_MAX_FRUITLESS} requests; the last time: "
             f"{rejected[-1].reason}. Name a larger model, or leave the generator out to use the grammar"
         )
     return kept, rejected
@@ -126,13 +126,13 @@ SCHEMA: dict[str, Any] = {
 
 
 def _missing(wanted: dict[Difficulty, int], kept: Sequence[Scenario], most: int) -> dict[Difficulty, int]:
-    """Return how many of each difficulty to ask for next: what is missing most, first."""
+    """Return how many of each difficulty to request next, filling the largest gaps first."""
     left = {d: max(n - sum(s.difficulty == d for s in kept), 0) for d, n in wanted.items()}
-    asked = dict.fromkeys(DIFFICULTIES, 0)
+    request = dict.fromkeys(DIFFICULTIES, 0)
     for _ in range(most):
-        widest = max(left, key=lambda d: left[d] - asked[d])
-        asked[widest] += 1
-    return {d: n for d, n in asked.items() if n}
+        widest = max(left, key=lambda d: left[d] - request[d])
+        request[widest] += 1
+    return {d: n for d, n in request.items() if n}
 
 
 def _request(catalog: Catalog, wanted: dict[Difficulty, int], kept: Sequence[Scenario], bad: Sequence[Rejected]) -> str:
@@ -164,27 +164,29 @@ async def _ask(chat: ChatClient, question: Question, name: str) -> tuple[list[Sc
         rows = json.loads(answer.text[answer.text.index("{") : answer.text.rindex("}") + 1])["scenarios"]
         return _read(rows, name)
     except (ValueError, KeyError, TypeError):
-        why = "it was cut at a token limit" if answer.is_cut else f"it begins with {answer.text[:120]!r}"
-        return [], [Rejected(task="", reason=f"no JSON object with scenarios; {why}", source=_UNREADABLE)]
+        problem = "it was cut at a token limit" if answer.is_cut else f"it begins with {answer.text[:120]!r}"
+        return [], [Rejected(task="", reason=f"no JSON object with scenarios; {problem}", source=_UNREADABLE)]
 
 
 def _read(rows: Sequence[Any], source: str) -> tuple[list[Scenario], list[Rejected]]:
-    made: list[Scenario] = []
+    scenarios: list[Scenario] = []
     rejected: list[Rejected] = []
     for row in rows:
         try:
             calls = tuple(PlannedCall(tool=c["tool"], arguments=_object(c["arguments"])) for c in row["calls"])
             if not str(row["task"]).strip():
                 raise ValueError("it has no task")
-            made.append(scenario(str(row["task"]).strip(), calls=calls, difficulty=row["difficulty"], source=source))
+            scenarios.append(
+                scenario(str(row["task"]).strip(), calls=calls, difficulty=row["difficulty"], source=source)
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             task = str(row.get("task", row) if isinstance(row, dict) else row)[:200]
             rejected.append(Rejected(task=task, reason=f"cannot be read: {error}"[:300], source=_UNREADABLE))
-    return made, rejected
+    return scenarios, rejected
 
 
 def _object(text: Any) -> dict[str, Any]:
-    found = json.loads(text) if isinstance(text, str) else text
-    if not isinstance(found, dict):
+    value = json.loads(text) if isinstance(text, str) else text
+    if not isinstance(value, dict):
         raise ValueError(f"arguments are {text!r}; expected the JSON text of an object")
-    return found
+    return value

@@ -1,4 +1,4 @@
-"""The rollout: a fresh session, an agent with its tools, one task, and the session's end whatever happens."""
+"""The rollout function for an MCP server: open a fresh session, run the agent on one task, close the session."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ class McpAgent:
     framework: str
     run: AgentFunction = field(repr=False)
     catalog: Catalog | None = None
-    """What the server catalogs; read before the first rollout where it is None."""
+    """The server's catalog; if None, it is read before the first rollout."""
     tools: Sequence[str] | None = None
     allow: Sequence[str] = ()
     instructions: str | None = None
-    """The agent's system prompt; None takes the server's own instructions."""
+    """The agent's system prompt; None means the server's own instructions."""
     max_turns: int = 12
 
     @property
     def __name__(self) -> str:
-        """The rollout's name: the server's."""
+        """The rollout's name: that of the server."""
         return self.sessions.server.name
 
     @property
     def tally(self) -> Tally:
-        """What happened over all sessions so far."""
+        """Counts over all sessions so far."""
         return self.sessions.tally
 
     async def __call__(self, scenario: Scenario | str) -> dict[str, Any]:
-        """Run the agent on one task in a session of its own, and return its answer and what its tools did.
+        """Run the agent on one task in its own session, and return its answer and the number of tool calls and errors.
 
         Raises:
-            McpServerError: the session could not be opened or broke off: the rollout is masked, not rewarded 0.
+            McpServerError: the session could not be opened, or it broke. The rollout is masked, not rewarded 0.
         """
         if self.catalog is None:
             self.catalog = await read_catalog(self.sessions, tools=self.tools, allow=self.allow)
@@ -55,7 +55,7 @@ class McpAgent:
                 max_turns=self.max_turns,
             )
             answer = await self.run(job)
-            # A framework may have told the model of a broken session as of any failed tool.
+            # The framework may have passed a broken session on to the model as a failed tool call.
             if session.fault is not None:
                 raise session.fault
         return {"answer": answer, "metrics": {"tool_calls": session.calls, "tool_errors": session.errors}}
@@ -72,26 +72,27 @@ def agent(
     limits: Limits | None = None,
     max_turns: int = 12,
 ) -> McpAgent:
-    """Return an agent that has a server's tools; each run of it has a session of its own.
+    """Return an agent with a server's tools; each run has its own session.
 
     Args:
         server: the server's address or command, or a `Server`.
         framework: what the agent is written in: `langgraph`, `crewai` or `adk`.
-        tools: names of the tools it is offered; None is all that only read.
-        allow: tools that change something and are offered all the same.
-        instructions: its system prompt; None takes the server's own.
-        catalog: what the server catalogs, where it was read before (`scenarios(...).catalog`).
-        limits: how long the server is waited for.
-        max_turns: most model calls of one run.
+        tools: names of the tools to offer; None means all read-only tools.
+        allow: tools to offer although they change something.
+        instructions: its system prompt; None means the server's own.
+        catalog: the server's catalog, if it was read before (`scenarios(...).catalog`).
+        limits: time limits for the server.
+        max_turns: largest number of model calls of one run.
 
     Raises:
         ConfigError: no adapter for the framework is installed.
 
     Example:
         ```python
+        tasks = woodshed.mcp.scenarios("python my_server.py")
         agent = woodshed.mcp.agent("python my_server.py")
         policy = woodshed.Policy("Qwen/Qwen3-4B")
-        woodshed.train(agent, found.train, policy=policy, reward=woodshed.Ruler(judge="gpt-5-mini"))
+        woodshed.train(agent, tasks.train, policy=policy, reward=woodshed.Ruler(judge="gpt-5-mini"))
         ```
     """
     return McpAgent(

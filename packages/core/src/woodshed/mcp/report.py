@@ -1,4 +1,4 @@
-"""What a run on an MCP server leaves for a reader: `summary.json` and `report.md`."""
+"""The report of a run on an MCP server: `summary.json` and `report.md`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ _EXAMPLE_CHARS = 1500
 
 
 def figures(
-    summary: Summary, found: Collection, tally: Tally, *, framework: str, measure: str, comparison: Comparison | None
+    summary: Summary,
+    scenarios: Collection,
+    tally: Tally,
+    *,
+    framework: str,
+    measure: str,
+    comparison: Comparison | None,
 ) -> dict[str, Any]:
     """Return all figures of the run as plain JSON."""
-    catalog = found.catalog
+    catalog = scenarios.catalog
     return {
         **summary.model_dump(mode="json"),
         "success_is": measure,
@@ -35,11 +41,11 @@ def figures(
         "tools_found": catalog.listed,
         "tools_taken": [tool.name for tool in catalog.tools],
         "tools_left_out": {out.name: out.reason for out in catalog.left_out},
-        "scenarios_generated": found.generated,
-        "scenarios_rejected": len(found.rejected),
-        "scenarios_reused": found.reused,
-        "scenarios_train": len(found.train),
-        "scenarios_held_out": len(found.held_out),
+        "scenarios_generated": scenarios.generated,
+        "scenarios_rejected": len(scenarios.rejected),
+        "scenarios_reused": scenarios.reused,
+        "scenarios_train": len(scenarios.train),
+        "scenarios_held_out": len(scenarios.held_out),
         "sessions_opened": tally.opened,
         "sessions_closed": tally.closed,
         "sessions_broken_off": tally.broken_off,
@@ -53,47 +59,47 @@ def figures(
 
 
 def write_markdown(
-    path: Path, said: dict[str, Any], found: Collection, examples: Sequence[Pair], measure: Callable[..., float]
+    path: Path, figures: dict[str, Any], scenarios: Collection, examples: Sequence[Pair], measure: Callable[..., float]
 ) -> None:
-    """Write the page that a person reads first."""
-    server = said["server"]
+    """Write `report.md`: success before and after, tools, and example rollouts."""
+    server = figures["server"]
     lines = [
         f"# {server['name']}: before and after",
         "",
-        f"{said['scenarios_held_out']} held-out tasks, agent in {said['framework']}, {said['steps']} steps on "
-        f"{said['scenarios_train']} tasks.",
+        f"{figures['scenarios_held_out']} held-out tasks, agent in {figures['framework']}, {figures['steps']} steps on "
+        f"{figures['scenarios_train']} tasks.",
         "",
         "| | before | after |",
         "|---|---|---|",
-        f"| {said['success_is']} | {_number(said['success_before'])} | {_number(said['success_after'])} |",
+        f"| {figures['success_is']} | {_number(figures['success_before'])} | {_number(figures['success_after'])} |",
     ]
-    if judged := said["judged"]:
+    if judged := figures["judged"]:
         lines.append(
             f"| judge's mean score, both shown side by side | {judged['before']:.3f} | {judged['after']:.3f} |"
         )
         share = f"{100 * judged['preferred_after']:.0f} %"
         lines += ["", f"The judge prefers the rollouts after training in {share} of {judged['scenarios']} tasks."]
-    lines += ["", "## Tools", "", *(f"- `{tool.name}`: {tool.description}" for tool in found.catalog.tools)]
-    lines += [f"- left out: `{out.name}` ({out.reason})" for out in found.catalog.left_out]
+    lines += ["", "## Tools", "", *(f"- `{tool.name}`: {tool.description}" for tool in scenarios.catalog.tools)]
+    lines += [f"- left out: `{out.name}` ({out.reason})" for out in scenarios.catalog.left_out]
     lines += ["", "## Examples", ""]
-    for pair in _telling(examples, measure):
+    for pair in most_changed(examples, measure):
         lines += [f"### {_line(pair.scenario.task)}", ""]
         for name, side in (("Before", pair.before), ("After", pair.after)):
             lines += [f"{name}:", "", "~~~", _shown(side[0]), "~~~", ""]
     path.write_text("\n".join(lines) + "\n")
 
 
-def _telling(examples: Sequence[Pair], measure: Callable[..., float]) -> list[Pair]:
-    """Return the pairs that changed most, whichever way, and among them different ones."""
+def most_changed(examples: Sequence[Pair], measure: Callable[..., float]) -> list[Pair]:
+    """Return the pairs whose success changed most, for better or worse, each from a different source."""
 
     def change(pair: Pair) -> float:
         sides = [measure(side[0], pair.scenario) for side in (pair.before, pair.after)]
         return abs(sides[1] - sides[0])
 
-    seen: dict[str, Pair] = {}
+    by_source: dict[str, Pair] = {}
     for pair in sorted(examples, key=change, reverse=True):
-        seen.setdefault(pair.scenario.source, pair)
-    return list(seen.values())[:_EXAMPLES]
+        by_source.setdefault(pair.scenario.source, pair)
+    return list(by_source.values())[:_EXAMPLES]
 
 
 def _shown(trajectory: Trajectory) -> str:

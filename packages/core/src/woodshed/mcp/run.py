@@ -1,4 +1,4 @@
-"""The whole way: server → tools → scenarios → rollouts → judge → steps → before and after."""
+"""A whole run on an MCP server: tools → scenarios → training → comparison of before and after → report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import WoodshedError
-from woodshed.mcp.comparison import Comparison, Pair, compare, pairs, worked
+from woodshed.mcp.comparison import Comparison, Pair, compare, pairs, tool_and_answer_given
 from woodshed.mcp.frameworks import load_agent
 from woodshed.mcp.generator import Generator
 from woodshed.mcp.mcp_agent import McpAgent
@@ -30,7 +30,7 @@ from woodshed.training.report.files import write_summary
 from woodshed.training.run.store import RunStore
 
 _TRAINING = "training"
-"""Folder of the training inside the run's: a finished one is set aside, the scenarios beside it stay."""
+"""Folder of the training inside the run's folder, so that renaming a finished training keeps the scenarios."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class McpRun:
 
 @dataclass(frozen=True, kw_only=True)
 class McpTraining:
-    """Everything a run on an MCP server needs; `.run()` starts it or goes on where it was cut.
+    """Everything a run on an MCP server needs. `.run()` starts it, or resumes it after an interruption.
 
     Example:
         ```python
@@ -65,73 +65,73 @@ class McpTraining:
     config: TrainConfig = field(default_factory=TrainConfig)
     framework: str = "langgraph"
     generator: Generator | None = None
-    """Model that writes scenarios; None uses the server's own prompts and schemas as a grammar."""
+    """Model that writes scenarios; None means the server's own prompts and schemas as templates."""
     count: int = 100
-    """How many scenarios are wanted, held-out ones included."""
+    """Number of scenarios, held-out ones included."""
     held_out: HeldOut = 0.25
-    """Share that is held out, or a rule that says of a scenario whether it is."""
+    """Share of scenarios to hold out, or a function that decides for each scenario."""
     tools: Sequence[str] | None = None
     allow: Sequence[str] = ()
     instructions: str | None = None
     limits: Limits = field(default_factory=Limits)
     measure: Measure | None = None
-    """Truth about a rollout of a held-out task, where there is one; None is `comparison.worked`."""
+    """Success of a rollout on a held-out task; None means `comparison.tool_and_answer_given`."""
     measure_name: str = "a tool answered, and so did the agent"
     rollouts_per_scenario: int = 1
     compare: bool = True
-    """Whether the judge compares the held-out rollouts before and after side by side, at the end."""
+    """Whether the judge compares held-out rollouts from before and after at the end."""
     folder: Path | None = None
-    """Folder of the run; None is `runs/NAME` with the server's name."""
+    """Folder of the run; None means `runs/NAME` with the server's name."""
     fresh: bool = False
     checks: bool = True
-    """Whether the policy's template and parser are tried before the first rollout (`Training.checks`)."""
+    """Whether to run the checks before the first rollout (`Training.checks`)."""
 
     def run(self) -> McpRun:
-        """Practise, and return when the run is finished."""
+        """Train, and return when the run is finished."""
         return asyncio.run(self.run_async())
 
     async def run_async(self, console: Console | None = None) -> McpRun:
-        """Do what `run` does inside an event loop that is already there.
+        """Like `run`, inside an existing event loop.
 
         Raises:
             McpServerError: the server cannot be used.
-            ConfigError: something cannot work, said before any work starts.
+            ConfigError: the settings cannot work; raised before any work starts.
         """
         console = console or Console(soft_wrap=True)
         folder = self.folder or Path("runs") / self.server.name
         agent_function = load_agent(self.framework)
         sessions = Sessions(server=self.server, limits=self.limits)
         try:
-            found = await scenarios_async(
+            scenarios = await scenarios_async(
                 sessions, count=self.count, generator=self.generator, tools=self.tools, allow=self.allow,
-                held_out=self.held_out, seed=self.config.seed, folder=folder, say=console.print,
+                held_out=self.held_out, seed=self.config.seed, folder=folder, on_message=console.print,
             )  # fmt: skip
             agent = McpAgent(
-                sessions=sessions, framework=self.framework, run=agent_function, catalog=found.catalog,
+                sessions=sessions, framework=self.framework, run=agent_function, catalog=scenarios.catalog,
                 instructions=self.instructions,
             )  # fmt: skip
             figures: dict[str, Any] = {}
 
             async def report(finished: Run) -> None:
                 await sessions.drain()
-                figures.update(await self._reported(finished, found, sessions, folder, console))
+                figures.update(await self._report(finished, scenarios, sessions, folder, console))
 
-            finished = await train_async(self._training(agent, found, folder), then=report)
+            finished = await train_async(self._training(agent, scenarios, folder), then=report)
         finally:
             await sessions.drain()
-        return McpRun(folder=folder, figures=figures, training=finished, scenarios=found)
+        return McpRun(folder=folder, figures=figures, training=finished, scenarios=scenarios)
 
-    def _training(self, agent: McpAgent, found: Collection, folder: Path) -> Training:
+    def _training(self, agent: McpAgent, scenarios: Collection, folder: Path) -> Training:
         return Training(
             rollout=agent,
-            scenarios=found.train,
+            scenarios=scenarios.train,
             policy=self.policy,
             reward=self.reward,
             engine=self.engine,
             config=self.config,
             evaluation=Evaluation(
-                scenarios=found.held_out,
-                measure=self.measure or worked,
+                scenarios=scenarios.held_out,
+                measure=self.measure or tool_and_answer_given,
                 rollouts_per_scenario=self.rollouts_per_scenario,
             ),
             run_dir=folder / _TRAINING,
@@ -139,30 +139,30 @@ class McpTraining:
             checks=self.checks,
         )
 
-    async def _reported(
-        self, finished: Run, found: Collection, sessions: Sessions, folder: Path, console: Console
+    async def _report(
+        self, finished: Run, scenarios: Collection, sessions: Sessions, folder: Path, console: Console
     ) -> dict[str, Any]:
         store = RunStore(finished.folder)
         try:
-            examples = pairs(store, found.held_out, self.rollouts_per_scenario)
+            examples = pairs(store, scenarios.held_out, self.rollouts_per_scenario)
         finally:
             store.close()
         tally = sessions.tally
         assert tally.opened == tally.closed, f"{tally.opened} sessions were opened and {tally.closed} closed"
-        said = figures_of(
-            finished.summary, found, tally, framework=self.framework, measure=self.measure_name,
+        figures = figures_of(
+            finished.summary, scenarios, tally, framework=self.framework, measure=self.measure_name,
             comparison=await self._compared(examples, folder, console) if self.compare else None,
         )  # fmt: skip
-        write_summary(folder, said)
-        write_markdown(folder / "report.md", said, found, examples, self.measure or worked)
-        console.print(f"sessions opened {said['sessions_opened']}, closed {said['sessions_closed']}")
+        write_summary(folder, figures)
+        write_markdown(folder / "report.md", figures, scenarios, examples, self.measure or tool_and_answer_given)
+        console.print(f"sessions opened {figures['sessions_opened']}, closed {figures['sessions_closed']}")
         console.print(f"report: {folder / 'report.md'}   figures: {folder / 'summary.json'}")
-        return said
+        return figures
 
     async def _compared(self, examples: Sequence[Pair], folder: Path, console: Console) -> Comparison | None:
-        """Return the judge's view of before and after; a judge that the engine serves needs it once more."""
+        """Return the judge's comparison of before and after; for a judge on the engine, start the engine again."""
         console.print("the judge compares the held-out rollouts before and after")
-        # The run's own verdicts: what is compared again is not paid again, and max_cost_usd counts on.
+        # The run's own cache: verdicts are not paid for twice, and max_cost_usd covers the comparison too.
         cache = SqliteCache(folder / _TRAINING / VERDICTS)
         try:
             if not self.reward.asks_engine:
@@ -171,7 +171,7 @@ class McpTraining:
                 bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
                 return await compare(bound, examples)
         except WoodshedError as error:
-            # The training is done and paid for: its report is written without the comparison.
+            # The training is done and paid for, so write its report without the comparison.
             console.print(f"no comparison by the judge: {type(error).__name__}: {error}", markup=False)
             return None
         finally:

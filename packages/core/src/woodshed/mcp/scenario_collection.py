@@ -1,4 +1,4 @@
-"""Server → scenarios: asked, generated, tried out, split and kept in a file that may be edited."""
+"""Server → scenarios: generate them, filter them by a dry run, split them, and store them in an editable file."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from woodshed.mcp.server import Limits, Server
 from woodshed.mcp.session import Sessions
 
 SCENARIOS, REJECTED = "scenarios.jsonl", "rejected.jsonl"
-_AT_ONCE = 8
-"""Sentences the server is asked for at the same time."""
-Say = Callable[[str], None]
+_CONCURRENT_PROMPTS = 8
+"""Prompts requested from the server at the same time."""
+OnMessage = Callable[[str], None]
 
 
 def _quiet(_: str) -> None:
@@ -45,17 +45,18 @@ class Collection:
     scenarios: tuple[Scenario, ...]
     rejected: tuple[Rejected, ...] = ()
     generated: int
-    """How many were made in all, kept and rejected; for files that were there already, how many they hold."""
+    """Number of generated scenarios, kept and rejected; for reused files, the number they contain."""
     reused: bool = False
+    """Whether they were read from files of an earlier run."""
 
     @property
     def train(self) -> list[Scenario]:
-        """What is practised on."""
+        """The scenarios for training."""
         return of_split(self.scenarios, "train")
 
     @property
     def held_out(self) -> list[Scenario]:
-        """What no training sees."""
+        """The held-out scenarios."""
         return of_split(self.scenarios, "held_out")
 
 
@@ -71,18 +72,18 @@ def scenarios(
     folder: Path | str | None = None,
     limits: Limits | None = None,
 ) -> Collection:
-    """Return scenarios for an MCP server: generated, tried out and split; those in `folder` are used again.
+    """Return scenarios for an MCP server: generated, filtered by a dry run and split. Those in `folder` are reused.
 
     Args:
         server: its address or command, or a `Server`.
-        count: how many are wanted.
-        generator: model that writes them; without one the server's prompts and schemas are a grammar.
-        tools: names of the tools to practise with; None takes all that only read.
-        allow: tools that change something and may be used all the same.
-        held_out: share that is held out, or a rule that says of a scenario whether it is.
-        seed: decides what is drawn and held out.
-        folder: where `scenarios.jsonl` and `rejected.jsonl` are kept.
-        limits: how long the server is waited for.
+        count: number of scenarios.
+        generator: model that writes them; without one the server's prompts and schemas are used as templates.
+        tools: names of the tools to use; None means all read-only tools.
+        allow: tools to use although they change something.
+        held_out: share to hold out, or a function that decides for each scenario.
+        seed: seed of the selection and of the held-out split.
+        folder: folder of `scenarios.jsonl` and `rejected.jsonl`.
+        limits: time limits for the server.
 
     Raises:
         McpServerError: the server cannot be used.
@@ -90,8 +91,8 @@ def scenarios(
 
     Example:
         ```python
-        found = woodshed.mcp.scenarios("python my_server.py", generator=woodshed.mcp.Generator("gpt-5-mini"))
-        print(len(found.train), len(found.held_out), [r.reason for r in found.rejected])
+        tasks = woodshed.mcp.scenarios("python my_server.py", generator=woodshed.mcp.Generator("gpt-5-mini"))
+        print(len(tasks.train), len(tasks.held_out), [r.reason for r in tasks.rejected])
         ```
     """
     sessions = Sessions(server=Server.of(server), limits=limits or Limits())
@@ -113,57 +114,59 @@ async def scenarios_async(
     held_out: HeldOut = 0.25,
     seed: int = 0,
     folder: Path | None = None,
-    say: Say = _quiet,
+    on_message: OnMessage = _quiet,
 ) -> Collection:
-    """Do what `scenarios` does inside an event loop that is already there, and say how it goes."""
+    """Like `scenarios`, inside an existing event loop; `on_message` receives progress messages."""
     check_held_out(held_out)
     catalog = await read_catalog(sessions, tools=tools, allow=allow)
-    say(f"{catalog.name}: {catalog.listed} tools, {len(catalog.tools)} taken; {len(catalog.prompts)} prompts, "
+    on_message(f"{catalog.name}: {catalog.listed} tools, {len(catalog.tools)} taken; {len(catalog.prompts)} prompts, "
         f"{len(catalog.resources)} resources read")  # fmt: skip
     path = folder / SCENARIOS if folder is not None else None
     if folder is not None and path is not None and path.exists():
-        kept, others = load(path), load_rejected(folder / REJECTED)
-        say(f"{len(kept)} scenarios from {path} (delete it to have them made anew)")
-        if helpless := [s for s in kept if any(catalog.tool(call.tool) is None for call in s.calls)]:
-            missing = sorted({call.tool for s in helpless for call in s.calls if catalog.tool(call.tool) is None})
-            say(f"{len(helpless)} of them need tools that the agent is not offered this time: {', '.join(missing)}")
+        kept, earlier_rejected = load(path), load_rejected(folder / REJECTED)
+        on_message(f"{len(kept)} scenarios from {path} (delete it to generate new ones)")
+        if unusable := [s for s in kept if any(catalog.tool(call.tool) is None for call in s.calls)]:
+            missing = sorted({call.tool for s in unusable for call in s.calls if catalog.tool(call.tool) is None})
+            on_message(
+                f"{len(unusable)} of them need tools that the agent does not have this time: {', '.join(missing)}"
+            )
         return Collection(
             catalog=catalog,
             scenarios=tuple(kept),
-            rejected=tuple(others),
-            generated=len(kept) + len(others),
+            rejected=tuple(earlier_rejected),
+            generated=len(kept) + len(earlier_rejected),
             reused=True,
         )
-    found, rejected = await _generated(sessions, catalog, count, generator, seed, say)
-    parted = split(found, held_out=held_out, seed=seed)
+    generated, rejected = await _generated(sessions, catalog, count, generator, seed, on_message)
+    assigned = split(generated, held_out=held_out, seed=seed)
     if folder is not None:
-        save(folder / SCENARIOS, parted)
+        save(folder / SCENARIOS, assigned)
         save(folder / REJECTED, rejected)
     return Collection(
-        catalog=catalog, scenarios=tuple(parted), rejected=tuple(rejected), generated=len(found) + len(rejected)
+        catalog=catalog, scenarios=tuple(assigned), rejected=tuple(rejected), generated=len(generated) + len(rejected)
     )
 
 
 async def _generated(
-    sessions: Sessions, catalog: Catalog, count: int, model: Generator | None, seed: int, say: Say
+    sessions: Sessions, catalog: Catalog, count: int, model: Generator | None, seed: int, on_message: OnMessage
 ) -> tuple[list[Scenario], list[Rejected]]:
     dry_run = DryRun(sessions=sessions, catalog=catalog)
     if model is not None:
-        say(f"{model.model} writes scenarios")
-        found, rejected = await generator.generate(model, catalog, dry_run, count=count, say=say)
+        on_message(f"{model.model} writes scenarios")
+        kept, rejected = await generator.generate(model, catalog, dry_run, count=count, on_message=on_message)
     else:
-        say("scenarios from the server's own prompts and schemas (no generator model)")
-        found, rejected = await _from_grammar(sessions, catalog, dry_run, count, seed)
-    say(f"{len(found)} scenarios kept, {len(rejected)} rejected, {len(dry_run)} tool calls tried out")
-    if len(found) < 2:
+        on_message("scenarios from the server's own prompts and schemas (no generator model)")
+        kept, rejected = await _from_grammar(sessions, catalog, dry_run, count, seed)
+    on_message(f"{len(kept)} scenarios kept, {len(rejected)} rejected, {len(dry_run)} tool calls tried")
+    if len(kept) < 2:
         reasons = "\n".join(f"  {r.task[:80]}: {r.reason}" for r in rejected[:10])
         raise ConfigError(
-            f"only {len(found)} scenarios can be had from {catalog.place!r}; expected at least 2. "
+            f"only {len(kept)} scenarios can be made for {catalog.place!r}; expected at least 2. "
             "Name a generator model "
             '(`--generator MODEL`), or write tasks by hand into scenarios.jsonl, one object with a "task" a line:\n'
             + reasons
         )
-    return found, rejected
+    return kept, rejected
 
 
 async def _from_grammar(
@@ -183,23 +186,23 @@ async def _from_grammar(
         kept: list[Scenario] = []
         while writers and len(kept) < count:
             wanted = count - len(kept)
-            made, refused = await _written(writers[:wanted])
+            written, refused = await _written(writers[:wanted])
             writers = writers[wanted:]
-            good, bad = await dry_run.sift(made)
+            good, bad = await dry_run.filter(written)
             kept += good
             rejected += [*refused, *bad]
     return kept, rejected
 
 
 async def _written(writers: Sequence[grammar.Writer]) -> tuple[list[Scenario], list[Rejected]]:
-    slots = asyncio.Semaphore(_AT_ONCE)
+    semaphore = asyncio.Semaphore(_CONCURRENT_PROMPTS)
 
     async def write(writer: grammar.Writer) -> Scenario | Rejected:
         try:
-            async with slots:
+            async with semaphore:
                 return await writer()
         except grammar.PromptRefused as refusal:
             return Rejected(task="a prompt of the server", reason=str(refusal))
 
-    done = await asyncio.gather(*(write(writer) for writer in writers))
-    return [d for d in done if isinstance(d, Scenario)], [d for d in done if isinstance(d, Rejected)]
+    results = await asyncio.gather(*(write(writer) for writer in writers))
+    return [r for r in results if isinstance(r, Scenario)], [r for r in results if isinstance(r, Rejected)]

@@ -1,1 +1,1 @@
-"""Group → numbers: the RULER judge and group-relative advantages."""
+"""Rewards: groups of trajectories → scores, by the RULER judge or a function, and group-relative advantages."""

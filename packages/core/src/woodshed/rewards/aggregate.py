@@ -1,4 +1,4 @@
-"""What a judge thinks of some attempts, and how several opinions become one."""
+"""Scores of several requests or judges → one score per attempt: mean over orders, median over judges."""
 
 from __future__ import annotations
 
@@ -16,42 +16,48 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opinion:
-    """A mark an attempt."""
+class JudgeScores:
+    """One score per attempt, from one judge or aggregated over several."""
 
-    marks: tuple[AttemptScore, ...]
+    scores: tuple[AttemptScore, ...]
+    """In the order of the attempts."""
     consistency: float | None = None
-    """Share of pairs whose order stayed the same from one showing to another; None for a single showing."""
+    """Share of attempt pairs ranked the same way in every two requests, 0 to 1; None after a single request."""
 
 
-async def all_of(asked: Iterable[Awaitable[T]]) -> list[T]:
-    """Wait for every one, so that bills are whole and verdicts kept, and only then raise the first failure."""
-    found = await asyncio.gather(*asked, return_exceptions=True)
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-    return cast("list[T]", found)
+async def gather_all(awaitables: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for all, then raise the first failure: this way every reply is billed and every verdict is cached."""
+    results = await asyncio.gather(*awaitables, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast("list[T]", results)
 
 
-def averaged(rows: Sequence[Sequence[AttemptScore]], tolerance: float) -> Opinion:
-    """Return the mean over showings of the same attempts; the explanations are the first's."""
-    return Opinion(marks=_joined(rows, statistics.fmean), consistency=consistency_of(rows, tolerance))
+def mean_scores(rows: Sequence[Sequence[AttemptScore]], tolerance: float) -> JudgeScores:
+    """Return the mean score of each attempt over several requests; the explanations come from the first request.
+
+    Args:
+        rows: One row per request, one score per attempt, in the same order.
+        tolerance: Scores that differ by no more count as a tie in `consistency`.
+    """
+    return JudgeScores(scores=_aggregated(rows, statistics.fmean), consistency=consistency_of(rows, tolerance))
 
 
-def panel(opinions: Sequence[Opinion]) -> Opinion:
-    """Return the median over judges; the explanations are the first judge's, the consistency is their mean."""
-    figures = [o.consistency for o in opinions if o.consistency is not None]
-    return Opinion(
-        marks=_joined([o.marks for o in opinions], statistics.median),
-        consistency=statistics.fmean(figures) if figures else None,
+def panel_scores(panel: Sequence[JudgeScores]) -> JudgeScores:
+    """Return the median over judges. The explanations come from the first judge; the consistency is the mean."""
+    consistencies = [judge.consistency for judge in panel if judge.consistency is not None]
+    return JudgeScores(
+        scores=_aggregated([judge.scores for judge in panel], statistics.median),
+        consistency=statistics.fmean(consistencies) if consistencies else None,
     )
 
 
 def consistency_of(rows: Sequence[Sequence[AttemptScore]], tolerance: float) -> float | None:
-    """Return the share of pairs of attempts that two showings order the same way, over all pairs of showings.
+    """Return the share of attempt pairs that two requests rank the same way, averaged over all pairs of requests.
 
-    Scores within `tolerance` are a tie; a tie in one showing and an order in the other agree by half. For showings
-    without ties it is (1 + Kendall's τ) / 2.
+    Scores within `tolerance` are a tie. A tie in one request and a strict order in the other agree by half. Without
+    ties the result equals (1 + Kendall's τ) / 2. None with fewer than two requests or attempts.
     """
     if len(rows) < 2 or len(rows[0]) < 2:
         return None
@@ -64,15 +70,15 @@ def _sign(difference: float, tolerance: float) -> int:
     return 0 if abs(difference) <= tolerance else int(math.copysign(1, difference))
 
 
-def _joined(
-    rows: Sequence[Sequence[AttemptScore]], join: Callable[[Sequence[float]], float]
+def _aggregated(
+    rows: Sequence[Sequence[AttemptScore]], aggregate: Callable[[Sequence[float]], float]
 ) -> tuple[AttemptScore, ...]:
     return tuple(
         AttemptScore(
-            score=join([m.score for m in column]),
+            score=aggregate([s.score for s in column]),
             explanation=column[0].explanation,
-            agents={name: join([m.agents[name] for m in column]) for name in column[0].agents},
-            steps=tuple(join(scores) for scores in zip(*(m.steps for m in column), strict=True)),
+            agents={name: aggregate([s.agents[name] for s in column]) for name in column[0].agents},
+            steps=tuple(aggregate(scores) for scores in zip(*(s.steps for s in column), strict=True)),
         )
         for column in zip(*rows, strict=True)
     )

@@ -1,4 +1,4 @@
-"""A programmatic reward, for those who have one: a function of a trajectory in place of a judge."""
+"""The `Reward` protocol, and a reward computed by your own function instead of a judge."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class Reward(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name shown in reports."""
 
     @property
     def asks_engine(self) -> bool:
-        """Whether it asks a model that the engine serves."""
+        """Whether it sends requests to a model served by the engine."""
 
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
-        """Return a copy that can reach the models the engine serves and keeps its verdicts in `cache`."""
+        """Return a copy that can reach the engine's models and caches its verdicts in `cache`."""
 
     async def judge_group(self, trajectories: Sequence[Trajectory]) -> Judgement:
-        """Return the group's scores by rollout id; a failure is data on the judgement, never a score."""
+        """Return the group's scores by rollout id. A failure is stored in `Judgement.error`, never as a score."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionReward:
-    """Scores each completed trajectory with a function of it; `None` or NaN masks the trajectory."""
+    """Scores each completed trajectory with your function; `None` or NaN masks the trajectory."""
 
     function: Callable[[Trajectory], float | None]
 
@@ -42,15 +42,15 @@ class FunctionReward:
 
     @property
     def asks_engine(self) -> bool:
-        """Never."""
+        """Always False."""
         return False
 
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
-        """Return itself: a function needs no engine."""
+        """Return self: a function needs no engine."""
         return self
 
     async def judge_group(self, trajectories: Sequence[Trajectory]) -> Judgement:
-        """Return one score a completed trajectory; the function's exception masks the whole group."""
+        """Return one score per completed trajectory; an exception in the function masks the whole group."""
         scores = []
         try:
             for trajectory in trajectories:
@@ -58,6 +58,6 @@ class FunctionReward:
                 if value is not None and not math.isnan(value):
                     scores.append(Score(rollout_id=trajectory.rollout_id, value=float(value)))
         except Exception as error:
-            # The user's code at our boundary: its failure is the group's, and never a reward of 0.
+            # User code: its failure masks the group and is never a reward of 0.
             return Judgement(judge=self.name, error=Failure(kind=type(error).__name__, message=str(error)))
         return Judgement(judge=self.name, scores=tuple(scores), cost_usd=0.0)

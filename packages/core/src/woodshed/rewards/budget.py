@@ -1,4 +1,4 @@
-"""What judging costs: the bill of one group, and the ceiling over a whole run."""
+"""Judging costs: the bill of one group, and the cost ceiling of a whole run."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from woodshed.types import Failure, Judgement
 
 
 class Budget:
-    """Stops a run before its judge costs more than it may; payments are in the cache, so a resumed run counts on."""
+    """Stops a run before its judge exceeds the cost ceiling; a resumed run counts the payments in its cache."""
 
     def __init__(self, cache: VerdictCache, ceiling_usd: float | None) -> None:
         self._cache = cache
         self._ceiling = ceiling_usd
         self._in_flight = 0
-        self._dearest = 0.0
+        self._highest_cost_usd = 0.0
         self._waiting: list[asyncio.Future[None]] = []
 
     async def reserve(self) -> None:
-        """Return when one more request can be paid, each as dear as the dearest so far.
+        """Wait until one more request fits the budget, assuming it costs as much as the most expensive one so far.
 
-        Where that is not sure it waits for the requests in flight, and raises only when none is left: no reply that is
-        being paid for is lost. The first request of a process goes alone, since no price is known before it.
+        If it might not fit, wait for the requests in flight, and raise only when none is left, so that no paid reply is
+        lost. The first request of a process runs alone because no cost is known before it.
 
         Raises:
-            CostCeilingError: the next request would pass the ceiling.
+            CostCeilingError: the next request would exceed the ceiling.
         """
         while self._ceiling is not None and not self._affordable():
             if not self._in_flight:
@@ -37,32 +37,32 @@ class Budget:
                     f"max_cost_usd={self._ceiling:g}). All rollouts and verdicts so far are kept: raise max_cost_usd "
                     "and run again"
                 )
-            settled = asyncio.get_running_loop().create_future()
-            self._waiting.append(settled)
-            await settled
+            request_done = asyncio.get_running_loop().create_future()
+            self._waiting.append(request_done)
+            await request_done
         self._in_flight += 1
 
     def settle(self, answer: Answer | None) -> None:
-        """Note what a reserved request has cost; None where there was no reply."""
+        """Record the cost of a reserved request; None if there was no reply."""
         self._in_flight -= 1
         if answer is not None and answer.cost_usd is not None:
-            self._dearest = max(self._dearest, answer.cost_usd)
+            self._highest_cost_usd = max(self._highest_cost_usd, answer.cost_usd)
             self._cache.pay(answer.cost_usd)
         waiting, self._waiting = self._waiting, []
-        for settled in waiting:
-            if not settled.done():
-                settled.set_result(None)
+        for request_done in waiting:
+            if not request_done.done():
+                request_done.set_result(None)
 
     def _affordable(self) -> bool:
         assert self._ceiling is not None
         paid = self._cache.paid_usd()
-        if not self._dearest and self._in_flight:
+        if not self._highest_cost_usd and self._in_flight:
             return False
-        return paid < self._ceiling and paid + (self._in_flight + 1) * self._dearest <= self._ceiling
+        return paid < self._ceiling and paid + (self._in_flight + 1) * self._highest_cost_usd <= self._ceiling
 
 
 class Bill:
-    """What the requests of one judgement have cost so far."""
+    """Requests, tokens and costs of one judgement so far."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -73,7 +73,7 @@ class Bill:
         self._answers.append(answer)
 
     def judgement(self, judge: str, error: Failure | None = None) -> Judgement:
-        """Return a judgement without scores that carries the bill."""
+        """Return a judgement without scores that contains these figures."""
         costs = [a.cost_usd for a in self._answers if a.cost_usd is not None]
         return Judgement(
             judge=judge,

@@ -1,4 +1,4 @@
-"""What a group's content was judged before: a verdict paid once is not paid again."""
+"""Verdicts cached by content, so that no judge request is paid for twice."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ CREATE TABLE IF NOT EXISTS payments (usd REAL NOT NULL, paid_s REAL NOT NULL);
 
 
 class VerdictCache(Protocol):
-    """Keeps verdicts by the hash of everything the judge was asked, and what judges have cost so far."""
+    """Stores verdicts by a hash of the whole judge request, and the cost of all judge replies so far."""
 
     def get(self, key: str) -> Sequence[AttemptScore] | None:
-        """Return the kept marks, or None."""
+        """Return the stored scores, or None."""
 
-    def put(self, key: str, marks: Sequence[AttemptScore]) -> None:
-        """Keep `marks` under `key`."""
+    def put(self, key: str, scores: Sequence[AttemptScore]) -> None:
+        """Store `scores` under `key`."""
 
     def pay(self, usd: float) -> None:
-        """Note the price of one reply, usable or not."""
+        """Record the cost of one reply, usable or not, in USD."""
 
     def paid_usd(self) -> float:
-        """Return what all replies have cost."""
+        """Return the cost of all replies in USD."""
 
 
 class MemoryCache:
-    """Verdicts of this process."""
+    """A cache in the memory of this process."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[AttemptScore, ...]] = {}
+        self._verdicts: dict[str, tuple[AttemptScore, ...]] = {}
         self._payments: list[float] = []
 
     def get(self, key: str) -> Sequence[AttemptScore] | None:
-        """Return the kept marks, or None."""
-        return self._kept.get(key)
+        """Return the stored scores, or None."""
+        return self._verdicts.get(key)
 
-    def put(self, key: str, marks: Sequence[AttemptScore]) -> None:
-        """Keep `marks` under `key`."""
-        self._kept[key] = tuple(marks)
+    def put(self, key: str, scores: Sequence[AttemptScore]) -> None:
+        """Store `scores` under `key`."""
+        self._verdicts[key] = tuple(scores)
 
     def pay(self, usd: float) -> None:
-        """Note the price of one reply."""
+        """Record the cost of one reply in USD."""
         self._payments.append(usd)
 
     def paid_usd(self) -> float:
-        """Return what all replies have cost."""
+        """Return the cost of all replies in USD."""
         return math.fsum(self._payments)
 
 
 class SqliteCache:
-    """Verdicts in a file; several processes may share it, and a killed one loses nothing it has saved."""
+    """A cache in a SQLite file. Several processes may share it, and it survives a killed process."""
 
     def __init__(self, path: Path | str) -> None:
-        """Open the file, making it and its folder where they are missing.
+        """Open the file; create it and its folder if they are missing.
 
         Raises:
-            ConfigError: the file is no SQLite database or cannot be written.
+            ConfigError: the file is not a SQLite database, or cannot be written.
         """
         self.path = Path(path)
         self._lock = threading.Lock()
@@ -90,24 +90,24 @@ class SqliteCache:
         )
 
     def get(self, key: str) -> Sequence[AttemptScore] | None:
-        """Return the kept marks, or None."""
+        """Return the stored scores, or None."""
         with self._lock:
             row = self._database.execute("SELECT body FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return [AttemptScore(**mark | {"steps": tuple(mark["steps"])}) for mark in json.loads(row[0])] if row else None
+        return [AttemptScore(**s | {"steps": tuple(s["steps"])}) for s in json.loads(row[0])] if row else None
 
-    def put(self, key: str, marks: Sequence[AttemptScore]) -> None:
-        """Keep `marks` under `key`."""
-        body = json.dumps([asdict(m) for m in marks])
+    def put(self, key: str, scores: Sequence[AttemptScore]) -> None:
+        """Store `scores` under `key`."""
+        body = json.dumps([asdict(s) for s in scores])
         with self._lock:
             self._database.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (key, body, time.time()))
 
     def pay(self, usd: float) -> None:
-        """Note the price of one reply."""
+        """Record the cost of one reply in USD."""
         with self._lock:
             self._database.execute("INSERT INTO payments VALUES (?, ?)", (usd, time.time()))
 
     def paid_usd(self) -> float:
-        """Return what all replies have cost."""
+        """Return the cost of all replies in USD."""
         with self._lock:
             return float(self._database.execute("SELECT total(usd) FROM payments").fetchone()[0])
 

@@ -1,4 +1,4 @@
-"""Who judges: an OpenAI-compatible chat model, or any async function of the request."""
+"""The judge: an OpenAI-compatible chat model, or your own async function."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from woodshed.chat.model import Answer, ChatModel, Question
 from woodshed.errors import ConfigError, JudgeError, WoodshedError
 
 AskFunction = Callable[[str, str, dict[str, Any]], Awaitable[str]]
-"""`async (system, user, schema) -> reply`: your own judge; `schema` is the JSON Schema of the reply."""
+"""Your own judge, `async (system, user, schema) -> reply`; `schema` is the JSON Schema of the reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judge(ChatModel):
-    """A chat model that compares the attempts of a group, at any OpenAI-compatible address.
+    """A chat model at any OpenAI-compatible address that compares the attempts of a group.
 
     Example:
         `Judge("gpt-5-mini")`, `Judge("qwen3:32b", base_url="http://localhost:11434/v1")`, or `Judge("engine/judge")`
@@ -28,26 +28,26 @@ class Judge(ChatModel):
 
 
 class FunctionJudge:
-    """The user's own async function as judge, known by its qualified name; its tokens and cost are not known."""
+    """The user's async function as a judge, named by its qualified name. Its tokens and cost are not known."""
 
     def __init__(self, function: AskFunction) -> None:
         self.function = function
         self.name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
     async def ask(self, question: Question) -> Answer:
-        """Return the function's reply; in a repair the complaint follows the request."""
+        """Return the function's reply. In a repair request the complaint is appended to the user message."""
         user = question.user
         if question.refused is not None:
             reply, complaint = question.refused
             user = f"{user}\n\nYour earlier reply was:\n{reply}\n\n{complaint}"
         try:
-            coming = self.function(question.system, user, question.schema)
-            text = await coming if inspect.isawaitable(coming) else coming
+            result = self.function(question.system, user, question.schema)
+            text = await result if inspect.isawaitable(result) else result
         except Exception as error:
-            # The user's code at our boundary: whatever it raises, the group has no verdict.
+            # User code: whatever it raises, the group has no verdict.
             raise JudgeError(f"judge {self.name!r} raised {type(error).__name__}: {error}") from error
-        if not inspect.isawaitable(coming) or not isinstance(text, str):
+        if not inspect.isawaitable(result) or not isinstance(text, str):
             raise ConfigError(
-                f"judge {self.name!r} gave {type(text).__name__}; expected an async function that returns str"
+                f"judge {self.name!r} returned {type(text).__name__}; expected an async function that returns str"
             )
         return Answer(text=text)

@@ -1,4 +1,4 @@
-"""One judge and some attempts → its opinion: asked in several orders, each reply checked, repaired once, kept."""
+"""Ask one judge about some attempts: in several orders, each reply validated, repaired once and cached."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from woodshed.chat.client import ChatClient
-from woodshed.chat.model import Answer, Asked, Question
+from woodshed.chat.model import Answer, Question, SupportsAsk
 from woodshed.errors import ConfigError, JudgeError
-from woodshed.rewards.aggregate import Opinion, all_of, averaged
+from woodshed.rewards.aggregate import JudgeScores, gather_all, mean_scores
 from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import VerdictCache
 from woodshed.rewards.judge import AskFunction, FunctionJudge, Judge
-from woodshed.rewards.prompt import Form, JudgePrompt, build_prompt, prompt_text, transcripts
-from woodshed.rewards.verdict import AttemptScore, Reading, read_verdict
+from woodshed.rewards.prompt import JudgePrompt, PromptSettings, build_prompt, prompt_text, transcripts
+from woodshed.rewards.verdict import AttemptScore, ParsedReply, read_verdict
 from woodshed.types import FORMAT, Trajectory
 
 _log = logging.getLogger("woodshed.rewards")
-_REPEATED = 20_000
-"""Characters of a refused reply that a repair request repeats."""
+_REPEATED_CHARS = 20_000
+"""Characters of a refused reply that a repair request quotes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeRunner:
     """A judge with the settings of one `Ruler`."""
 
-    asked: Asked
+    client: SupportsAsk
     temperature: float
-    form: Form
+    prompt_settings: PromptSettings
     permutations: int
     seed: int
     tolerance: float
@@ -41,101 +41,105 @@ class JudgeRunner:
     @property
     def name(self) -> str:
         """The judge's name."""
-        return self.asked.name
+        return self.client.name
 
-    async def opinion(self, attempts: Sequence[Trajectory], bill: Bill) -> Opinion:
-        """Return the mean mark of each attempt over all orders.
+    async def judge(self, attempts: Sequence[Trajectory], bill: Bill) -> JudgeScores:
+        """Return the mean score of each attempt over all orders.
 
         Raises:
             JudgeError: one of the orders got no usable verdict.
-            CostCeilingError: the run's ceiling forbids to ask.
+            CostCeilingError: the next request would exceed the run's cost ceiling.
         """
-        asked = [self._one_order(attempts, order, k, bill) for k, order in enumerate(self._orders(attempts))]
-        return averaged(await all_of(asked), self.tolerance)
+        requests = [self._one_order(attempts, order, k, bill) for k, order in enumerate(self._orders(attempts))]
+        return mean_scores(await gather_all(requests), self.tolerance)
 
     def _orders(self, attempts: Sequence[Trajectory]) -> list[list[int]]:
         """Return the orders to show the attempts in: each shuffle is followed by its reverse."""
-        draw = shuffler(attempts, self.form, self.seed)
+        rng = content_rng(attempts, self.prompt_settings, self.seed)
         orders: list[list[int]] = []
         while len(orders) < self.permutations:
-            order = draw.sample(range(len(attempts)), len(attempts))
+            order = rng.sample(range(len(attempts)), len(attempts))
             orders += [order, order[::-1]]
         return orders[: self.permutations]
 
     async def _one_order(
         self, attempts: Sequence[Trajectory], order: list[int], number: int, bill: Bill
     ) -> list[AttemptScore]:
-        """Return one verdict's mark of each attempt, in the order of `attempts`."""
-        prompt = build_prompt(attempts, order=order, form=self.form, salt=f"{self.seed}:{number}")
+        """Return one verdict: a score per attempt, in the order of `attempts`."""
+        prompt = build_prompt(attempts, order=order, settings=self.prompt_settings, salt=f"{self.seed}:{number}")
         key = self._key(prompt)
-        if (kept := self.cache.get(key)) is None:
-            reading = await self._verdict(prompt, bill)
-            kept = [reading.marks[i] for i in prompt.rollout_of]
-            self.cache.put(key, kept)
-        mark_of = dict(zip(order, kept, strict=True))
-        return [mark_of[place] for place in range(len(attempts))]
+        if (scores := self.cache.get(key)) is None:
+            reply = await self._verdict(prompt, bill)
+            scores = [reply.scores[i] for i in prompt.rollout_of]
+            self.cache.put(key, scores)
+        score_of = dict(zip(order, scores, strict=True))
+        return [score_of[index] for index in range(len(attempts))]
 
     def _key(self, prompt: JudgePrompt) -> str:
-        """Return the hash of all that the verdict depends on."""
+        """Return a hash of everything the verdict depends on."""
         return hashlib.sha256(
             json.dumps([FORMAT, self.name, self.temperature, prompt.system, prompt.user]).encode()
         ).hexdigest()
 
-    async def _verdict(self, prompt: JudgePrompt, bill: Bill) -> Reading:
+    async def _verdict(self, prompt: JudgePrompt, bill: Bill) -> ParsedReply:
         question = Question(system=prompt.system, user=prompt.user, schema=prompt.schema)
-        answer, reading = await self._read(question, prompt, bill)
-        if reading.problems:
-            complaint = _complaint(reading, list(prompt.rollout_of))
-            _log.info("judge %r is asked to repair its reply: %s", self.name, "; ".join(reading.problems))
-            refused = (answer.text[:_REPEATED], complaint)
-            answer, reading = await self._read(replace(question, refused=refused), prompt, bill)
-        if reading.problems:
+        answer, parsed = await self._ask(question, prompt, bill)
+        if parsed.problems:
+            complaint = _complaint(parsed, list(prompt.rollout_of))
+            _log.info("asking judge %r to repair its reply: %s", self.name, "; ".join(parsed.problems))
+            refused = (answer.text[:_REPEATED_CHARS], complaint)
+            _, parsed = await self._ask(replace(question, refused=refused), prompt, bill)
+        if parsed.problems:
             raise JudgeError(
-                f"judge {self.name!r} broke the rules of its answer, also when told so: {'; '.join(reading.problems)}. "
+                f"judge {self.name!r} gave an invalid reply twice: {'; '.join(parsed.problems)}. "
                 "Name a stronger judge, or one whose server has structured output (Judge(structured='json_schema'))"
             )
-        return reading
+        return parsed
 
-    async def _read(self, question: Question, prompt: JudgePrompt, bill: Bill) -> tuple[Answer, Reading]:
+    async def _ask(self, question: Question, prompt: JudgePrompt, bill: Bill) -> tuple[Answer, ParsedReply]:
         await self.budget.reserve()
         bill.requests += 1
         answer = None
         try:
-            answer = await self.asked.ask(question)
+            answer = await self.client.ask(question)
         finally:
             self.budget.settle(answer)
         bill.add(answer)
-        reading = read_verdict(answer.text, list(prompt.rollout_of), prompt.parts)
-        if reading.problems and answer.is_cut:
+        parsed = read_verdict(answer.text, list(prompt.rollout_of), prompt.parts)
+        if parsed.problems and answer.is_cut:
             cut = "the reply was cut at its token limit (Judge(max_tokens=...) or the judge's context)"
-            reading = replace(reading, problems=(cut, *reading.problems))
-        if reading.problems and answer.is_refusal:
-            reading = replace(reading, problems=("the judge refused to answer", *reading.problems))
-        return answer, reading
+            parsed = replace(parsed, problems=(cut, *parsed.problems))
+        if parsed.problems and answer.is_refusal:
+            parsed = replace(parsed, problems=("the judge refused to answer", *parsed.problems))
+        return answer, parsed
 
 
-def asked_of(judge: str | Judge | AskFunction) -> tuple[Asked, float]:
-    """Return what can be asked, and the temperature it answers at."""
-    found = named(judge)
-    if isinstance(found, Judge):
-        return ChatClient(found), found.temperature
-    if not callable(found):
-        raise ConfigError(f"Ruler.judge is {found!r}; expected a model's name, a Judge or an async function")
-    return FunctionJudge(found), 0.0
+def judge_client(judge: str | Judge | AskFunction) -> tuple[SupportsAsk, float]:
+    """Return the client of a judge and its sampling temperature.
+
+    Raises:
+        ConfigError: `judge` is not a model's name, a `Judge` or a function.
+    """
+    judge = as_judge(judge)
+    if isinstance(judge, Judge):
+        return ChatClient(judge), judge.temperature
+    if not callable(judge):
+        raise ConfigError(f"Ruler.judge is {judge!r}; expected a model's name, a Judge or an async function")
+    return FunctionJudge(judge), 0.0
 
 
-def named(judge: str | Judge | AskFunction) -> Judge | AskFunction:
-    """Return a model's name as its `Judge`, anything else as it is."""
+def as_judge(judge: str | Judge | AskFunction) -> Judge | AskFunction:
+    """Turn a model's name into a `Judge`; return anything else unchanged."""
     return Judge(judge) if isinstance(judge, str) else judge
 
 
-def shuffler(attempts: Sequence[Trajectory], form: Form, seed: int) -> random.Random:
-    """Return a generator that draws the same for the same content and seed."""
-    told = transcripts(attempts, form)
-    content = json.dumps([seed, told.shared, list(told.attempts)])
+def content_rng(attempts: Sequence[Trajectory], settings: PromptSettings, seed: int) -> random.Random:
+    """Return a random generator seeded by the attempts' text and `seed`, so that orders are reproducible."""
+    texts = transcripts(attempts, settings)
+    content = json.dumps([seed, texts.shared, list(texts.attempts)])
     return random.Random(hashlib.sha256(content.encode()).digest())
 
 
-def _complaint(reading: Reading, ids: Sequence[str]) -> str:
-    problems = "\n".join(f"- {p}" for p in reading.problems)
+def _complaint(parsed: ParsedReply, ids: Sequence[str]) -> str:
+    problems = "\n".join(f"- {p}" for p in parsed.problems)
     return prompt_text("repair.md").format(problems=problems, ids=", ".join(ids)).strip()

@@ -1,8 +1,10 @@
-"""Group → scores: a judge, or a panel of them, ranks the attempts at one scenario, relative to one another."""
+"""Group → scores: a judge, or a panel of judges, scores the attempts at one scenario relative to each other.
+
+RULER as published by OpenPipe ART: https://art.openpipe.ai/fundamentals/ruler
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +13,14 @@ from typing import Self
 
 from woodshed.capture import untracked
 from woodshed.errors import ConfigError, JudgeError
-from woodshed.rewards.aggregate import Opinion, panel
+from woodshed.rewards.aggregate import JudgeScores
 from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import MemoryCache, VerdictCache
-from woodshed.rewards.chunks import chunk_size, in_chunks
 from woodshed.rewards.judge import AskFunction, Judge
-from woodshed.rewards.judge_runner import JudgeRunner, asked_of, named, shuffler
+from woodshed.rewards.judge_runner import JudgeRunner, as_judge, judge_client
+from woodshed.rewards.panel import JudgePanel
 from woodshed.rewards.partial_scores import Detail, check_details
-from woodshed.rewards.prompt import Form, Transcripts, default_rubric, transcripts
+from woodshed.rewards.prompt import PromptSettings, Transcripts, default_rubric, transcripts
 from woodshed.rewards.transcript import histories
 from woodshed.rewards.verdict import AttemptScore
 from woodshed.types import Failure, Judgement, Score, Trajectory
@@ -30,10 +32,10 @@ JudgeLike = str | Judge | AskFunction
 
 @dataclass(frozen=True, repr=False)
 class Ruler:
-    """Scores the trajectories of a group by what a judge thinks of them side by side.
+    """Scores the trajectories of a group with an LLM judge that sees them side by side.
 
-    Only completed trajectories are shown to it. Where it gives no usable verdict, also after being told what is wrong
-    with its reply, the group has no scores and an error: a judge's failure is never a reward.
+    The judge sees completed trajectories only. If it gives no usable verdict, even after one repair request, the group
+    has an error and no scores: a judge's failure never becomes a reward.
 
     Example:
         `Ruler("gpt-5-mini")`, `Ruler(judge=Judge("qwen3:32b", base_url="http://localhost:11434/v1"), permutations=2)`,
@@ -41,81 +43,84 @@ class Ruler:
     """
 
     judge: JudgeLike | Sequence[JudgeLike]
-    """Who judges. Of several, each judges the whole group and the median counts; one that fails is left out as long as
-    more than half of them do not."""
+    """The judge, or a panel of judges. Each judge of a panel scores the whole group, and the median counts. A judge
+    that fails is left out as long as more than half of the panel succeeds."""
     _: KW_ONLY
     rubric: str | None = None
-    """What a good attempt is, in words; None is woodshed's own rubric, which fits any task with a goal."""
+    """What a good attempt is, in words. None means woodshed's own rubric, which fits any task with a goal."""
     permutations: int = 1
-    """Requests a group, each in another order; scores are averaged. An even number cancels a drift along the list."""
+    """Requests per group, each in another order; the scores are averaged. An even number cancels position bias."""
     tolerance: float = 0.0
-    """A group whose scores lie within this of one another is all equal, at their mean."""
+    """If all scores of a group lie within this range, every attempt gets their mean."""
     details: tuple[Detail, ...] = ()
-    """Finer scores to ask for: `agents` (`Score.agents`), `steps` (`Score.calls`)."""
+    """Further scores to request: `agents` (fills `Score.agents`), `steps` (fills `Score.calls`)."""
     escalate_to: JudgeLike | None = None
-    """A second judge, whose verdict replaces the first's where that one is not consistent."""
+    """A second judge, whose verdict replaces the first one's if that is not consistent."""
     escalate_below: float = 0.75
-    """Consistency under which the second judge is asked; .5 is what coin tosses reach. Needs `permutations` of 2 or
+    """Consistency below which the second judge is asked; random scores reach about 0.5. Needs `permutations` of 2 or
     more."""
     max_attempts: int = 16
-    """Most attempts of one request; a larger group is judged in chunks that overlap."""
+    """Largest number of attempts in one request; a larger group is judged in overlapping chunks."""
     attempt_chars: int = 24_000
-    """Longest text of one attempt (a token is about 4 characters). A longer one keeps its beginning, its end and what
-    tools failed with, and says what was cut."""
+    """Longest text of one attempt (a token is about 4 characters). A longer one is truncated: its beginning, its end
+    and tool errors stay, and the gaps are marked."""
     window_chars: int | None = 400_000
-    """Longest text of one request, for the judge's context; None knows no limit."""
+    """Longest text of one request, to fit the judge's context; None means no limit."""
     max_cost_usd: float | None = None
-    """What judging may cost in a whole run; the run ends before it is passed and can be gone on with."""
+    """Cost ceiling for judging in a whole run, in USD. The run stops before exceeding it and can be resumed."""
     seed: int = 0
-    """Draws the orders, together with the group's content."""
+    """Seed of the orders in which attempts are shown; the group's content enters too."""
     cache: VerdictCache = field(default_factory=MemoryCache, compare=False)
-    """Where verdicts are kept by content; `SqliteCache(path)` outlives the process."""
-    _judge_runners: tuple[JudgeRunner, ...] = field(init=False, compare=False)
-    _second: JudgeRunner | None = field(init=False, compare=False)
+    """Stores verdicts by content; `SqliteCache(path)` survives the process."""
+    _panel: JudgePanel = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         object.__setattr__(self, "details", check_details(self.details))
-        for wrong in self._contradictions():
-            raise ConfigError(wrong)
+        for problem in self._problems():
+            raise ConfigError(problem)
         budget = Budget(self.cache, self.max_cost_usd)
-        object.__setattr__(self, "_judge_runners", tuple(self._judge_runner(j, budget) for j in self._judges))
-        second = None if self.escalate_to is None else self._judge_runner(self.escalate_to, budget)
-        object.__setattr__(self, "_second", second)
+        panel = JudgePanel(
+            judges=tuple(self._judge_runner(j, budget) for j in self._judges),
+            escalate_to=None if self.escalate_to is None else self._judge_runner(self.escalate_to, budget),
+            escalate_below=self.escalate_below, prompt_settings=self._prompt_settings, max_attempts=self.max_attempts,
+            window_chars=self.window_chars, seed=self.seed,
+        )  # fmt: skip
+        object.__setattr__(self, "_panel", panel)
 
     @property
     def name(self) -> str:
-        """The judge's name; the names of a panel, joined."""
-        return " + ".join(r.name for r in self._judge_runners)
+        """The judge's name; for a panel, all names joined by ` + `."""
+        return self._panel.name
 
     @property
     def asks_engine(self) -> bool:
-        """Whether a judge of the panel, or the one asked in doubt, is a model that the engine serves."""
-        return any(isinstance(found := named(judge), Judge) and found.is_engine for judge in self._all_judges)
+        """Whether any judge, `escalate_to` included, is a model served by the engine."""
+        return any(isinstance(judge, Judge) and judge.is_engine for judge in map(as_judge, self._all_judges))
 
     def __repr__(self) -> str:
-        """Show the settings; the same in every process, without the key, and without what does not touch a verdict."""
-        judges = [_shown(j) for j in self._judges]
+        """Show the settings that affect a verdict: the same text in every process, and never the key."""
+        judges = [_judge_repr(j) for j in self._judges]
         shown = [
             judges[0] if len(judges) == 1 else f"({', '.join(judges)})",
-            *(f"{name}={getattr(self, name)!r}" for name in _SHOWN),
+            *(f"{name}={getattr(self, name)!r}" for name in _REPR_FIELDS),
         ]
         if self.escalate_to is not None:
-            shown += [f"escalate_to={_shown(self.escalate_to)}", f"escalate_below={self.escalate_below}"]
+            shown += [f"escalate_to={_judge_repr(self.escalate_to)}", f"escalate_below={self.escalate_below}"]
         return f"Ruler({', '.join(shown)})"
 
     def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
-        """Return a copy that is ready to judge: `engine/NAME` is asked at `base_url`, other judges where they are.
+        """Return a copy that is ready to judge: `engine/NAME` is asked at `base_url`, others at their own address.
 
         Raises:
-            ConfigError: a judge has no key; said here, before any rollout is paid.
+            ConfigError: a judge has no key. Raised here, before any rollout is paid for.
         """
 
         def ready(judge: JudgeLike) -> JudgeLike:
-            found = named(judge)
-            if not isinstance(found, Judge):
-                return found
-            bound = found.bound(base_url=base_url, api_key=api_key)
+            resolved = as_judge(judge)
+            if not isinstance(resolved, Judge):
+                return resolved
+            bound = resolved.bound(base_url=base_url, api_key=api_key)
             bound.key()
             return bound
 
@@ -125,85 +130,51 @@ class Ruler:
         return replace(self, judge=judge, escalate_to=second, cache=cache or self.cache)
 
     async def judge_group(self, trajectories: Sequence[Trajectory]) -> Judgement:
-        """Return the group's scores by rollout id, and what they cost.
+        """Return the group's scores by rollout id, from 0 to 1, and their cost.
 
-        Attempts that read the same are shown once and share their score; a group in which all do is not judged at all.
+        Attempts with the same text are shown once and share their score. If all are the same, no judge is asked and
+        each scores 0.5. A judge that fails sets `Judgement.error`; it does not raise.
 
         Raises:
-            ConfigError: the judge cannot be asked as it is set up. A judge that fails is data on the judgement instead.
-            CostCeilingError: the next request would pass `max_cost_usd`; verdicts so far are in the cache.
+            ConfigError: two trajectories have the same rollout id, or the judge's settings are not usable.
+            CostCeilingError: the next request would exceed `max_cost_usd`; the verdicts so far are in the cache.
         """
         shown = [t for t in trajectories if t.status == "completed"]
         if len({t.rollout_id for t in shown}) < len(shown):
             raise ConfigError("two trajectories of the group have the same rollout_id; scores are keyed by it")
         if len(shown) < 2:
             return Judgement(judge=self.name, cost_usd=0.0)
-        told = transcripts(shown, self._form)
-        contents = _by_content(shown, told)
+        texts = transcripts(shown, self._prompt_settings)
+        contents = _by_content(shown, texts)
         if len(contents) == 1:
-            alike = AttemptScore(score=0.5, explanation="all attempts are the same")
-            return self._judgement(contents, Opinion(marks=(alike,)), Judgement(judge=self.name, cost_usd=0.0))
-        bill, short = Bill(), sum(told.is_cut)
+            equal = AttemptScore(score=0.5, explanation="all attempts are the same")
+            return self._judgement(contents, JudgeScores(scores=(equal,)), Judgement(judge=self.name, cost_usd=0.0))
+        bill = Bill()
         try:
             with untracked():
-                name, opinion = await self._opinion([members[0] for members in contents], bill)
+                name, judged = await self._panel.judge([members[0] for members in contents], bill)
         except JudgeError as error:
             _log.warning("a group of scenario %r has no verdict: %s", shown[0].scenario_id, error)
             return bill.judgement(self.name, Failure(kind=type(error).__name__, message=str(error)))
-        bare = bill.judgement(name).model_copy(update={"consistency": opinion.consistency, "shortened": short})
-        return self._judgement(contents, opinion, bare)
+        figures = {"consistency": judged.consistency, "shortened": sum(texts.is_cut)}
+        return self._judgement(contents, judged, bill.judgement(name).model_copy(update=figures))
 
-    async def _opinion(self, attempts: Sequence[Trajectory], bill: Bill) -> tuple[str, Opinion]:
-        """Return whose opinion counts, and the opinion."""
-        name, opinion = await self._panel(attempts, bill)
-        if self._second is None or opinion.consistency is None or opinion.consistency >= self.escalate_below:
-            return name, opinion
-        _log.info(
-            "judge %r keeps the order of %.0f %% of the pairs only; %r is asked in its place",
-            name, 100 * opinion.consistency, self._second.name,
-        )  # fmt: skip
-        return self._second.name, await self._whole(self._second, attempts, bill)
-
-    async def _panel(self, attempts: Sequence[Trajectory], bill: Bill) -> tuple[str, Opinion]:
-        found = await asyncio.gather(
-            *(self._whole(r, attempts, bill) for r in self._judge_runners), return_exceptions=True
-        )
-        for error in found:
-            if isinstance(error, BaseException) and not isinstance(error, JudgeError):
-                raise error
-        usable = {r.name: o for r, o in zip(self._judge_runners, found, strict=True) if isinstance(o, Opinion)}
-        failed = [e for e in found if isinstance(e, JudgeError)]
-        if len(failed) * 2 >= len(found):
-            raise failed[0]
-        for error in failed:
-            _log.warning("a judge of the panel is left out of a group: %s", error)
-        return " + ".join(usable), panel(list(usable.values()))
-
-    async def _whole(self, judge_runner: JudgeRunner, attempts: Sequence[Trajectory], bill: Bill) -> Opinion:
-        """Return one judge's opinion of all attempts, in chunks where they are too many for one request."""
-        told = transcripts(attempts, self._form)
-        size = chunk_size(
-            [len(t) for t in told.attempts], len(told.shared), max_attempts=self.max_attempts, window=self.window_chars
-        )
-        if len(attempts) <= size:
-            return await judge_runner.opinion(attempts, bill)
-        order = shuffler(attempts, self._form, self.seed).sample(range(len(attempts)), len(attempts))
-        return await in_chunks(order, size, lambda places: judge_runner.opinion([attempts[p] for p in places], bill))
-
-    def _judgement(self, contents: Sequence[Sequence[Trajectory]], opinion: Opinion, bare: Judgement) -> Judgement:
-        level = _leveller([m.score for m in opinion.marks], self.tolerance)
+    def _judgement(
+        self, contents: Sequence[Sequence[Trajectory]], judged: JudgeScores, unscored: Judgement
+    ) -> Judgement:
+        value_of = _merge_ties([s.score for s in judged.scores], self.tolerance)
         scores = [
             Score(
                 rollout_id=t.rollout_id,
-                value=level(mark.score),
-                explanation=mark.explanation,
-                agents=dict(mark.agents),
-                calls=dict(zip(_steps(t), mark.steps, strict=True)) if mark.steps else {},
+                value=value_of(attempt.score),
+                explanation=attempt.explanation,
+                agents=dict(attempt.agents),
+                calls=dict(zip(_call_ids(t), attempt.steps, strict=True)) if attempt.steps else {},
             )
-            for members, mark in zip(contents, opinion.marks, strict=True)
+            for members, attempt in zip(contents, judged.scores, strict=True)
             for t in members
         ]
-        return bare.model_copy(update={"scores": tuple(scores)})
+        return unscored.model_copy(update={"scores": tuple(scores)})
 
     @property
     def _judges(self) -> tuple[JudgeLike, ...]:
@@ -214,23 +185,23 @@ class Ruler:
         return (*self._judges, *(() if self.escalate_to is None else (self.escalate_to,)))
 
     @property
-    def _form(self) -> Form:
+    def _prompt_settings(self) -> PromptSettings:
         rubric = self.rubric.strip() if self.rubric is not None else default_rubric()
-        return Form(rubric=rubric, attempt_chars=self.attempt_chars, details=self.details)
+        return PromptSettings(rubric=rubric, attempt_chars=self.attempt_chars, details=self.details)
 
     def _judge_runner(self, judge: JudgeLike, budget: Budget) -> JudgeRunner:
-        asked, temperature = asked_of(judge)
+        client, temperature = judge_client(judge)
         return JudgeRunner(
-            asked=asked, temperature=temperature, form=self._form, permutations=self.permutations, seed=self.seed,
-            tolerance=self.tolerance, cache=self.cache, budget=budget,
+            client=client, temperature=temperature, prompt_settings=self._prompt_settings, seed=self.seed,
+            permutations=self.permutations, tolerance=self.tolerance, cache=self.cache, budget=budget,
         )  # fmt: skip
 
-    def _contradictions(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if self.rubric is not None and not self.rubric.strip():
             yield "Ruler.rubric is empty; say what a good attempt is, or leave it out for the default"
         if not self._judges:
             yield "Ruler.judge is empty; name one judge, or several for a panel"
-        if len({asked_of(j)[0].name for j in self._judges}) < len(self._judges):
+        if len({judge_client(j)[0].name for j in self._judges}) < len(self._judges):
             yield "Ruler.judge names the same judge twice; use permutations to ask one judge more than once"
         for name, least in (("permutations", 1), ("max_attempts", 3), ("attempt_chars", 400)):
             if getattr(self, name) < least:
@@ -239,63 +210,61 @@ class Ruler:
             if not 0 <= getattr(self, name) < 1:
                 yield f"Ruler.{name} is {getattr(self, name)}; expected 0 or more, below 1"
         if self.escalate_to is not None and self.permutations < 2:
-            yield (
-                "Ruler.escalate_to needs permutations=2 or more: a judge that is asked once is never found inconsistent"
-            )
-        yield from self._unpayable()
+            yield ("Ruler.escalate_to needs permutations=2 or more: a single request has no consistency")
+        yield from self._cost_problems()
 
-    def _unpayable(self) -> Iterator[str]:
+    def _cost_problems(self) -> Iterator[str]:
         if self.max_cost_usd is None:
             return
         if not self.max_cost_usd > 0:
             yield f"Ruler.max_cost_usd is {self.max_cost_usd}; expected more than 0, or None for no ceiling"
         for judge in self._all_judges:
-            found = named(judge)
-            if not isinstance(found, Judge) or (found.cost_usd(1, 1) is None and not found.is_engine):
+            resolved = as_judge(judge)
+            if not isinstance(resolved, Judge) or (resolved.cost_usd(1, 1) is None and not resolved.is_engine):
                 yield (
-                    f"Ruler.max_cost_usd is set and the price of judge {asked_of(judge)[0].name!r} is not known; give "
-                    "Judge(..., prompt_usd_per_million=..., completion_usd_per_million=...), or leave the ceiling out"
+                    f"Ruler.max_cost_usd is set and the price of judge {judge_client(judge)[0].name!r} is not known; "
+                    "give Judge(..., prompt_usd_per_million=..., completion_usd_per_million=...), or omit the ceiling"
                 )
 
 
-_SHOWN = (
+_REPR_FIELDS = (
     "rubric", "permutations", "tolerance", "details", "max_attempts", "attempt_chars", "window_chars", "seed",
 )  # fmt: skip
 
 
-def _shown(judge: JudgeLike) -> str:
-    """Return a judge as what makes its verdicts: not how long it is waited for, or what it costs."""
-    found = named(judge)
-    if not isinstance(found, Judge):
-        return repr(asked_of(found)[0].name)
-    usual = Judge(found.model)
-    own = [
-        f"{name}={getattr(found, name)!r}"
+def _judge_repr(judge: JudgeLike) -> str:
+    """Return a judge with the settings that affect its verdicts, without time limits and prices."""
+    resolved = as_judge(judge)
+    if not isinstance(resolved, Judge):
+        return repr(judge_client(resolved)[0].name)
+    default = Judge(resolved.model)
+    changed = [
+        f"{name}={getattr(resolved, name)!r}"
         for name in ("base_url", "temperature", "max_tokens", "structured")
-        if getattr(found, name) != getattr(usual, name)
+        if getattr(resolved, name) != getattr(default, name)
     ]
-    return f"Judge({', '.join([repr(found.model), *own])})" if own else repr(found.model)
+    return f"Judge({', '.join([repr(resolved.model), *changed])})" if changed else repr(resolved.model)
 
 
 def _is_panel(judge: JudgeLike | Sequence[JudgeLike]) -> bool:
     return isinstance(judge, Sequence) and not isinstance(judge, str)
 
 
-def _leveller(scores: Sequence[float], tolerance: float) -> Callable[[float], float]:
-    """Return what makes a score of a score: itself, or where all lie within the tolerance, their mean."""
+def _merge_ties(scores: Sequence[float], tolerance: float) -> Callable[[float], float]:
+    """Return a function that keeps a score as it is, or replaces it by the mean if all lie within the tolerance."""
     if max(scores) - min(scores) > tolerance:
         return lambda score: score
     mean = math.fsum(scores) / len(scores)
     return lambda _: mean
 
 
-def _steps(trajectory: Trajectory) -> list[str]:
+def _call_ids(trajectory: Trajectory) -> list[str]:
     return [call_id for history in histories(trajectory) for _, call_id in history.calls]
 
 
-def _by_content(trajectories: Sequence[Trajectory], told: Transcripts) -> list[list[Trajectory]]:
-    """Return the trajectories that read the same together, in an order that depends on their content only."""
+def _by_content(trajectories: Sequence[Trajectory], texts: Transcripts) -> list[list[Trajectory]]:
+    """Group trajectories with the same text, in an order that depends on their content only."""
     same: dict[str, list[Trajectory]] = {}
-    for text, trajectory in zip(told.attempts, trajectories, strict=True):
+    for text, trajectory in zip(texts.attempts, trajectories, strict=True):
         same.setdefault(text, []).append(trajectory)
     return [same[text] for text in sorted(same)]

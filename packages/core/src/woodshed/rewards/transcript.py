@@ -1,4 +1,4 @@
-"""Trajectory → text that a judge can read: histories, and one line or more per message."""
+"""Trajectory → text for a judge: its conversations, one block of lines per message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class History:
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
     calls: tuple[tuple[int, str], ...] = ()
-    """Place of a message that was sampled → id of the call that sampled it."""
+    """Pairs of a sampled message's index and the id of the call that sampled it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,37 +27,38 @@ class Block:
     role: str
     text: str
     is_error: bool = False
-    """Whether it tells of a tool that failed."""
+    """Whether it reports a failed tool call."""
 
 
 _ERROR = re.compile(r"\b(error|exception|traceback|failed|failure|denied|not found|timed? ?out)\b", re.IGNORECASE)
-_ERROR_WITHIN = 200
-"""Characters at the head of a tool's result in which an error is looked for."""
+_ERROR_CHARS = 200
+"""Leading characters of a tool's result that are searched for an error."""
 
 
 def histories(trajectory: Trajectory) -> tuple[History, ...]:
-    """Return the trajectory's conversations, each once and at its full length, in order of their first call.
+    """Return the trajectory's conversations, each once and at full length, in the order of their first call.
 
-    A call whose messages extend an earlier conversation replaces it; calls the framework threw away are left out.
+    A call whose messages extend an earlier conversation replaces it. Superseded calls, whose answer the framework did
+    not use, are left out.
     """
-    found: list[History] = []
+    conversations: list[History] = []
     for call in trajectory.calls:
         if not call.tokens.completions or call.superseded:
             continue
-        seen = call.tokens.messages
+        prompt = call.tokens.messages
         full = History(
             agent=call.note.agent if call.note else None,
-            messages=(*seen, call.tokens.completions[0].message),
+            messages=(*prompt, call.tokens.completions[0].message),
             tools=call.tokens.tools,
-            calls=((len(seen), call.tokens.call_id),),
+            calls=((len(prompt), call.tokens.call_id),),
         )
-        for place, older in enumerate(found):
-            if _extends(seen, older.messages):
-                found[place] = replace(full, calls=older.calls + full.calls)
+        for index, older in enumerate(conversations):
+            if _extends(prompt, older.messages):
+                conversations[index] = replace(full, calls=older.calls + full.calls)
                 break
         else:
-            found.append(full)
-    return tuple(found)
+            conversations.append(full)
+    return tuple(conversations)
 
 
 def _extends(longer: Sequence[Message], shorter: Sequence[Message]) -> bool:
@@ -65,10 +66,10 @@ def _extends(longer: Sequence[Message], shorter: Sequence[Message]) -> bool:
 
 
 def render_messages(messages: Sequence[Message], *, known: Sequence[Message] = ()) -> str:
-    """Return one block of text, a line per message part; `known` are earlier messages that name the tool calls.
+    """Return the messages as text, one line per message part; `known` are earlier messages that name the tool calls.
 
-    Further lines of one part are indented, so that no text can pass itself off as another message: an assistant that
-    writes a line `tool search: found` has not called a tool.
+    Further lines of a part are indented, so that no text can pose as another message: an assistant that writes a line
+    `tool search: found` has not called a tool.
     """
     return "\n".join(block.text for block in message_blocks(messages, known=known))
 
@@ -80,23 +81,23 @@ def message_blocks(
     failed: Collection[str] = (),
     steps: Mapping[int, int] | None = None,
 ) -> list[Block]:
-    """Return one block a message; see `render_messages`.
+    """Return one block per message; see `render_messages`.
 
     Args:
-        messages: what is rendered.
+        messages: the messages to render.
         known: earlier messages that name the tool calls.
-        failed: ids of tool calls whose tool raised; other failures are known by their words.
-        steps: place of a message → number of its step, written above it.
+        failed: ids of tool calls whose tool raised. Other failures are recognised by words such as "error".
+        steps: index of a message → number of its step, written above it.
     """
     names = {t.id: t.name for m in (*known, *messages) for t in m.tool_requests}
-    numbered = steps or {}
+    step_numbers = steps or {}
     blocks = []
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         lines = [_indented(line) for line in _lines(message, names)]
-        if place in numbered:
-            lines.insert(0, f"step {numbered[place]}:")
+        if index in step_numbers:
+            lines.insert(0, f"step {step_numbers[index]}:")
         is_error = message.role == "tool" and (
-            message.tool_call_id in failed or _ERROR.search((message.content or "")[:_ERROR_WITHIN]) is not None
+            message.tool_call_id in failed or _ERROR.search((message.content or "")[:_ERROR_CHARS]) is not None
         )
         blocks.append(Block(role=message.role, text="\n".join(lines), is_error=is_error))
     return blocks
@@ -107,7 +108,7 @@ def _indented(part: str) -> str:
 
 
 def sendable(text: str) -> str:
-    """Return text that every hash and wire takes: a lone surrogate, which JSON can carry, is replaced."""
+    """Return text that can be encoded as UTF-8: lone surrogates, which JSON allows, are replaced."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -128,7 +129,7 @@ def render_tools(tools: Sequence[ToolSpec]) -> str:
 
 
 def common_prefix(conversations: Sequence[Sequence[Message]]) -> int:
-    """Return how many leading messages all conversations share."""
+    """Return the number of leading messages that all conversations share."""
     shared = 0
     for column in zip(*conversations, strict=False):
         if any(not same_message(column[0], other) for other in column[1:]):

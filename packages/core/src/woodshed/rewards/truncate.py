@@ -1,4 +1,4 @@
-"""A long attempt, cut to what a judge can read: its beginning, its end and its errors stay, and what went is said."""
+"""Truncate a long attempt for the judge: keep its beginning, its end and its errors, and mark every gap."""
 
 from __future__ import annotations
 
@@ -8,84 +8,84 @@ from collections.abc import Sequence
 from woodshed.rewards.transcript import Block
 
 _LARGEST_SHARE = 4
-"""A single message may take one part in this many of an attempt that is too long."""
+"""In an attempt that is too long, one message may take at most 1/4 of the limit."""
 _HEAD_SHARE = 3
-"""What is kept of the beginning, and at most of the errors: one part in this many of the room."""
+"""The beginning, and the errors, may each take at most 1/3 of the limit."""
 
 
-def compacted(blocks: Sequence[Block], budget: int) -> str:
-    """Return the blocks' text, shortened where it is longer than `budget` characters.
+def truncated(blocks: Sequence[Block], limit: int) -> str:
+    """Return the blocks' text, truncated if it is longer than `limit` characters.
 
-    First every message that is large by itself loses its middle. Where that is not enough, messages between the
-    beginning and the end are left out, those that tell of a failed tool last. Each gap says in its place what was cut.
-    The lines that say so come on top of the budget.
+    First the middle of every large message is cut. If that is not enough, messages between the beginning and the end
+    are left out, those that report a failed tool call last. A line in place of each gap says what was cut; these lines
+    are not counted against the limit.
     """
-    if _length(blocks) <= budget:
+    if _length(blocks) <= limit:
         return "\n".join(b.text for b in blocks)
-    texts = [cut_middle(b.text, max(1, budget // _LARGEST_SHARE)) for b in blocks]
-    kept = _kept(blocks, [len(t) + 1 for t in texts], budget)
+    texts = [cut_middle(b.text, max(1, limit // _LARGEST_SHARE)) for b in blocks]
+    kept = _kept(blocks, [len(t) + 1 for t in texts], limit)
     return "\n".join(_with_gaps(blocks, texts, kept))
 
 
-def cut_middle(text: str, longest: int) -> str:
-    """Return `text` without its middle where it is longer than `longest`; two thirds of what is kept is its head."""
-    if len(text) <= longest:
+def cut_middle(text: str, limit: int) -> str:
+    """Return `text`, its middle cut if it is longer than `limit` characters; the start gets two thirds of these."""
+    if len(text) <= limit:
         return text
-    head = longest * 2 // 3
-    tail = longest - head
-    return f"{text[:head]}[… {len(text) - longest} characters cut …]{text[len(text) - tail :]}"
+    head = limit * 2 // 3
+    tail = limit - head
+    return f"{text[:head]}[… {len(text) - limit} characters cut …]{text[len(text) - tail :]}"
 
 
 def _length(blocks: Sequence[Block]) -> int:
     return sum(len(b.text) + 1 for b in blocks)
 
 
-def _kept(blocks: Sequence[Block], sizes: Sequence[int], budget: int) -> set[int]:
-    """Return the places of what is kept: a head, then errors from the last to the first, then as much tail as fits."""
-    if sum(sizes) <= budget:
+def _kept(blocks: Sequence[Block], sizes: Sequence[int], limit: int) -> set[int]:
+    """Return the indices of the blocks to keep: the last, a head, the latest errors, then what fits of the end."""
+    if sum(sizes) <= limit:
         return set(range(len(blocks)))
     kept: set[int] = set()
-    room = budget
-    places = range(len(blocks))
-    # The last message is what the attempt came to: it is never left out.
-    errors = (p for p in reversed(places) if blocks[p].is_error)
-    for wanted, share in (
-        ((len(blocks) - 1,), budget),
-        (places, budget // _HEAD_SHARE),
-        (errors, budget // _HEAD_SHARE),
+    room = limit
+    indices = range(len(blocks))
+    # The last message is the attempt's outcome, so it is always kept.
+    errors = (i for i in reversed(indices) if blocks[i].is_error)
+    for candidates, share in (
+        ((len(blocks) - 1,), limit),
+        (indices, limit // _HEAD_SHARE),
+        (errors, limit // _HEAD_SHARE),
     ):
         left = min(room, share)
-        for place in wanted:
-            if place in kept:
+        for index in candidates:
+            if index in kept:
                 continue
-            if sizes[place] > left:
+            if sizes[index] > left:
                 break
-            kept.add(place)
-            left -= sizes[place]
-            room -= sizes[place]
-    for place in reversed(places):
-        if place not in kept:
-            if sizes[place] > room:
+            kept.add(index)
+            left -= sizes[index]
+            room -= sizes[index]
+    for index in reversed(indices):
+        if index not in kept:
+            if sizes[index] > room:
                 break
-            kept.add(place)
-            room -= sizes[place]
+            kept.add(index)
+            room -= sizes[index]
     return kept
 
 
 def _with_gaps(blocks: Sequence[Block], texts: Sequence[str], kept: set[int]) -> list[str]:
     lines: list[str] = []
     gap: list[Block] = []
-    for place, text in enumerate(texts):
-        if place not in kept:
-            gap.append(blocks[place])
+    for index, text in enumerate(texts):
+        if index not in kept:
+            gap.append(blocks[index])
             continue
         if gap:
-            lines.append(_said(gap))
+            lines.append(_gap_line(gap))
             gap = []
         lines.append(text)
     return lines
 
 
-def _said(gap: Sequence[Block]) -> str:
+def _gap_line(gap: Sequence[Block]) -> str:
     roles = ", ".join(f"{count} {role}" for role, count in Counter(b.role for b in gap).items())
     return f"[… {len(gap)} messages cut here: {roles}; {_length(gap) - len(gap)} characters …]"

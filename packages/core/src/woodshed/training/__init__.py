@@ -1,1 +1,1 @@
-"""The loop: scenarios → rollouts → judgement → advantages → one optimizer step → new weights, again."""
+"""The training loop: scenarios → rollouts → scores → advantages → optimizer step → new weights."""

@@ -1,4 +1,4 @@
-"""What a training run is made of, refused at construction where it contradicts itself."""
+"""The settings of a training run. Contradictory values are refused at construction."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ from woodshed.types import (
 )
 
 Measure = Callable[[Trajectory, Any], float]
-"""Truth about one finished trajectory of one scenario; used to report, never to train."""
+"""True success of a finished trajectory on its scenario, as a number; reported, never trained on."""
 
 
-class _Settings(Record):
-    """A record whose bad values are said as a `ConfigError`, one line a field."""
+class Settings(Record):
+    """A record that reports bad values as a `ConfigError`, one line per field."""
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            said = [
+            problems = [
                 f"{type(self).__name__}.{'.'.join(map(str, e['loc'])) or '?'}: {e['msg']}; found {e.get('input')!r}"
                 for e in error.errors()
             ]
-            raise ConfigError("\n".join(said)) from None
+            raise ConfigError("\n".join(problems)) from None
 
 
-class Policy(_Settings):
-    """The small open model that practises."""
+class Policy(Settings):
+    """The policy: the open model that is trained."""
 
     model: str
     """Hub name or folder of the base model."""
     lora: LoraSettings = LoraSettings()
     trainer: TrainerKind = "auto"
-    """What loads the model that is trained, on the engine's machine: `auto` is Unsloth on a GPU where it is installed,
-    and PEFT elsewhere; `unsloth` refuses to train without it."""
+    """Library that loads the model for training: `auto` takes Unsloth if the engine's machine has it and a GPU, else
+    PEFT; `unsloth` fails if it is missing."""
     load_in_4bit: bool = False
-    """Whether the trainer holds the base model in 4 bits, by Unsloth; `model` should then name a 4-bit checkpoint."""
+    """Whether the trainer loads the base model in 4 bits, with Unsloth; `model` should then be a 4-bit checkpoint."""
     adapter: str | None = None
-    """Folder of a LoRA to start from: of a finished `woodshed sft`, or one that PEFT wrote; None is the base model."""
+    """Folder of a LoRA to start from, written by `woodshed sft` or PEFT; None starts from the base model."""
     max_model_len: int | None = Field(default=None, ge=16)
-    """Longest context in tokens; None takes the model's own."""
+    """Longest context in tokens; None means the model's own limit."""
     tool_call_parser: str | None = "hermes"
     """Name of the vLLM tool parser that fits the model's chat template; None for an agent without tools."""
     temperature: float = Field(default=1.0, gt=0, le=2)
-    """Sampling temperature of rollouts; the trainer divides its logits by the same."""
+    """Sampling temperature of rollouts. The trainer divides its logits by the same value."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Longest answer of one model call in tokens; None leaves it to the agent."""
+    """Longest answer of one model call in tokens; None leaves the limit to the agent."""
 
     def __init__(self, model: str | None = None, /, **settings: Any) -> None:
         """`Policy("Qwen/Qwen2.5-3B-Instruct")` and `Policy(model="…")` are the same."""
@@ -82,19 +82,19 @@ class Policy(_Settings):
         )
 
     def sampling(self) -> dict[str, Any]:
-        """Return what the engine samples with, whatever the agent's client asks for."""
+        """Return the sampling parameters that the engine uses, whatever the agent's client requests."""
         fixed: dict[str, Any] = {"temperature": self.temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
         return fixed if self.max_tokens is None else {**fixed, "max_tokens": self.max_tokens}
 
 
-class AdvantageSettings(_Settings):
+class AdvantageSettings(Settings):
     """How the scores of a group become advantages."""
 
     scale: BatchScale = "none"
-    """What a score less its group's mean is divided by: nothing, or the standard deviation of the group or batch."""
+    """Divisor of a score minus its group's mean: `none`, or the standard deviation of the group (`std`) or `batch`."""
     per: Literal["rollout", "agent"] = "rollout"
-    """Whether all calls of a rollout share its advantage, or each agent is compared with itself in the group's other
-    rollouts: by `Score.agents` where the reward names it there, else by the rollout's score where it took part."""
+    """`rollout`: all calls of a rollout share one advantage. `agent`: each agent is compared with itself in the group's
+    other rollouts, by `Score.agents` if the reward sets it, else by the scores of the rollouts it took part in."""
     overlong_longest: int | None = Field(default=None, ge=1)
     """Tokens of a rollout's longest answer at which its score loses 1 (DAPO's soft overlong punishment)."""
     overlong_soft: int | None = Field(default=None, ge=1)
@@ -126,7 +126,7 @@ _LIMITS = {"max_concurrency", "rollout_timeout_s", "max_staleness"}
 _LOSS_LIMITS = {"drift_warn", "drift_stop"}
 
 
-class TrainConfig(_Settings):
+class TrainConfig(Settings):
     """The numbers of a run."""
 
     steps: int = Field(default=40, ge=1)
@@ -137,10 +137,10 @@ class TrainConfig(_Settings):
     """Rollouts in flight at once."""
     rollout_timeout_s: float = Field(default=300.0, gt=0)
     max_staleness: int = Field(default=1, ge=0)
-    """Steps that weights may be old when what they sampled is trained: with 1, the rollouts of a step run while the
-    step before it is judged and trained. 0 is strictly on-policy, one after the other."""
+    """How many steps old the sampling weights may be when their tokens are trained. With 1, the rollouts of a step run
+    while the previous step is judged and trained; 0 is strictly on-policy."""
     extra_scenarios: int = Field(default=0, ge=0)
-    """Further scenarios a step may roll out for groups whose scores are all equal (DAPO's dynamic sampling)."""
+    """Extra scenarios a step may sample in place of groups with equal scores (DAPO's dynamic sampling)."""
     score_tolerance: float = Field(default=1e-3, ge=0)
     """Scores that differ by less are equal; a group of equal scores trains nothing."""
     advantage: AdvantageSettings = AdvantageSettings()
@@ -158,17 +158,17 @@ class TrainConfig(_Settings):
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return the numbers that a run must have again to be gone on with, as plain JSON."""
+        """Return the settings that must be unchanged to resume a run, as plain JSON."""
         return self.model_dump(mode="json", exclude={**dict.fromkeys(_LIMITS, True), "loss": _LOSS_LIMITS})
 
     def limits(self) -> dict[str, Any]:
-        """Return the others, which may change then: they bound how a run goes and not what it learns from."""
+        """Return the settings that may change on resume: they limit how a run proceeds, not what it learns."""
         return self.model_dump(mode="json", include={**dict.fromkeys(_LIMITS, True), "loss": _LOSS_LIMITS})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Held-out scenarios and how their truth is measured, before the first step and after the last."""
+    """Held-out scenarios and how to measure success on them, before the first step and after the last."""
 
     scenarios: Sequence[Any]
     measure: Measure
@@ -183,7 +183,7 @@ class Evaluation:
 
 
 def scenario_ids(scenarios: Sequence[Any]) -> list[str]:
-    """Return one stable id a scenario: its `id` (attribute or key), else its place in the list.
+    """Return one stable id per scenario: its `id` (attribute or key), else its index in the list.
 
     Raises:
         ConfigError: the list is empty, or two scenarios have the same id.
@@ -193,13 +193,13 @@ def scenario_ids(scenarios: Sequence[Any]) -> list[str]:
             "the scenario list is empty; expected at least one scenario (anything your rollout function takes as its "
             "one argument: a string, a dict, a pydantic model)"
         )
-    ids = [_own_id(s, place) for place, s in enumerate(scenarios)]
-    twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
-        raise ConfigError(f"scenario ids must be unique; {twice[:5]} appear more than once")
+    ids = [_scenario_id(s, index) for index, s in enumerate(scenarios)]
+    duplicates = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+    if duplicates:
+        raise ConfigError(f"scenario ids must be unique; {duplicates[:5]} appear more than once")
     return ids
 
 
-def _own_id(scenario: Any, place: int) -> str:
+def _scenario_id(scenario: Any, index: int) -> str:
     own = scenario.get("id") if isinstance(scenario, dict) else getattr(scenario, "id", None)
-    return str(own) if own is not None else f"scenario-{place}"
+    return str(own) if own is not None else f"scenario-{index}"

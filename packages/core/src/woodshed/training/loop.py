@@ -1,4 +1,4 @@
-"""The loop that a run is: rollouts, judgement, advantages, one optimizer step, new weights, and again."""
+"""A training run from start to finish: open the engine and the policy, evaluate, take all steps, write the report."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ from woodshed.capture import RolloutFunction, rollout
 from woodshed.engine.client.client import EngineClient
 from woodshed.engine.client.config import check_trainer
 from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
-from woodshed.errors import ConfigError, EngineError
+from woodshed.errors import ConfigError
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.training.config import Evaluation, Policy, TrainConfig, scenario_ids
-from woodshed.training.doctor import first_step
+from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate
+from woodshed.training.open_policy import open_policy
 from woodshed.training.report.files import write_history, write_summary
 from woodshed.training.report.memory_peak import MemoryPeak
 from woodshed.training.report.plot import plot
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.report.summary import Summary, summarise
-from woodshed.training.rollouts.groups import RunContext
-from woodshed.training.rollouts.prefetch import PrioritySemaphore
 from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
 from woodshed.training.run.folder import run_folder
-from woodshed.training.run.initial_adapter import starting_adapter
+from woodshed.training.run.initial_adapter import initial_adapter
 from woodshed.training.run.store import RunStore
 from woodshed.training.step import take_steps
-from woodshed.types import OpenPolicy
 
 VERDICTS = "judge.sqlite"
-"""File of a run's verdicts and of what its judges have cost."""
+"""File in the run's folder with cached verdicts and judge payments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +43,12 @@ class Run:
     folder: Path
     summary: Summary
     history: tuple[dict[str, Any], ...]
-    """One row a step: reward, groups, masked rollouts, loss metrics, seconds, weight version."""
+    """One row per step: reward, groups, masked rollouts, loss metrics, seconds, weight version."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Everything a run needs; `.run()` starts it or goes on where it was cut."""
+    """Everything a run needs. `.run()` starts it, or resumes it after an interruption."""
 
     rollout: RolloutFunction | Any
     scenarios: Sequence[Any]
@@ -60,20 +58,20 @@ class Training:
     config: TrainConfig = field(default_factory=TrainConfig)
     evaluation: Evaluation | None = None
     run_dir: Path | str | None = None
-    """Folder of the run; None is `runs/NAME` with the rollout function's name."""
+    """Folder of the run; None means `runs/NAME` with the rollout function's name."""
     fresh: bool = False
-    """Set aside what the folder holds and start anew, instead of going on with an unfinished run."""
+    """Start a new run instead of resuming an unfinished one; the old folder is renamed."""
     checks: bool = True
-    """Make the doctor's quick checks before the first step; one that fails ends the run before any rollout."""
+    """Run the doctor's quick checks before the first step. A failed check stops the run before any rollout."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other across their classes."""
-        advantage, most = self.config.advantage, self.policy.max_tokens
-        if most is not None and advantage.penalty(most) == 0 and advantage.overlong_longest is not None:
+        """Refuse settings that contradict each other."""
+        advantage, max_tokens = self.config.advantage, self.policy.max_tokens
+        if max_tokens is not None and advantage.penalty(max_tokens) == 0 and advantage.overlong_longest is not None:
             raise ConfigError(
                 f"AdvantageSettings.overlong_longest={advantage.overlong_longest} with overlong_soft="
-                f"{advantage.overlong_soft} never applies: Policy.max_tokens={most} ends every answer before "
-                f"the penalty begins. Use overlong_longest={most}"
+                f"{advantage.overlong_soft} never applies: Policy.max_tokens={max_tokens} ends every answer before "
+                f"the penalty begins. Use overlong_longest={max_tokens}"
             )
         if self.config.extra_scenarios and 0 < len(self.scenarios) <= self.config.scenarios_per_step:
             raise ConfigError(
@@ -87,9 +85,9 @@ class Training:
         return asyncio.run(train_async(self))
 
     def with_overrides(self, *, run_dir: Path | None, fresh: bool, **config: Any) -> Training:
-        """Return the same training with some numbers replaced; `None` leaves a number as it is."""
-        changed = {k: v for k, v in config.items() if v is not None}
-        new = TrainConfig(**{**self.config.model_dump(), **changed}) if changed else self.config
+        """Return a copy with some settings replaced; `None` keeps a setting."""
+        overrides = {k: v for k, v in config.items() if v is not None}
+        new = TrainConfig(**{**self.config.model_dump(), **overrides}) if overrides else self.config
         return replace(self, config=new, run_dir=run_dir or self.run_dir, fresh=fresh or self.fresh)
 
 
@@ -107,30 +105,30 @@ def train(
     config: TrainConfig | None = None,
     **settings: Any,
 ) -> Run:
-    """Let an agent practise on `scenarios` and return the finished run.
+    """Train a policy with an agent on `scenarios` and return the finished run.
 
-    Called again after a crash or Ctrl-C with the same arguments it goes on where it was: every finished rollout is
-    trained exactly once. Settings that bound a run and do not define it may then be others: `TrainConfig.limits`.
+    Called again with the same arguments after a crash or Ctrl-C, it resumes the run; every finished rollout is trained
+    exactly once. Only the settings in `TrainConfig.limits` may differ then.
 
     Args:
         rollout: function of one scenario that runs the agent (see `woodshed.rollout`).
-        scenarios: what to practise on; each needs a unique `id`, or gets its place in the list.
-        policy: the model that practises.
+        scenarios: training tasks; each has a unique `id`, or gets its index in the list as id.
+        policy: the model to train.
         reward: `Ruler(judge=…)`, or `FunctionReward(f)`.
         engine: where the policy is served and trained; `Engine.local()` by default.
-        evaluation: held-out scenarios and their truth, measured before and after; never trained.
+        evaluation: held-out scenarios, measured before and after training; never trained on.
         run_dir: folder of the run.
-        fresh: set an unfinished run in that folder aside.
-        checks: make the doctor's quick checks before the first step.
-        config: all numbers at once, in place of `settings`.
+        fresh: start a new run; an unfinished one in that folder is renamed.
+        checks: run the doctor's quick checks before the first step.
+        config: all settings at once, instead of `settings`.
         **settings: fields of `TrainConfig`.
 
     Raises:
-        ConfigError: something cannot work, said before any work starts.
-        EngineError: the engine could not be started or reached, or a step could not be taken; a `DriftError` where
-            what it sampled is not what the trainer's policy would say.
+        ConfigError: the settings cannot work; raised before any work starts.
+        EngineError: the engine could not be started or reached, or a step failed. A `DriftError` if the engine's and
+            the trainer's log-probabilities differ too much.
         RolloutError: every rollout of a step failed.
-        CheckError: a check before the first step failed, so its rollouts would be wasted.
+        CheckError: a check before the first step failed.
     """
     if config is not None and settings:
         raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
@@ -149,16 +147,16 @@ def train(
 
 
 async def train_async(training: Training, then: Callable[[Run], Awaitable[None]] | None = None) -> Run:
-    """Run a training inside an event loop that is already there; see `train`.
+    """Run a training inside an existing event loop; see `train`.
 
     Args:
-        training: What to do.
-        then: What is left to do when all steps are taken and reported. Only after it does the run count as finished:
-            cut off before, the same command comes back to it and trains nothing again.
+        training: The run's settings.
+        then: Called with the run after all steps and the report. The run counts as finished only afterwards: if it is
+            interrupted before, the same command calls it again without repeating any step.
     """
     function = rollout(training.rollout)
     identity = _identity(training)
-    starting_adapter(training.policy, training.engine)  # refused before any work
+    initial_adapter(training.policy, training.engine)  # raises before any work starts
     if isinstance(training.engine, LocalEngine):
         check_trainer(training.policy.trainer, training.policy.load_in_4bit)
     with run_folder(training.run_dir, name=function.name, fresh=training.fresh) as folder:
@@ -166,7 +164,7 @@ async def train_async(training: Training, then: Callable[[Run], Awaitable[None]]
         try:
             store.claim(identity, training.config.limits())
             with RunProgress(folder=folder, steps=training.config.steps) as progress:
-                summary = await _reported(training, function, store, progress)
+                summary = await _run_and_report(training, function, store, progress)
                 progress.done(summary)
             run = Run(folder=folder, summary=summary, history=tuple(store.history()))
             if then is not None:
@@ -177,8 +175,10 @@ async def train_async(training: Training, then: Callable[[Run], Awaitable[None]]
     return run
 
 
-async def _reported(training: Training, function: RolloutFunction, store: RunStore, progress: RunProgress) -> Summary:
-    """Take all steps on a running engine, and write the report."""
+async def _run_and_report(
+    training: Training, function: RolloutFunction, store: RunStore, progress: RunProgress
+) -> Summary:
+    """Start the engine, take all steps and write the report."""
     home = store.folder / "engine"
     cache = SqliteCache(store.folder / VERDICTS)
     try:
@@ -189,7 +189,7 @@ async def _reported(training: Training, function: RolloutFunction, store: RunSto
                 memory = MemoryPeak(client)
                 watch = asyncio.create_task(memory.watch())
                 try:
-                    await _practise(training, function, client, store, cache, progress)
+                    await _run_steps(training, function, client, store, cache, progress)
                     await memory.sample()
                     health = await client.health()
                 finally:
@@ -210,21 +210,21 @@ async def _reported(training: Training, function: RolloutFunction, store: RunSto
 
 
 def _identity(training: Training) -> dict[str, Any]:
-    measured = training.evaluation
+    evaluation = training.evaluation
     return {
         "policy": training.policy.model_dump(mode="json"),
         "config": training.config.identity(),
         "reward": stable_repr(training.reward),
         "scenarios": scenarios_identity(training.scenarios),
-        "evaluation": measured
+        "evaluation": evaluation
         and {
-            **scenarios_identity(measured.scenarios),
-            "rollouts_per_scenario": measured.rollouts_per_scenario,
+            **scenarios_identity(evaluation.scenarios),
+            "rollouts_per_scenario": evaluation.rollouts_per_scenario,
         },
     }
 
 
-async def _practise(
+async def _run_steps(
     training: Training,
     function: RolloutFunction,
     client: EngineClient,
@@ -232,62 +232,26 @@ async def _practise(
     cache: SqliteCache,
     progress: RunProgress,
 ) -> None:
-    """Open the policy, measure, take all steps, measure again."""
-    stage = await _open(training, function, client, store)
+    """Open the policy, evaluate, take all steps, evaluate again."""
+    context = await open_policy(
+        client,
+        training.policy,
+        training.config,
+        adapter=initial_adapter(training.policy, training.engine),
+        function=function,
+        store=store,
+    )
     reward = training.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
     if training.checks and store.fact("checks") is None:
-        found = await first_step(client, stage.policy_name, stage.policy.sampling(), stage.config.loss, reward)
-        progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in found])
-        store.save_fact("checks", [f.model_dump() for f in found])
-    await evaluate(stage, training.evaluation, "before", progress)
-    await take_steps(stage, _by_id(training.scenarios), reward, progress)
-    await evaluate(stage, training.evaluation, "after", progress)
+        warnings = await first_step_checks(
+            client, context.policy_name, context.policy.sampling(), context.config.loss, reward
+        )
+        progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in warnings])
+        store.save_fact("checks", [f.model_dump() for f in warnings])
+    await evaluate(context, training.evaluation, "before", progress)
+    await take_steps(context, _by_id(training.scenarios), reward, progress)
+    await evaluate(context, training.evaluation, "after", progress)
 
 
 def _by_id(scenarios: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(scenario_ids(scenarios), scenarios, strict=True))
-
-
-async def _open(training: Training, function: RolloutFunction, client: EngineClient, store: RunStore) -> RunContext:
-    config, name = training.config, training.policy.served().name
-    state = await client.open_policy(
-        OpenPolicy(
-            name=name,
-            run_id=store.run_id(),
-            lora=training.policy.lora,
-            optimizer=config.optimizer,
-            loss=config.loss,
-            seed=config.seed,
-            trainer=training.policy.trainer,
-            load_in_4bit=training.policy.load_in_4bit,
-            adapter=starting_adapter(training.policy, training.engine),
-        )
-    )
-    return RunContext(
-        function=function,
-        client=client,
-        store=store,
-        policy=training.policy,
-        policy_name=name,
-        config=config,
-        start_version=_start_version(store, state.version),
-        slots=PrioritySemaphore(config.max_concurrency),
-    )
-
-
-def _start_version(store: RunStore, version: int) -> int:
-    """Return the version before the first step, after a check that the engine has all steps the run has taken.
-
-    Raises:
-        EngineError: the engine has lost the run's checkpoints, or is another one.
-    """
-    history = store.history()
-    if history and version < history[-1]["version"]:
-        raise EngineError(
-            f"the run in {str(store.folder)!r} has trained its policy to version {history[-1]['version']}, but this "
-            f"engine knows version {version} of it: its checkpoints are gone, or it is another engine. Go on with the "
-            "engine that trained it, or start anew with fresh=True (`--fresh`)"
-        )
-    if (known := store.fact("start_version")) is None:
-        store.save_fact("start_version", known := version)
-    return int(known)

@@ -1,4 +1,4 @@
-"""Judged groups → what the trainer is asked for: who counts, with what advantage, and who is too old to count."""
+"""Judged groups → the trainer's step request: which rollouts, with what advantages; stale groups are split off."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _DEFAULT = AdvantageSettings()
 def step_request(
     step_id: str, groups: Sequence[Group], tolerance: float, settings: AdvantageSettings = _DEFAULT
 ) -> StepRequest:
-    """Return the step's rollouts with their group-relative advantages; masked ones are left out, never rewarded 0."""
+    """Return the step's rollouts with their group-relative advantages. Masked rollouts are left out, not rewarded 0."""
     scored = {group.group_id: _scores(group, settings) for group in groups}
     if settings.per == "agent":
-        weighted = [w for of in scored.values() for w in _per_agent(of, tolerance, settings)]
+        weighted = [w for group in scored.values() for w in _per_agent(group, tolerance, settings)]
     else:
-        values = {name: {i: score.value for i, (_, score) in of.items()} for name, of in scored.items()}
-        found = batch_advantages(values, tolerance=tolerance, scale=settings.scale)
-        weighted = [_weighted(scored[name][i][0], a) for name, of in found.items() for i, a in of.values.items()]
+        values = {name: {i: score.value for i, (_, score) in group.items()} for name, group in scored.items()}
+        advantages = batch_advantages(values, tolerance=tolerance, scale=settings.scale)
+        weighted = [_weighted(scored[name][i][0], a) for name, g in advantages.items() for i, a in g.values.items()]
     return StepRequest(step_id=step_id, rollouts=tuple(weighted))
 
 
 def is_flat(group: Group, tolerance: float, settings: AdvantageSettings = _DEFAULT) -> bool:
-    """Whether a group has scores to compare and they are all equal: there is nothing to be learned from it."""
+    """Whether a group has two or more scores and all are equal: it trains nothing."""
     return len(_scores(group, settings)) > 1 and not step_request("flat", [group], tolerance, settings).rollouts
 
 
 def split_stale(groups: Sequence[Group], *, version: int, max_staleness: int) -> tuple[list[Group], list[Group]]:
-    """Return the groups that may be trained on weights `version`, and those with a token that is too old for it."""
+    """Return the groups to train at weights `version`, and those with a token from weights that are too old."""
     fresh: list[Group] = []
     stale: list[Group] = []
     for group in groups:
@@ -47,15 +47,15 @@ def _oldest(group: Group, version: int) -> int:
 
 
 Scored = Mapping[str, tuple[Trajectory, Score]]
-"""Rollout id → a completed rollout and its score, less what an overlong answer costs."""
+"""Rollout id → a completed rollout and its score, with the overlong penalty applied."""
 
 
 def _scores(group: Group, settings: AdvantageSettings) -> Scored:
     if group.judgement is None or group.judgement.error is not None:
         return {}
     completed = {t.rollout_id: t for t in group.trajectories if t.status == "completed"}
-    given = [(completed[s.rollout_id], s) for s in group.judgement.scores if s.rollout_id in completed]
-    return {t.rollout_id: (t, _penalised(s, settings.penalty(_longest_answer(t)))) for t, s in given}
+    scored = [(completed[s.rollout_id], s) for s in group.judgement.scores if s.rollout_id in completed]
+    return {t.rollout_id: (t, _penalised(s, settings.penalty(_longest_answer(t)))) for t, s in scored}
 
 
 def _penalised(score: Score, penalty: float) -> Score:
@@ -69,31 +69,31 @@ def _longest_answer(trajectory: Trajectory) -> int:
 
 
 def _per_agent(scored: Scored, tolerance: float, settings: AdvantageSettings) -> list[WeightedRollout]:
-    """Return a group's rollouts with an advantage a call: its agent's, compared with itself in the other rollouts."""
+    """Return a group's rollouts with one advantage per call: that of its agent, relative to the other rollouts."""
     assert settings.scale != "batch"
     by_agent = {
         rollout_id: {agent: score.agents.get(agent, score.value) for agent in _agents(trajectory).values()}
         for rollout_id, (trajectory, score) in scored.items()
     }
-    found = role_advantages(by_agent, tolerance=tolerance, scale=settings.scale)
-    if not any(found.values()):
+    advantages = role_advantages(by_agent, tolerance=tolerance, scale=settings.scale)
+    if not any(advantages.values()):
         return []
     return [
-        _weighted(trajectory, 0.0, {call: found[i].get(agent, 0.0) for call, agent in _agents(trajectory).items()})
+        _weighted(trajectory, 0.0, {call: advantages[i].get(agent, 0.0) for call, agent in _agents(trajectory).items()})
         for i, (trajectory, _) in scored.items()
     ]
 
 
 def _agents(trajectory: Trajectory) -> dict[str, str]:
-    """Return call id → name of its agent; calls nobody noted an agent for are those of one agent without a name."""
+    """Return call id → name of its agent. Calls without a recorded agent count as those of one unnamed agent."""
     return {c.tokens.call_id: (c.note.agent if c.note else None) or UNNAMED for c in trajectory.calls}
 
 
 def _weighted(trajectory: Trajectory, advantage: float, by_call: Mapping[str, float] | None = None) -> WeightedRollout:
-    thrown_away = tuple(c.tokens.call_id for c in trajectory.calls if c.superseded)
+    superseded = tuple(c.tokens.call_id for c in trajectory.calls if c.superseded)
     return WeightedRollout(
         rollout_id=trajectory.rollout_id,
         advantage=advantage,
-        untrained_call_ids=thrown_away,
+        untrained_call_ids=superseded,
         call_advantages=dict(by_call or {}),
     )

@@ -54,7 +54,7 @@ def test_flat_scores_everywhere_are_a_warning() -> None:
 def test_a_group_without_a_verdict_is_a_warning_with_the_judges_reason() -> None:
     broken = group((trajectory("a", call(said("4"))), None), error=Failure(kind="JudgeError", message="answered prose"))
 
-    assert "the first says: answered prose" in _warned(broken)
+    assert "the first error: answered prose" in _warned(broken)
 
 
 def test_a_step_whose_rollouts_all_failed_stops_the_run_with_the_reason() -> None:
@@ -88,8 +88,8 @@ def test_histories_that_do_not_go_on_are_a_warning_with_the_likely_reason_and_wh
 
     text = _warned(group((forked, 1.0), (trajectory("b", call(said("5"))), 0.0)))
 
-    assert "only 0.00 of the sampled tokens that came back stood where they were (tokens/merge_ratio" in text
-    assert "Most often, in 1 calls, template_rewrites: the chat template writes earlier turns otherwise" in text
+    assert "only 0.00 of the re-sent sampled tokens matched the original tokens (tokens/merge_ratio" in text
+    assert "Most often, in 1 calls, template_rewrites: the chat template renders earlier turns differently" in text
     assert "turn thinking off" in text
 
 

@@ -27,13 +27,13 @@ def _progress(terminal: bool = True) -> tuple[RunProgress, io.StringIO]:
 def test_the_live_line_tells_the_step_in_hand_from_the_rollouts_ahead_of_it() -> None:
     progress, text = _progress()
     with progress:
-        progress.rollouts(0, 4)
-        progress.rollouts(1, 4)
+        progress.rollouts_started(0, 4)
+        progress.rollouts_started(1, 4)
         for _ in range(4):
-            progress.rollout(0)
-        progress.judged(0)
-        progress.rollout(1)
-        progress.training(0)
+            progress.rollout_done(0)
+        progress.group_judged(0)
+        progress.rollout_done(1)
+        progress.training_started(0)
 
     assert "step 1/3: training; step 2: 1/4" in text.getvalue()
 
@@ -41,10 +41,10 @@ def test_the_live_line_tells_the_step_in_hand_from_the_rollouts_ahead_of_it() ->
 def test_when_a_step_is_taken_the_next_one_is_in_hand() -> None:
     progress, text = _progress()
     with progress:
-        progress.rollouts(0, 4)
-        progress.rollouts(1, 4)
-        progress.step(ROW)
-        progress.rollout(1)
+        progress.rollouts_started(0, 4)
+        progress.rollouts_started(1, 4)
+        progress.step_done(ROW)
+        progress.rollout_done(1)
 
     assert "step 2/3: rollouts, 0 groups judged" in text.getvalue()
 
@@ -52,7 +52,7 @@ def test_when_a_step_is_taken_the_next_one_is_in_hand() -> None:
 def test_a_printed_step_says_what_was_dropped_and_what_was_drawn() -> None:
     progress, text = _progress(terminal=False)
     with progress:
-        progress.step({**ROW, "stale_groups": 2, "extra_groups": 3})
+        progress.step_done({**ROW, "stale_groups": 2, "extra_groups": 3})
 
     assert "stale groups 2  further groups 3" in text.getvalue()
 
@@ -65,4 +65,4 @@ def test_a_run_that_ends_early_says_that_nothing_is_lost(error: BaseException, s
     with pytest.raises(type(error)), progress:
         raise error
 
-    assert f"{said} nothing finished is lost" in text.getvalue()
+    assert f"{said} finished work is kept" in text.getvalue()

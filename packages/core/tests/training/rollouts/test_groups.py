@@ -12,9 +12,9 @@ import woodshed
 from woodshed.capture import rollout
 from woodshed.engine import EngineClient
 from woodshed.training.report.progress import RunProgress
-from woodshed.training.rollouts.groups import RunContext, StepGroups, sample_batch
+from woodshed.training.rollouts.groups import RunContext, StepGroups, sample_groups
 from woodshed.training.rollouts.prefetch import PrioritySemaphore
-from woodshed.training.rollouts.sampling import batch_ids, further_ids
+from woodshed.training.rollouts.sampling import spare_scenarios, step_scenarios
 from woodshed.training.run.store import RunStore
 from woodshed.types import Judgement, Score
 
@@ -31,18 +31,19 @@ async def _batch(folder: Path, flat: set[str], config: woodshed.TrainConfig) -> 
             store.save_trajectory(f"0/{name}/{number}", trajectory(rollout_id, call(said(rollout_id))))
         scores = tuple(Score(rollout_id=i, value=v) for i, v in values.items())
         store.save_judgement(f"0/{name}", Judgement(scores=scores))
-    stage = RunContext(
+    context = RunContext(
         function=rollout(lambda _: None), client=EngineClient("http://127.0.0.1:9"), store=store,
-        policy=woodshed.Policy("m"), policy_name="policy", config=config, start_version=0, slots=PrioritySemaphore(4),
+        policy=woodshed.Policy("m"), policy_name="policy", config=config, start_version=0,
+        semaphore=PrioritySemaphore(4),
     )  # fmt: skip
     with RunProgress(folder=folder, steps=1, console=Console(quiet=True)) as progress:
-        return await sample_batch(stage, 0, SCENARIOS, NO_REWARD, progress)
+        return await sample_groups(context, 0, SCENARIOS, NO_REWARD, progress)
 
 
 @pytest.mark.parametrize("extra", [0, 1, 4])
 async def test_flat_groups_are_made_up_for_as_far_as_the_bound_goes(tmp_path: Path, extra: int) -> None:
     config = woodshed.TrainConfig(group_size=2, scenarios_per_step=2, extra_scenarios=extra)
-    own, spare = batch_ids(list(SCENARIOS), 0, config), further_ids(list(SCENARIOS), 0, config)
+    own, spare = step_scenarios(list(SCENARIOS), 0, config), spare_scenarios(list(SCENARIOS), 0, config)
     flat = {own[0], *spare[:1]}
 
     batch = await _batch(tmp_path, flat, config)
@@ -66,6 +67,6 @@ def test_further_scenarios_are_others_than_the_steps_own_and_the_same_when_asked
     ids = list(SCENARIOS)
 
     for step in range(10):
-        further = further_ids(ids, step, config)
-        assert sorted([*further, *batch_ids(ids, step, config)]) == sorted(ids)
-        assert further == further_ids(ids, step, config)
+        further = spare_scenarios(ids, step, config)
+        assert sorted([*further, *step_scenarios(ids, step, config)]) == sorted(ids)
+        assert further == spare_scenarios(ids, step, config)

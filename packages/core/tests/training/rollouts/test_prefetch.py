@@ -33,13 +33,13 @@ async def test_no_batch_begins_more_than_max_staleness_steps_before_its_own(
     max_staleness: int, begun: list[int]
 ) -> None:
     sampler = Sampler()
-    ahead = Prefetch(sampler, steps=4, max_staleness=max_staleness)
-    first = asyncio.create_task(ahead.take(0))
+    prefetch = Prefetch(sampler, steps=4, max_staleness=max_staleness)
+    first = asyncio.create_task(prefetch.take(0))
     await asyncio.sleep(0.01)
     assert sampler.begun == begun
 
     sampler.go_on.set()
-    taken = [await first, await ahead.take(1), await ahead.take(2), await ahead.take(3)]
+    taken = [await first, await prefetch.take(1), await prefetch.take(2), await prefetch.take(3)]
 
     assert taken == [0, 1, 2, 3]
     assert sampler.begun == [0, 1, 2, 3]  # each once
@@ -55,14 +55,14 @@ async def test_a_run_that_goes_on_begins_with_the_first_step_it_has_not_taken() 
 
 async def test_what_is_sampled_ahead_ends_with_the_run() -> None:
     sampler = Sampler()
-    ahead = Prefetch(sampler, steps=4, max_staleness=2)
-    waiting = asyncio.create_task(ahead.take(0))
+    prefetch = Prefetch(sampler, steps=4, max_staleness=2)
+    waiting = asyncio.create_task(prefetch.take(0))
     await asyncio.sleep(0.01)
 
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    await ahead.stop()
+    await prefetch.stop()
 
     assert sorted(sampler.cancelled) == [0, 1, 2]
 
@@ -85,7 +85,7 @@ async def test_a_free_place_goes_to_the_earliest_step_that_waits() -> None:
     slots, order = PrioritySemaphore(1), list[int]()
 
     async def work(step: int) -> None:
-        async with slots.taken(step):
+        async with slots.acquired(step):
             order.append(step)
             await asyncio.sleep(0)
 
@@ -100,10 +100,10 @@ async def test_a_place_is_not_lost_where_the_one_who_waits_for_it_is_cancelled()
     slots = PrioritySemaphore(1)
 
     async def work() -> str:
-        async with slots.taken(0):
+        async with slots.acquired(0):
             return "done"
 
-    async with slots.taken(0):
+    async with slots.acquired(0):
         gone, late = asyncio.create_task(work()), asyncio.create_task(work())
         await asyncio.sleep(0)
         gone.cancel()

@@ -11,7 +11,7 @@ import pytest
 
 import woodshed
 from woodshed.capture import Rollout, rollout
-from woodshed.training.rollouts.rollout import _bounded
+from woodshed.training.rollouts.rollout import run_with_timeout
 
 SCOPE = Rollout(base_url="http://127.0.0.1:9/v1", secret="s", scenario_id="s", rollout_id="r")
 
@@ -31,13 +31,15 @@ def leaves_from_a_thread(_: Any) -> None:
 @pytest.mark.parametrize(
     ("agent", "said"),
     [
-        (cancels_itself, "CancelledError although nobody cancelled it.*masked"),
+        (cancels_itself, "CancelledError although the run did not cancel it.*masked"),
         (leaves, r"sys.exit\(3\).*masked"),
         (leaves_from_a_thread, r"sys.exit\('no key'\).*masked"),
     ],
 )
 async def test_an_agent_that_ends_itself_is_a_failed_rollout(agent: Callable[..., Any], said: str) -> None:
-    siblings = [asyncio.create_task(_bounded(rollout(each), "q", SCOPE, 5.0)) for each in (agent, lambda _: "done")]
+    siblings = [
+        asyncio.create_task(run_with_timeout(rollout(each), "q", SCOPE, 5.0)) for each in (agent, lambda _: "done")
+    ]
 
     failed, done = await asyncio.gather(*siblings, return_exceptions=True)
 
@@ -56,7 +58,7 @@ async def test_a_run_that_is_cancelled_still_cancels_its_rollouts() -> None:
         finally:
             ended.set()
 
-    running = asyncio.create_task(_bounded(rollout(waits), "q", SCOPE, 60.0))
+    running = asyncio.create_task(run_with_timeout(rollout(waits), "q", SCOPE, 60.0))
     await asyncio.sleep(0.01)
     running.cancel()
 

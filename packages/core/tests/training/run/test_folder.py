@@ -13,7 +13,7 @@ from builders import call, said, trajectory
 import woodshed
 from woodshed.training.run.folder import open_folder, run_folder
 from woodshed.training.run.store import RunStore
-from woodshed.training.step import give_up_refused, note_refused
+from woodshed.training.step import discard_refused_step, save_refused_step
 from woodshed.types import Judgement, StepReport
 
 
@@ -107,9 +107,9 @@ def test_what_was_refused_for_drift_is_put_away_unless_the_limit_is_raised(
     for slot in slots:
         store.save_trajectory(slot, trajectory(slot, call(said("4"))))
         store.save_judgement(slot.removesuffix("/0"), Judgement())
-    note_refused(store, 2, 0.3)
+    save_refused_step(store, 2, 0.3)
 
-    said_so = give_up_refused(store, limit)
+    said_so = discard_refused_step(store, limit)
 
     assert [store.trajectory(s) is not None for s in slots] == [True, True, kept, kept]
     assert [store.judgement(s.removesuffix("/0")) is not None for s in slots] == [True, True, kept, kept]
@@ -117,7 +117,7 @@ def test_what_was_refused_for_drift_is_put_away_unless_the_limit_is_raised(
     if said_so is not None:
         assert "step 3 was refused" in said_so and "(2)" in said_so
     store.save_trajectory("2/s/0", trajectory("anew", call(said("4"))))
-    assert give_up_refused(store, limit) is None
+    assert discard_refused_step(store, limit) is None
     assert store.trajectory("2/s/0") is not None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import woodshed
-from woodshed.training.run.initial_adapter import starting_adapter
+from woodshed.training.run.initial_adapter import initial_adapter
 
 LORA = woodshed.LoraSettings(rank=8, alpha=16)
 
@@ -21,7 +21,7 @@ def written(folder: Path, **changes: object) -> Path:
 
 
 def found(adapter: Path, **policy: object) -> str | None:
-    return starting_adapter(
+    return initial_adapter(
         woodshed.Policy("m/base", lora=LORA, adapter=str(adapter), **policy), woodshed.Engine.local()
     )
 
@@ -30,15 +30,15 @@ def test_the_folder_of_a_warm_up_or_of_a_lora_is_found(tmp_path: Path) -> None:
     adapter = written(tmp_path / "sft" / "adapter")
 
     assert found(tmp_path / "sft") == found(adapter) == str(adapter)
-    assert starting_adapter(woodshed.Policy("m/base"), woodshed.Engine.local()) is None
+    assert initial_adapter(woodshed.Policy("m/base"), woodshed.Engine.local()) is None
 
 
 def test_a_place_that_is_not_here_is_the_engines_own_where_the_engine_is_elsewhere() -> None:
     policy = woodshed.Policy("m/base", adapter="/there/adapter")
 
-    assert starting_adapter(policy, woodshed.Engine.connect("http://gpu-box:8900")) == "/there/adapter"
+    assert initial_adapter(policy, woodshed.Engine.connect("http://gpu-box:8900")) == "/there/adapter"
     with pytest.raises(woodshed.ConfigError, match=r"'/there/adapter', which holds no adapter_config\.json"):
-        starting_adapter(policy, woodshed.Engine.local())
+        initial_adapter(policy, woodshed.Engine.local())
 
 
 @pytest.mark.parametrize(

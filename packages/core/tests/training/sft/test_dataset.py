@@ -15,7 +15,7 @@ from woodshed.training.run.store import RunStore
 from woodshed.training.sft.config import SftConfig
 from woodshed.training.sft.conversation_file import examples_of_file
 from woodshed.training.sft.dataset import UNKNOWN_VERSION, Choice, examples_of_run
-from woodshed.training.sft.run import _held_out, warm_up
+from woodshed.training.sft.run import held_out_examples, sft_training
 from woodshed.types import Failure, Judgement, Score, Trajectory
 
 GOOD = {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]}
@@ -120,13 +120,13 @@ def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
     run_folder(tmp_path, {})
 
     with pytest.raises(woodshed.ConfigError, match=r"trained 'm/m', and 'other/model' is asked for"):
-        warm_up(tmp_path, policy="other/model")
+        sft_training(tmp_path, policy="other/model")
 
 
 def test_a_file_needs_a_model_and_a_run_brings_its_own(tmp_path: Path) -> None:
     with pytest.raises(woodshed.ConfigError, match="names no model"):
-        warm_up(tmp_path / "talks.jsonl", policy=None)
-    assert warm_up(run_folder(tmp_path, {}), policy=None).policy.model == "m/m"
+        sft_training(tmp_path / "talks.jsonl", policy=None)
+    assert sft_training(run_folder(tmp_path, {}), policy=None).policy.model == "m/m"
 
 
 @pytest.mark.parametrize(
@@ -167,15 +167,15 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
         examples_of_file(tmp_path / "gone.jsonl")
 
 
-def test_whole_scenarios_are_held_out(tmp_path: Path) -> None:
+def test_whole_scenarios_areheld_out_examples(tmp_path: Path) -> None:
     members = [(one(f"r{k}", k, f"s{k // 2}"), 1.0) for k in range(8)]
     examples = examples_of_run(run_folder(tmp_path, {"0/a": members}), Choice(min_score=0))
 
-    held = _held_out(examples, SftConfig(held_out=0.5))
+    held = held_out_examples(examples, SftConfig(held_out=0.5))
 
     scenarios = [
         {example.scenario_id for k, example in enumerate(examples) if (k in held) is side} for side in (True, False)
     ]
     assert [len(s) for s in scenarios] == [2, 2] and not scenarios[0] & scenarios[1]
     with pytest.raises(woodshed.ConfigError, match=r"held_out is 0\.1 of 4 scenarios, which is 0"):
-        _held_out(examples, SftConfig(held_out=0.1))
+        held_out_examples(examples, SftConfig(held_out=0.1))

@@ -1,6 +1,6 @@
-"""Whether a run can work, asked before it is paid for: small checks, each a line that passes, warns or fails."""
+"""Checks before a run: small tests of the engine, the policy and the judge; each passes, warns or fails."""
 
-from woodshed.training.doctor.examine import examine_policy, examine_run, failing, first_step
+from woodshed.training.doctor.examine import examine_policy, examine_run, failing, first_step_checks
 from woodshed.training.doctor.finding import Finding
 
-__all__ = ["Finding", "examine_policy", "examine_run", "failing", "first_step"]
+__all__ = ["Finding", "examine_policy", "examine_run", "failing", "first_step_checks"]

@@ -1,4 +1,4 @@
-"""Which checks are made when: all of them by `woodshed doctor`, the quick ones before a run's first step."""
+"""Run the checks: all of them for `woodshed doctor`, the quick ones before a run's first step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _JUDGE = "check the judge's name, address and key"
 _TEMPLATE = "the model's chat template cannot write a plain conversation: is it an instruct model?"
 _TOOLS = "the chat template cannot write a tool call: set Policy.tool_call_parser=None for an agent without tools"
 
-Tell = Callable[[Finding], None]
+OnFinding = Callable[[Finding], None]
+"""Called with each finding as soon as its check is done."""
 
 
 def _quiet(_: str) -> None:
@@ -34,48 +35,48 @@ def _quiet(_: str) -> None:
 
 
 async def examine_policy(
-    client: EngineClient, policy: str, sampling: Mapping[str, Any], limits: LossSettings, tell: Tell
+    client: EngineClient, policy: str, sampling: Mapping[str, Any], limits: LossSettings, on_finding: OnFinding
 ) -> None:
-    """Tell what an open policy's engine is found to be; nothing about the policy changes."""
+    """Check an open policy and its engine; the policy is not changed."""
     machine, place = await client.machine(), await client.adapter(policy)
-    tell(check_versions(machine))
-    tell(check_memory(machine))
-    tell(check_disk(machine, place.size_mb))
-    await _examine_serving(client, policy, tell)
-    tell(await guarded("LoRA swap", check_swap(client, policy), _ENGINE_LOG))
-    tell(await guarded("logprob drift", check_drift(client, policy, sampling, limits), _ENGINE_LOG))
+    on_finding(check_versions(machine))
+    on_finding(check_memory(machine))
+    on_finding(check_disk(machine, place.size_mb))
+    await _examine_serving(client, policy, on_finding)
+    on_finding(await guarded("LoRA swap", check_swap(client, policy), _ENGINE_LOG))
+    on_finding(await guarded("logprob drift", check_drift(client, policy, sampling, limits), _ENGINE_LOG))
 
 
-async def _examine_serving(client: EngineClient, model: str, tell: Tell) -> None:
+async def _examine_serving(client: EngineClient, model: str, on_finding: OnFinding) -> None:
     serving = await client.serving(model)
-    tell(endpoints := check_endpoints(serving))
+    on_finding(endpoints := check_endpoints(serving))
     if endpoints.status != "fail":
-        tell(await guarded("chat template", check_template(client, model, serving), _TEMPLATE))
-        tell(await guarded("tool parser", check_tool_parser(client, model, serving), _TOOLS))
+        on_finding(await guarded("chat template", check_template(client, model, serving), _TEMPLATE))
+        on_finding(await guarded("tool parser", check_tool_parser(client, model, serving), _TOOLS))
 
 
-async def first_step(
+async def first_step_checks(
     client: EngineClient, policy: str, sampling: Mapping[str, Any], limits: LossSettings, reward: Reward
 ) -> list[Finding]:
-    """Return what gives a warning among the checks that a run begins with; the policy is open and stays as it is.
+    """Run the quick checks on an open policy and return the warnings; the policy is not changed.
 
     Raises:
-        CheckError: one failed, so that the run's rollouts would be wasted.
+        CheckError: a check failed.
     """
-    found: list[Finding] = []
-    asked = asyncio.create_task(guarded("judge", check_judge(reward), _JUDGE))
+    findings: list[Finding] = []
+    judge_check = asyncio.create_task(guarded("judge", check_judge(reward), _JUDGE))
     try:
-        await examine_policy(client, policy, sampling, limits, found.append)
-        found.append(await asked)
+        await examine_policy(client, policy, sampling, limits, findings.append)
+        findings.append(await judge_check)
     finally:
-        asked.cancel()
-    if bad := failing(found):
-        lines = "\n".join(f"- {f.check}: {f.found}. {f.advice}" for f in bad)
+        judge_check.cancel()
+    if failures := failing(findings):
+        lines = "\n".join(f"- {f.check}: {f.found}. {f.advice}" for f in failures)
         raise CheckError(
-            f"{len(bad)} of {len(found)} checks before the first step failed:\n{lines}\n"
-            "Nothing was rolled out. `woodshed doctor` makes all checks; `checks=False` (`--no-checks`) skips these"
+            f"{len(failures)} of {len(findings)} checks before the first step failed:\n{lines}\n"
+            "Nothing was rolled out. `woodshed doctor` runs all checks; `checks=False` (`--no-checks`) skips these"
         )
-    return [f for f in found if f.status == "warn"]
+    return [f for f in findings if f.status == "warn"]
 
 
 async def examine_run(
@@ -83,32 +84,36 @@ async def examine_run(
     policy: Policy,
     reward: Reward | None,
     limits: LossSettings,
-    tell: Tell,
+    on_finding: OnFinding,
     *,
     progress: Callable[[str], None] = _quiet,
 ) -> None:
-    """Tell every finding about a policy, its engine and its judge; a local engine is started in a passing folder."""
+    """Run all checks of a policy, its engine and its judge; a local engine is started in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="woodshed-doctor-") as home:
         try:
             async with engine.running([policy.served()], home=Path(home), progress=progress) as client:
-                await _examine_all(client, policy, reward, limits, tell)
+                await _examine_all(client, policy, reward, limits, on_finding)
         except WoodshedError as error:
-            tell(failed("engine", f"{type(error).__name__}: {error}", "nothing else can be checked until this works"))
+            on_finding(
+                failed("engine", f"{type(error).__name__}: {error}", "nothing else can be checked until this works")
+            )
 
 
 async def _examine_all(
-    client: EngineClient, policy: Policy, reward: Reward | None, limits: LossSettings, tell: Tell
+    client: EngineClient, policy: Policy, reward: Reward | None, limits: LossSettings, on_finding: OnFinding
 ) -> None:
     name = policy.served().name
     if reward is not None:
-        tell(await guarded("judge", _bound_judge(reward, client), _JUDGE))
+        on_finding(await guarded("judge", _bound_judge(reward, client), _JUDGE))
     if name in {opened.name for opened in (await client.health()).policies}:
-        await _examine_serving(client, name, tell)
-        tell(warned("weights", f"{name!r} is open for a run on this engine", "that run checks them before it starts"))
+        await _examine_serving(client, name, on_finding)
+        on_finding(
+            warned("weights", f"{name!r} is open for a run on this engine", "that run checks them before it starts")
+        )
         return
     await client.open_policy(_own_policy(policy))
-    await examine_policy(client, name, policy.sampling(), limits, tell)
-    tell(await guarded("LoRA step", check_learning(client, name, policy.sampling()), _ENGINE_LOG))
+    await examine_policy(client, name, policy.sampling(), limits, on_finding)
+    on_finding(await guarded("LoRA step", check_learning(client, name, policy.sampling()), _ENGINE_LOG))
 
 
 async def _bound_judge(reward: Reward, client: EngineClient) -> Finding:
@@ -116,7 +121,7 @@ async def _bound_judge(reward: Reward, client: EngineClient) -> Finding:
 
 
 def _own_policy(policy: Policy) -> OpenPolicy:
-    """Return a policy that is the doctor's own: on a shared engine, one folder for each shape of LoRA."""
+    """Return the doctor's own policy: on a shared engine, one per LoRA configuration."""
     shape = hashlib.sha256(policy.lora.model_dump_json().encode()).hexdigest()[:12]
     return OpenPolicy(
         name=policy.served().name,
@@ -127,5 +132,5 @@ def _own_policy(policy: Policy) -> OpenPolicy:
 
 
 def failing(findings: Sequence[Finding]) -> list[Finding]:
-    """Return those that fail."""
+    """Return the findings that failed."""
     return [f for f in findings if f.status == "fail"]

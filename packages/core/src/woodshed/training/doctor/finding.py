@@ -1,4 +1,4 @@
-"""What a check found, and what to do about it."""
+"""The result of one check, and what to do about it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ class Finding(Record):
     check: str
     status: Status
     found: str
+    """What the check found."""
     advice: str = ""
-    """What to do; empty where all is well."""
+    """What to do; empty if the check passed."""
 
 
-def passed(check: str, found: str) -> Finding:
-    """Return that all is well."""
-    return Finding(check=check, status="pass", found=found)
+def passed(check: str, result: str) -> Finding:
+    """Return a finding of a check that passed."""
+    return Finding(check=check, status="pass", found=result)
 
 
-def warned(check: str, found: str, advice: str) -> Finding:
-    """Return something that may be meant, and may be what goes wrong."""
-    return Finding(check=check, status="warn", found=found, advice=advice)
+def warned(check: str, result: str, advice: str) -> Finding:
+    """Return a finding that may be a problem."""
+    return Finding(check=check, status="warn", found=result, advice=advice)
 
 
-def failed(check: str, found: str, advice: str) -> Finding:
-    """Return something with which a run is wasted."""
-    return Finding(check=check, status="fail", found=found, advice=advice)
+def failed(check: str, result: str, advice: str) -> Finding:
+    """Return a finding with which a run cannot succeed."""
+    return Finding(check=check, status="fail", found=result, advice=advice)
 
 
-async def guarded(check: str, looking: Awaitable[Finding], advice: str) -> Finding:
-    """Return the finding of a check, and where woodshed itself refuses to go on, that as a failure."""
+async def guarded(check: str, check_result: Awaitable[Finding], advice: str) -> Finding:
+    """Return the finding of a check; an error of woodshed becomes a failed finding."""
     try:
-        return await looking
+        return await check_result
     except WoodshedError as error:
         return failed(check, f"{type(error).__name__}: {error}", advice)

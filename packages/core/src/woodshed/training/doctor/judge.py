@@ -1,4 +1,4 @@
-"""The judge: whether it answers, and tells an obviously good answer from an obviously bad one."""
+"""Check the judge: does it answer, and does it prefer an obviously good answer to an obviously bad one?"""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _GOOD, _BAD = "There are 4 lamps left.", "Go away."
 
 
 async def check_judge(reward: Reward) -> Finding:
-    """Check that an LLM judge gives a verdict that can be used, and that it is the right way round."""
+    """Check that an LLM judge gives a usable verdict and prefers the good answer."""
     if isinstance(reward, Blend):
         reward = next((part for _, part in reward.parts if isinstance(part, Ruler)), reward)
     if not isinstance(reward, Ruler):
-        return passed("judge", f"{type(reward).__name__} is no LLM judge; it is not asked")
+        return passed("judge", f"{type(reward).__name__} is not an LLM judge; nothing to check")
     judgement = await reward.judge_group((_good(), _bad()))
     if judgement.error is not None:
         return failed(
@@ -35,16 +35,18 @@ async def check_judge(reward: Reward) -> Finding:
             "check its name, address and key, or name another: Ruler(judge=...)",
         )
     scores = {s.rollout_id: s.value for s in judgement.scores}
-    said = f"{reward.name!r} scores a good answer {scores['good']:.2f} and a bad one {scores['bad']:.2f}"
+    scores_text = f"{reward.name!r} scores a good answer {scores['good']:.2f} and a bad one {scores['bad']:.2f}"
     if scores["good"] > scores["bad"]:
-        return passed("judge", said)
-    return warned("judge", said, "its ranking is all that a run learns from: name a stronger judge, or mend the rubric")
+        return passed("judge", scores_text)
+    return warned(
+        "judge", scores_text, "a run learns only from its ranking: use a stronger judge, or improve the rubric"
+    )
 
 
 def _good() -> Trajectory:
-    asked, told = _LOOKED_UP
-    first = _call("good-1", (_QUESTION,), asked)
-    last = _call("good-2", (_QUESTION, asked, told), Message(role="assistant", content=_GOOD))
+    tool_call, tool_result = _LOOKED_UP
+    first = _call("good-1", (_QUESTION,), tool_call)
+    last = _call("good-2", (_QUESTION, tool_call, tool_result), Message(role="assistant", content=_GOOD))
     return Trajectory(rollout_id="good", scenario_id="doctor", calls=(first, last))
 
 

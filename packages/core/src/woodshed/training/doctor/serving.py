@@ -1,4 +1,4 @@
-"""What serves the policy: vLLM's endpoints, the chat template, the tool parser."""
+"""Check what serves the policy: vLLM's endpoints, the chat template and the tool parser."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _CALL: dict[str, Any] = {
 
 
 def check_endpoints(serving: Serving) -> Finding:
-    """Check that vLLM serves all that woodshed asks of it."""
+    """Check that vLLM has all endpoints that woodshed needs."""
     if serving.missing_paths:
         return failed(
             "vLLM endpoints",
             f"{', '.join(serving.missing_paths)} not served",
             "`woodshed engine install` brings the vLLM woodshed is tested with",
         )
-    return passed("vLLM endpoints", f"all there, up to {serving.max_model_len:,} tokens")
+    return passed("vLLM endpoints", f"all present, up to {serving.max_model_len:,} tokens")
 
 
 async def check_template(client: EngineClient, model: str, serving: Serving) -> Finding:
-    """Check that an answer written by the chat template is read back as it was, and written the same again."""
-    prompt, answer, cut = await _written(client, model, _ANSWER, (), serving)
+    """Check that an answer survives rendering with the chat template and parsing, and renders the same again."""
+    prompt, answer, problem = await _rendered(client, model, _ANSWER, (), serving)
     if answer is None:
-        return warned("chat template", cut, "a warm-up from a file is not possible with this template")
+        return warned("chat template", problem, "`woodshed sft` from a file is not possible with this template")
     parsed = await client.parse(model, ParseRequest(messages=(_USER,), prompt_ids=prompt, token_ids=answer))
     if (parsed.content or "").strip() != _ANSWER["content"]:
         return warned(
@@ -57,14 +57,16 @@ async def check_template(client: EngineClient, model: str, serving: Serving) -> 
             f"{_ANSWER['content']!r} is read back as {parsed.content!r}",
             "a model that thinks needs its ServedModel.reasoning_parser, else its thoughts are part of the answer",
         )
-    again, *_ = await _written(client, model, {"role": "assistant", "content": parsed.content}, (), serving)
+    again, *_ = await _rendered(client, model, {"role": "assistant", "content": parsed.content}, (), serving)
     if again != prompt:
-        return warned("chat template", "the same conversation is written differently twice", "look for a date in it")
+        return warned(
+            "chat template", "the same conversation renders differently twice", "does the template insert a date?"
+        )
     return passed("chat template", f"an answer of {len(answer)} tokens is read back and written the same")
 
 
 async def check_tool_parser(client: EngineClient, model: str, serving: Serving) -> Finding:
-    """Check that a tool call written by the chat template is read back by the chosen parser."""
+    """Check that the tool parser reads back a tool call rendered by the chat template."""
     name = serving.tool_call_parser
     if name is None:
         return passed("tool parser", "none: an agent without tools")
@@ -76,32 +78,32 @@ async def check_tool_parser(client: EngineClient, model: str, serving: Serving) 
             "the chat template does not tell the model which tools there are",
             "for an agent with tools take another model, or ServedModel(chat_template=...)",
         )
-    prompt, answer, cut = await _written(client, model, _CALL, (_TOOL,), serving)
+    prompt, answer, problem = await _rendered(client, model, _CALL, (_TOOL,), serving)
     if answer is None:
-        return warned("tool parser", cut, "a call may be trained that no template would have written")
-    asked = ParseRequest(messages=(_USER,), tools=(_TOOL,), prompt_ids=prompt, token_ids=answer)
-    parsed = await client.parse(model, asked)
+        return warned("tool parser", problem, "a call may be trained that no template would have written")
+    request = ParseRequest(messages=(_USER,), tools=(_TOOL,), prompt_ids=prompt, token_ids=answer)
+    parsed = await client.parse(model, request)
     read = [(r.name, _as_json(r.arguments)) for r in parsed.tool_requests]
     if read != [("get_weather", _ARGUMENTS)]:
-        found = f"a call of the template is read by {name!r} as {read}, with text {parsed.content!r}"
+        problem = f"a call rendered by the template is read by {name!r} as {read}, with text {parsed.content!r}"
         return failed(
             "tool parser",
-            found,
+            problem,
             "set Policy.tool_call_parser to vLLM's parser of this model's family (hermes, llama3_json, mistral, …), or "
             "to None for an agent without tools",
         )
     return passed("tool parser", f"{name!r} reads the template's calls")
 
 
-async def _written(
+async def _rendered(
     client: EngineClient, model: str, turn: dict[str, Any], tools: tuple[dict[str, Any], ...], serving: Serving
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None, str]:
-    """Return a turn's prompt and its tokens up to the one that ends it, or why it has none such."""
+    """Return the prompt's tokens and the turn's tokens before its stop token; or None and the problem."""
     prompt = (await client.render(model, RenderRequest(messages=(_USER,), tools=tools))).token_ids
     closed = RenderRequest(messages=(_USER, turn), tools=tools, generation_prompt=False)
     whole = (await client.render(model, closed)).token_ids
     if whole[: len(prompt)] != prompt:
-        return prompt, None, "an answer does not follow its prompt: the template writes the question otherwise then"
+        return prompt, None, "an answer does not extend its prompt: the template then renders the question differently"
     rest = whole[len(prompt) :]
     end = next((k for k, token in enumerate(rest) if token in serving.stop_ids), None)
     if end is None:

@@ -1,1 +1,1 @@
-"""What a run shows: progress, metrics of each step, diagnostics, summary and plot."""
+"""The reports of a run: progress, metrics of each step, warnings, summary and plot."""

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: `summary.json` and `history.jsonl`."""
+"""Write the result files of a run: `summary.json` and `history.jsonl`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def write_summary(folder: Path, figures: dict[str, Any]) -> None:
-    """Write `summary.json`, whole or not at all."""
-    aside = folder / "summary.json.tmp"
-    aside.write_text(json.dumps(figures, indent=2) + "\n")
-    aside.replace(folder / "summary.json")
+    """Write `summary.json` atomically."""
+    temporary = folder / "summary.json.tmp"
+    temporary.write_text(json.dumps(figures, indent=2) + "\n")
+    temporary.replace(folder / "summary.json")
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write `history.jsonl`, a row a line."""
+    """Write `history.jsonl`, one row per line."""
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))

@@ -1,4 +1,4 @@
-"""The most memory a run ever held: this process and the engine with all its children."""
+"""Peak memory of a run: this process plus the engine with all its child processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EVERY_S = 2.0
 
 
 class MemoryPeak:
-    """Samples resident memory while a run goes on."""
+    """Samples resident memory during a run."""
 
     def __init__(self, client: EngineClient) -> None:
         """Watch the engine behind `client` and this process."""
@@ -39,6 +39,6 @@ class MemoryPeak:
 
 
 def own_peak_mb() -> float:
-    """Return the most resident memory this process ever held, in MiB."""
+    """Return the peak resident memory of this process in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 / (1024 if sys.platform == "darwin" else 1)

@@ -1,4 +1,4 @@
-"""The run as a plot: the judge's mean score by step, and the held-out success before and after."""
+"""Plot a run: the judge's mean score by step, and the held-out success before and after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live line of work in hand, one printed line a step."""
+"""Terminal output of a run: one live progress line, and one printed line per step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Self
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import Progress as ProgressBars
 
 from woodshed.training.report.summary import Summary
 
 
 @dataclass(slots=True)
-class _Work:
-    """How far the rollouts of one step are."""
+class _StepProgress:
+    """Progress of one step's rollouts."""
 
     done: int = 0
     total: int = 0
@@ -28,14 +28,14 @@ class _Work:
 
 
 class RunProgress:
-    """A run's progress on the terminal; plain lines where there is none."""
+    """A run's progress on the terminal; plain lines if the output is not a terminal."""
 
     def __init__(self, *, folder: Path, steps: int, console: Console | None = None) -> None:
-        """Nothing is shown before the block is entered."""
+        """Prepare; nothing is shown before the block is entered."""
         self._console = console or Console(soft_wrap=True)
         self._folder = folder
         self._steps = steps
-        self._bars = Bars(
+        self._bars = ProgressBars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -46,8 +46,8 @@ class RunProgress:
             disable=not self._console.is_terminal,
         )
         self._task = self._bars.add_task("starting", total=None)
-        self._work: dict[int, _Work] = {}
-        """Steps in hand; rollouts of later ones run while the earliest is judged and trained."""
+        self._active: dict[int, _StepProgress] = {}
+        """Active steps by number: rollouts of later ones run while the earliest is judged and trained."""
 
     def __enter__(self) -> Self:
         """Start the live line."""
@@ -58,13 +58,13 @@ class RunProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the live line; on Ctrl-C say how to go on."""
+        """Stop the live line; after an error or Ctrl-C explain how to resume."""
         self._bars.stop()
         if kind is not None:
-            why = "" if issubclass(kind, (asyncio.CancelledError, KeyboardInterrupt)) else f" ({kind.__name__})"
+            reason = "" if issubclass(kind, (asyncio.CancelledError, KeyboardInterrupt)) else f" ({kind.__name__})"
             self._console.print(
-                f"[bold]stopped[/]{why}; nothing finished is lost, and what was in flight is run again. Run the same "
-                f"command again to go on from {self._folder}"
+                f"[bold]stopped[/]{reason}; finished work is kept, and unfinished rollouts are repeated. Run the same "
+                f"command again to resume from {self._folder}"
             )
 
     def engine(self, message: str) -> None:
@@ -73,58 +73,58 @@ class RunProgress:
         if not self._console.is_terminal:
             self._console.print(f"engine: {message}")
 
-    def measuring(self, name: str, total: int) -> None:
-        """Begin an evaluation."""
+    def evaluation_started(self, name: str, total: int) -> None:
+        """Show that an evaluation of `total` rollouts has started."""
         self._bars.reset(self._task, description=f"held-out scenarios, {name}", total=total)
 
-    def measured(self, name: str, success: float) -> None:
-        """End an evaluation."""
+    def evaluation_done(self, name: str, success: float) -> None:
+        """Print the result of an evaluation."""
         self._console.print(f"held-out success {name}: [bold]{success:.3f}[/]")
 
-    def counted(self) -> None:
+    def advance(self) -> None:
         """Count one rollout of an evaluation."""
         self._bars.advance(self._task)
 
-    def rollouts(self, step: int, total: int) -> None:
-        """Begin so many rollouts of a step, or so many more."""
-        self._work.setdefault(step, _Work()).total += total
+    def rollouts_started(self, step: int, count: int) -> None:
+        """Count `count` more started rollouts of a step."""
+        self._active.setdefault(step, _StepProgress()).total += count
         self._show()
 
-    def rollout(self, step: int) -> None:
+    def rollout_done(self, step: int) -> None:
         """Count one finished rollout."""
-        self._work[step].done += 1
+        self._active[step].done += 1
         self._show()
 
-    def judged(self, step: int) -> None:
+    def group_judged(self, step: int) -> None:
         """Count one judged group."""
-        self._work[step].judged += 1
+        self._active[step].judged += 1
         self._show()
 
-    def training(self, step: int) -> None:
-        """Say that a step's rollouts are being trained."""
-        self._work[step].is_training = True
+    def training_started(self, step: int) -> None:
+        """Show that a step's rollouts are being trained."""
+        self._active[step].is_training = True
         self._show()
 
     def _show(self) -> None:
-        now, *later = sorted(self._work)
-        work = self._work[now]
-        doing = "training" if work.is_training else f"rollouts, {work.judged} groups judged"
-        ahead = "".join(f"; step {n + 1}: {self._work[n].done}/{self._work[n].total}" for n in later)
-        description = f"step {now + 1}/{self._steps}: {doing}{ahead}"
+        current, *later = sorted(self._active)
+        work = self._active[current]
+        activity = "training" if work.is_training else f"rollouts, {work.judged} groups judged"
+        prefetched = "".join(f"; step {n + 1}: {self._active[n].done}/{self._active[n].total}" for n in later)
+        description = f"step {current + 1}/{self._steps}: {activity}{prefetched}"
         self._bars.update(self._task, description=description, completed=work.done, total=work.total)
 
-    def say(self, message: str) -> None:
+    def message(self, message: str) -> None:
         """Print a line."""
         self._console.print(message)
 
     def warn(self, findings: Sequence[str]) -> None:
-        """Say loudly what the first step showed."""
+        """Print warnings of the first step in a panel."""
         for finding in findings:
             self._console.print(Panel(finding, title="step 0: look at this first", border_style="bold red"))
 
-    def step(self, row: dict[str, Any]) -> None:
+    def step_done(self, row: dict[str, Any]) -> None:
         """Print one finished step."""
-        self._work.pop(row["step"], None)
+        self._active.pop(row["step"], None)
         reward = "-" if row["reward"] is None else f"{row['reward']:.3f}"
         masked = f"  masked {row['masked']}" if row["masked"] else ""
         unjudged = f"  unjudged groups {row['unjudged_groups']}" if row["unjudged_groups"] else ""

@@ -16,7 +16,7 @@ class Summary(Record):
     """The figures of one run."""
 
     success_before: float | None = None
-    """Mean of the evaluation's measure on held-out scenarios before the first step; None without an evaluation."""
+    """Mean success on held-out scenarios before the first step; None without an evaluation."""
     success_after: float | None = None
     """The same, on the same scenarios, after the last step."""
     steps: int
@@ -34,21 +34,21 @@ class Summary(Record):
     judge_requests: int
     judge_tokens: int
     judge_cost_usd: float | None
-    """What all replies have cost, also those that were of no use; None where a judge's price is not known."""
+    """Cost of all replies, unusable ones included; None if a judge's price is not known."""
     rollouts: int
     masked_rollouts: int
     unjudged_groups: int
     stale_groups: int
-    """Groups dropped because a token of theirs was older than `max_staleness` when they were to be trained."""
+    """Groups dropped before training because a token came from weights more than `max_staleness` steps old."""
     merge_ratio: float
-    """Share of the sampled tokens sent back in a later call that stood there token for token; 1 without any."""
+    """Share of sampled tokens, re-sent in a later call, that match their original tokens; 1 if none was re-sent."""
     forks: int
-    """Calls whose prompt did not go on from a sampled turn they sent back."""
+    """Calls whose prompt did not continue from the original tokens of an earlier answer."""
     train_tokens_per_s: float | None
-    """Trained tokens by the seconds of the optimizer steps; None where no step was trained."""
+    """Trained tokens divided by the seconds of the optimizer steps; None if no step was trained."""
     max_logprob_drift: float | None
-    """Largest mean |trainer's - engine's log-probability| of a step, over its tokens of the weights it trained; None
-    where no step had any."""
+    """Largest mean |trainer's - engine's log-probability| of a step in nats, over tokens of the weights it
+    trained; None if no step had any."""
     warnings: tuple[str, ...] = ()
 
 
@@ -64,7 +64,7 @@ def summarise(
 ) -> Summary:
     """Return the figures of a run from its store, its history and the engine's health.
 
-    `paid_usd` is what the run's cache of verdicts has paid for, unused replies included.
+    `paid_usd` is the total of the verdict cache, unused replies included.
     """
     billed_usd = cost_usd(r["judge_cost_usd"] for r in history)
     return Summary(
@@ -93,12 +93,12 @@ def summarise(
 
 def _token_figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     trained = [r for r in history if r["trained"]]
-    merges = PrefixReuse(
+    reuse = PrefixReuse(
         resent=sum(r["tokens/resent"] for r in history), continued=sum(r["tokens/continued"] for r in history)
     )
     seconds = sum(r["train/step_seconds"] for r in trained)
     return {
-        "merge_ratio": round(merges.ratio, 4),
+        "merge_ratio": round(reuse.ratio, 4),
         "forks": sum(r["tokens/forks"] for r in history),
         "train_tokens_per_s": round(sum(r["train/trained_tokens"] for r in trained) / seconds, 1) if seconds else None,
         "max_logprob_drift": max((r[DRIFT] for r in trained if DRIFT in r), default=None),

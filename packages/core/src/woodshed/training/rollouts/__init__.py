@@ -1,1 +1,1 @@
-"""Scenarios → judged groups of rollouts, sampled ahead of the step that trains them."""
+"""Scenarios → judged groups of rollouts, prefetched while earlier steps are trained."""

@@ -1,4 +1,4 @@
-"""Scenarios → the groups of one step, each judged as soon as its rollouts are in."""
+"""Scenarios → the groups of one step, each judged as soon as its rollouts are finished."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from woodshed.rewards.base import Reward
 from woodshed.training.config import Policy, TrainConfig
 from woodshed.training.rollouts.prefetch import PrioritySemaphore
 from woodshed.training.rollouts.rollout import run_rollout
-from woodshed.training.rollouts.sampling import batch_ids, further_ids
+from woodshed.training.rollouts.sampling import spare_scenarios, step_scenarios
 from woodshed.training.run.store import RunStore
 from woodshed.training.step_request import is_flat
 from woodshed.types import Group, Judgement, Trajectory
@@ -22,7 +22,7 @@ from woodshed.types import Group, Judgement, Trajectory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunContext:
-    """What every step of a run needs and none changes."""
+    """What all steps of a run share."""
 
     function: RolloutFunction
     client: EngineClient
@@ -32,14 +32,14 @@ class RunContext:
     config: TrainConfig
     start_version: int
     """Version of the weights before the first step."""
-    slots: PrioritySemaphore
-    """Bounds the rollouts in flight across all groups and steps."""
+    semaphore: PrioritySemaphore
+    """Limits the rollouts in flight across all groups and steps."""
 
-    async def rollout(self, step: int, slot: str, scenario: Any, scenario_id: str) -> Trajectory:
-        """Return the slot's finished rollout, running it only if the run has none yet."""
-        if (kept := self.store.trajectory(slot)) is not None:
-            return kept
-        async with self.slots.taken(step):
+    async def rollout(self, step: int, key: str, scenario: Any, scenario_id: str) -> Trajectory:
+        """Return the stored rollout of `key` (`step/scenario/number`), or run and store it if there is none."""
+        if (stored := self.store.trajectory(key)) is not None:
+            return stored
+        async with self.semaphore.acquired(step):
             trajectory = await run_rollout(
                 self.function,
                 scenario,
@@ -49,21 +49,21 @@ class RunContext:
                 sampling=self.policy.sampling(),
                 timeout_s=self.config.rollout_timeout_s,
             )
-        self.store.save_trajectory(slot, trajectory)
+        self.store.save_trajectory(key, trajectory)
         return trajectory
 
 
-class GroupWatcher(Protocol):
-    """Is told how far the rollouts of a step are."""
+class RolloutListener(Protocol):
+    """Is notified of the progress of a step's rollouts."""
 
-    def rollouts(self, step: int, total: int) -> None:
-        """Hear that `total` rollouts of a step begin, or so many more."""
+    def rollouts_started(self, step: int, count: int) -> None:
+        """`count` more rollouts of a step have started."""
 
-    def rollout(self, step: int) -> None:
-        """Hear that one rollout has ended."""
+    def rollout_done(self, step: int) -> None:
+        """One rollout has ended."""
 
-    def judged(self, step: int) -> None:
-        """Hear that one group was judged."""
+    def group_judged(self, step: int) -> None:
+        """One group has been judged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,48 +72,49 @@ class StepGroups:
 
     groups: tuple[Group, ...]
     flat: int
-    """Groups whose scores are all equal."""
+    """Number of groups whose scores are all equal."""
     extra: int
-    """Groups beyond the step's own, drawn in place of flat ones."""
+    """Number of groups drawn in addition, in place of flat ones."""
     seconds: float
-    """From the start of the first rollout to the last verdict."""
+    """From the start of the first rollout to the last judgement."""
 
 
-async def sample_batch(
-    stage: RunContext, step: int, scenarios: Mapping[str, Any], reward: Reward, watcher: GroupWatcher
+async def sample_groups(
+    context: RunContext, step: int, scenarios: Mapping[str, Any], reward: Reward, listener: RolloutListener
 ) -> StepGroups:
-    """Return the step's groups; flat ones are made up for by further scenarios, as far as `extra_scenarios` goes."""
-    clock, config = time.perf_counter(), stage.config
-    wanted, spare = batch_ids(list(scenarios), step, config), further_ids(list(scenarios), step, config)
-    own, flat = len(wanted), 0
+    """Return the step's groups. For each flat group one more scenario is drawn, up to `extra_scenarios`."""
+    clock, config = time.perf_counter(), context.config
+    ids = list(scenarios)
+    pending, spare = step_scenarios(ids, step, config), spare_scenarios(ids, step, config)
+    regular, flat = len(pending), 0
     groups: list[Group] = []
-    while wanted:
-        found = await run_groups(stage, step, [(i, scenarios[i]) for i in wanted], reward, watcher)
-        missing = sum(is_flat(g, config.score_tolerance, config.advantage) for g in found)
-        groups, flat = [*groups, *found], flat + missing
-        wanted, spare = spare[:missing], spare[missing:]
-    return StepGroups(groups=tuple(groups), flat=flat, extra=len(groups) - own, seconds=time.perf_counter() - clock)
+    while pending:
+        sampled = await run_groups(context, step, [(i, scenarios[i]) for i in pending], reward, listener)
+        missing = sum(is_flat(g, config.score_tolerance, config.advantage) for g in sampled)
+        groups, flat = [*groups, *sampled], flat + missing
+        pending, spare = spare[:missing], spare[missing:]
+    return StepGroups(groups=tuple(groups), flat=flat, extra=len(groups) - regular, seconds=time.perf_counter() - clock)
 
 
 async def run_groups(
-    stage: RunContext, step: int, scenarios: Sequence[tuple[str, Any]], reward: Reward, watcher: GroupWatcher
+    context: RunContext, step: int, scenarios: Sequence[tuple[str, Any]], reward: Reward, listener: RolloutListener
 ) -> list[Group]:
-    """Return one judged group a scenario; rollouts and judgements already in the store are not paid twice."""
-    watcher.rollouts(step, len(scenarios) * stage.config.group_size)
+    """Return one judged group per scenario. Rollouts and judgements already in the store are reused."""
+    listener.rollouts_started(step, len(scenarios) * context.config.group_size)
 
     async def one(scenario_id: str, scenario: Any) -> Group:
         group_id = f"{step}/{scenario_id}"
 
         async def member(number: int) -> Trajectory:
-            trajectory = await stage.rollout(step, f"{group_id}/{number}", scenario, scenario_id)
-            watcher.rollout(step)
+            trajectory = await context.rollout(step, f"{group_id}/{number}", scenario, scenario_id)
+            listener.rollout_done(step)
             return trajectory
 
         async with asyncio.TaskGroup() as rollouts:
-            members = [rollouts.create_task(member(k)) for k in range(stage.config.group_size)]
+            members = [rollouts.create_task(member(k)) for k in range(context.config.group_size)]
         trajectories = tuple(m.result() for m in members)
-        judgement = await _judged(stage.store, group_id, trajectories, reward)
-        watcher.judged(step)
+        judgement = await _judged(context.store, group_id, trajectories, reward)
+        listener.group_judged(step)
         return Group(group_id=group_id, scenario_id=scenario_id, trajectories=trajectories, judgement=judgement)
 
     async with asyncio.TaskGroup() as groups:
@@ -122,9 +123,9 @@ async def run_groups(
 
 
 async def _judged(store: RunStore, group_id: str, trajectories: Sequence[Trajectory], reward: Reward) -> Judgement:
-    kept = store.judgement(group_id)
-    if kept is not None and kept.error is None:
-        return kept
+    stored = store.judgement(group_id)
+    if stored is not None and stored.error is None:
+        return stored
     judgement = await reward.judge_group(trajectories)
     store.save_judgement(group_id, judgement)
     return judgement

@@ -1,4 +1,4 @@
-"""Batches of coming steps, sampled while a step is judged and trained, and never from weights older than allowed."""
+"""Prefetch: sample the groups of later steps while a step is judged and trained, within the staleness limit."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ Sampled = TypeVar("Sampled")
 
 
 class PrioritySemaphore:
-    """Places for rollouts in flight. A free one goes to the earliest step that waits for one."""
+    """A semaphore for rollouts in flight. A free permit goes to the earliest step that is waiting."""
 
     def __init__(self, count: int) -> None:
-        """Have `count` free places."""
+        """Start with `count` permits."""
         self._free = count
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
     @asynccontextmanager
-    async def taken(self, step: int) -> AsyncIterator[None]:
-        """Hold a place for the block."""
-        await self._take(step)
+    async def acquired(self, step: int) -> AsyncIterator[None]:
+        """Hold a permit for the block."""
+        await self._acquire(step)
         try:
             yield
         finally:
-            self._give()
+            self._release()
 
-    async def _take(self, step: int) -> None:
+    async def _acquire(self, step: int) -> None:
         if self._free:
             self._free -= 1
             return
-        place = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (step, next(self._numbers), place))
+        permit = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (step, next(self._numbers), permit))
         try:
-            await place
+            await permit
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self._give()  # handed over in the moment of the cancellation
+            if permit.done() and not permit.cancelled():
+                self._release()  # granted at the moment of the cancellation
             raise
 
-    def _give(self) -> None:
+    def _release(self) -> None:
         while self._waiting:
-            _, _, place = heapq.heappop(self._waiting)
-            if not place.done():
-                place.set_result(None)
+            _, _, permit = heapq.heappop(self._waiting)
+            if not permit.done():
+                permit.set_result(None)
                 return
         self._free += 1
 
 
 class Prefetch(Generic[Sampled]):
-    """Samples the batch of step k while the steps from k - `max_staleness` on are trained.
+    """Samples the groups of step k while steps k - `max_staleness` to k - 1 are trained.
 
-    Weights are a step older with every step that is taken meanwhile. A batch is begun no sooner than `max_staleness`
-    steps before its own, so none of its tokens can be staler than that when it is trained.
+    Every step trained in the meantime makes the sampling weights one step older. Sampling for step k starts at most
+    `max_staleness` steps earlier, so no token is staler than that when it is trained.
     """
 
     def __init__(
@@ -71,19 +71,19 @@ class Prefetch(Generic[Sampled]):
         self._tasks: dict[int, asyncio.Task[Sampled]] = {}
 
     async def take(self, step: int) -> Sampled:
-        """Return the batch of a step, when all steps before it have been taken; later ones may begin now."""
+        """Return the groups of `step`, once all steps before it were taken, and start sampling for later ones."""
         for later in range(step, min(step + self._max_staleness + 1, self._steps)):
             if later not in self._tasks:
                 self._tasks[later] = asyncio.create_task(self._sample(later))
         try:
-            with one_error():
+            with unwrapped_error():
                 return await self._tasks[step]
         finally:
             if self._tasks[step].done():
                 del self._tasks[step]
 
     async def stop(self) -> None:
-        """Cancel what is being sampled, and wait until it has ended."""
+        """Cancel all sampling and wait until it has ended."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -91,8 +91,8 @@ class Prefetch(Generic[Sampled]):
 
 
 @contextmanager
-def one_error() -> Iterator[None]:
-    """Raise the first of woodshed's own errors in place of the group that many rollouts at once make of one."""
+def unwrapped_error() -> Iterator[None]:
+    """Raise the first of woodshed's own errors instead of the `ExceptionGroup` that contains it."""
     try:
         yield
     except ExceptionGroup as group:

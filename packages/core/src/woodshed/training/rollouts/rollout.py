@@ -1,4 +1,4 @@
-"""Run the agent once on one scenario, and bring back its trajectory whatever happens."""
+"""Run the agent once on one scenario and return its trajectory, also when the agent fails."""
 
 from __future__ import annotations
 
@@ -29,45 +29,45 @@ async def run_rollout(
     timeout_s: float,
     rollout_id: str | None = None,
 ) -> Trajectory:
-    """Return the trajectory of one rollout; its own failure or timeout is data on it, never an exception here.
+    """Return the trajectory of one rollout. A failure or timeout of the agent is stored on it and does not raise.
 
     Raises:
-        EngineError: the engine could not open or seal the session, which is not the rollout's fault.
+        EngineError: the engine could not open or seal the session.
     """
-    asked = OpenSession(rollout_id=rollout_id or new_id(), policy=policy, sampling=sampling)
+    request = OpenSession(rollout_id=rollout_id or new_id(), policy=policy, sampling=sampling)
     try:
-        return await _rolled_out(function, scenario, scenario_id, client, asked, timeout_s)
+        return await _run_session(function, scenario, scenario_id, client, request, timeout_s)
     except asyncio.CancelledError:
-        # The run ends: an open session would look to the engine like a rollout that is still practising.
+        # The run is being stopped: to the engine, an open session is a rollout still in progress.
         with suppress(EngineError, TimeoutError):
-            await asyncio.wait_for(client.seal(asked.rollout_id), _SEAL_WITHIN_S)
+            await asyncio.wait_for(client.seal(request.rollout_id), _SEAL_WITHIN_S)
         raise
 
 
-async def _rolled_out(
+async def _run_session(
     function: RolloutFunction,
     scenario: Any,
     scenario_id: str,
     client: EngineClient,
-    asked: OpenSession,
+    request: OpenSession,
     timeout_s: float,
 ) -> Trajectory:
-    grant = await client.open_session(asked)
-    scope = Rollout(base_url=grant.base_url, secret=grant.secret, scenario_id=scenario_id, rollout_id=grant.rollout_id)
+    grant = await client.open_session(request)
+    active = Rollout(base_url=grant.base_url, secret=grant.secret, scenario_id=scenario_id, rollout_id=grant.rollout_id)
     started, clock = time.time(), time.perf_counter()
     status: Status = "completed"
     error = output = None
     try:
-        output = await _bounded(function, scenario, scope, timeout_s)
+        output = await run_with_timeout(function, scenario, active, timeout_s)
     except RolloutTimeout as late:
         status, error = "timed_out", failure(late)
     except Exception as raised:
-        # The one boundary where a rollout's failure becomes data: siblings go on, the group masks it.
+        # The one place where an agent's failure becomes data: other rollouts continue, and the group masks this one.
         status, error = "failed", failure(raised)
-        _log.debug("rollout %s failed", scope.rollout_id, exc_info=True)
-    sealed = await client.seal(scope.rollout_id)
+        _log.debug("rollout %s failed", active.rollout_id, exc_info=True)
+    sealed = await client.seal(active.rollout_id)
     return assemble(
-        scope,
+        active,
         sealed,
         status=status,
         error=error,
@@ -77,22 +77,31 @@ async def _rolled_out(
     )
 
 
-async def _bounded(function: RolloutFunction, scenario: Any, scope: Rollout, timeout_s: float) -> Any:
+async def run_with_timeout(function: RolloutFunction, scenario: Any, active: Rollout, timeout_s: float) -> Any:
+    """Run the agent's function and return its output.
+
+    Raises:
+        RolloutTimeout: it took longer than `timeout_s` seconds.
+        RolloutError: it called `sys.exit` or let a cancellation of its own out.
+    """
+
     async def inside() -> Any:
-        with bind(scope):
+        with bind(active):
             try:
                 if function.is_async:
                     return await function(scenario)
                 return await asyncio.to_thread(function, scenario)
-            except SystemExit as wish:
-                # Outside a rollout it would end the agent's process; here it would end the run.
-                raise RolloutError(f"the agent called sys.exit({wish.code!r}); the rollout is masked") from wish
+            except SystemExit as exit_request:
+                # It would end the whole run, not only the agent.
+                raise RolloutError(
+                    f"the agent called sys.exit({exit_request.code!r}); the rollout is masked"
+                ) from exit_request
 
     task = asyncio.ensure_future(inside())
     done, _ = await _wait(task, timeout_s)
     if not done:
         task.cancel()
-        # A sync rollout's thread cannot be stopped; its session is sealed next, so its next model call is refused.
+        # The thread of a sync rollout cannot be stopped. Its session is sealed next, so its next model call is refused.
         await asyncio.wait({task}, timeout=1.0)
         raise RolloutTimeout(
             f"the rollout took longer than rollout_timeout_s={timeout_s:g}; it is masked. Raise the limit if the agent "
@@ -100,8 +109,8 @@ async def _bounded(function: RolloutFunction, scenario: Any, scope: Rollout, tim
         )
     if task.cancelled():
         raise RolloutError(
-            "the agent ended with asyncio.CancelledError although nobody cancelled it: a timeout or cancel scope in "
-            "it let its own cancellation out; the rollout is masked"
+            "the agent ended with asyncio.CancelledError although the run did not cancel it: a timeout or "
+            "cancel scope inside it leaked its cancellation; the rollout is masked"
         )
     return task.result()
 

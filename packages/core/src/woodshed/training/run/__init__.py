@@ -1,1 +1,1 @@
-"""Where a run lives: its folder, its store, and what it must find again to be resumed."""
+"""A run on disk: its folder, its store, and the identity it must match to be resumed."""

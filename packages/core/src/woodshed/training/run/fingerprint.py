@@ -1,4 +1,4 @@
-"""What a run must have again to be gone on with, as plain JSON that is the same in every process."""
+"""The identity of scenarios and settings, as plain JSON that is the same in every process; checked on resume."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from woodshed.training.config import scenario_ids
 
 
 def scenarios_identity(scenarios: Sequence[Any]) -> dict[str, Any]:
-    """Return the scenarios' ids, and a hash of what they say: another text under an old id is another scenario."""
+    """Return the scenarios' ids and a hash of their content: a changed text under an old id is a different scenario."""
     try:
-        said = json.dumps(list(scenarios), sort_keys=True, default=_plain)
-    except (TypeError, ValueError):  # keys that are no strings, or a scenario that holds itself
-        said = stable_repr(list(scenarios))
-    return {"ids": scenario_ids(scenarios), "sha256": hashlib.sha256(said.encode()).hexdigest()}
+        content = json.dumps(list(scenarios), sort_keys=True, default=_plain)
+    except (TypeError, ValueError):  # keys that are not strings, or a scenario that contains itself
+        content = stable_repr(list(scenarios))
+    return {"ids": scenario_ids(scenarios), "sha256": hashlib.sha256(content.encode()).hexdigest()}
 
 
 def stable_repr(value: Any) -> str:
-    """Return `repr(value)` without the addresses, which are others in every process."""
+    """Return `repr(value)` without memory addresses, which change from process to process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON has no word for as something it has."""
+    """Convert a value that JSON cannot represent, for `json.dumps(default=...)`."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, set | frozenset):

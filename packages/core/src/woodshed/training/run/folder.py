@@ -1,4 +1,4 @@
-"""Where a run lives, and what happens to an older one in the same place."""
+"""The folder of a run: resume an unfinished run, rename a finished one, refuse anything else."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _LOCK = "run.lock"
 
 @contextmanager
 def run_folder(run_dir: Path | str | None, *, name: str, fresh: bool) -> Iterator[Path]:
-    """Yield what `open_folder` returns, and keep other processes out of it for the block.
+    """Yield the folder of `open_folder`, locked against other processes for the block.
 
     Raises:
-        ConfigError: also where another process is at work in the folder.
+        ConfigError: also if another process is running in the folder.
     """
     folder = open_folder(run_dir, name=name, fresh=fresh)
-    with _held(folder):
+    with _locked(folder):
         yield folder
 
 
 def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool) -> Path:
-    """Return the run's folder: an unfinished run is gone on with; a finished one is set aside, never overwritten.
+    """Return the run's folder. An unfinished run in it is resumed; a finished one is renamed, never overwritten.
 
     Raises:
-        ConfigError: the path is a file, or a folder that is not a run's.
+        ConfigError: the path is a file, or a folder that contains something other than a run.
     """
     folder = Path(run_dir) if run_dir is not None else Path("runs") / name
     if folder.is_file():
@@ -42,25 +42,25 @@ def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool) -> Path:
                 f"run_dir {str(folder)!r} is not empty and holds no run of woodshed; choose an empty or new folder"
             )
         if fresh or _is_finished(folder):
-            with _held(folder):
+            with _locked(folder):
                 _set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     with (folder / _LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise ConfigError(
-                f"process {lock.read().strip() or 'unknown'} is at work on the run in {str(folder)!r}; two would spoil "
-                "it. Wait until it ends, stop it, or choose another run_dir"
+                f"process {lock.read().strip() or 'unknown'} is at work on the run in {str(folder)!r}; two would "
+                "damage it. Wait until it ends, stop it, or choose another run_dir"
             ) from None
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system has no locks
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

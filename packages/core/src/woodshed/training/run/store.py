@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 
 
 class RunStore:
-    """What a run has finished so far; every write is durable before it returns."""
+    """The finished rollouts, judgements and steps of a run. Every write is committed before it returns."""
 
     def __init__(self, folder: Path) -> None:
         """Open or create the run's database in `folder`."""
@@ -51,111 +51,115 @@ class RunStore:
 
     def _one(self, query: str, *values: Any) -> Any:
         with self._lock:
-            found = self._db.execute(query, values).fetchone()
-        return found[0] if found else None
+            row = self._db.execute(query, values).fetchone()
+        return row[0] if row else None
 
     def _put(self, query: str, *values: Any) -> None:
         with self._lock:
             self._db.execute(query, values)
 
     def claim(self, settings: dict[str, Any], limits: dict[str, Any] | None = None) -> None:
-        """Write the run's settings; those an unfinished run in this folder has must be the same, but for its limits.
+        """Write the run's settings. They must equal those of an unfinished run in the folder, except for the limits.
 
         Raises:
-            ConfigError: the folder holds a run with other settings.
+            ConfigError: the folder contains a run with other settings.
         """
         path = self.folder / "config.json"
         wanted = json.loads(json.dumps(settings))
-        found = json.loads(path.read_text()) if path.exists() else wanted
-        found.pop("limits", None)
-        if found != wanted:
-            names = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        stored = json.loads(path.read_text()) if path.exists() else wanted
+        stored.pop("limits", None)
+        if stored != wanted:
+            names = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
             raise ConfigError(
                 f"{str(self.folder)!r} holds an unfinished run with other settings ({', '.join(names)} differ). "
-                "Run it with the same settings to go on, choose another run_dir, or pass fresh=True (`--fresh`) to set "
-                "it aside and start anew"
+                "Use the same settings to resume it, choose another run_dir, or pass fresh=True (`--fresh`) to start "
+                "a new run"
             )
         path.write_text(json.dumps({**settings, **({"limits": limits} if limits else {})}, indent=2) + "\n")
 
-    def trajectory(self, slot: str) -> Trajectory | None:
-        """Return the finished rollout of a slot (`step/group/number`), if any."""
-        body = self._one("SELECT body FROM trajectories WHERE slot = ?", slot)
+    def trajectory(self, key: str) -> Trajectory | None:
+        """Return the finished rollout stored under `key` (`step/scenario/number`, column `slot`), or None."""
+        body = self._one("SELECT body FROM trajectories WHERE slot = ?", key)
         return Trajectory.model_validate_json(body) if body else None
 
-    def save_trajectory(self, slot: str, trajectory: Trajectory) -> None:
-        """Keep a finished rollout."""
+    def save_trajectory(self, key: str, trajectory: Trajectory) -> None:
+        """Store a finished rollout."""
         self._put(
             "INSERT OR REPLACE INTO trajectories VALUES (?, ?, ?)",
-            slot, trajectory.rollout_id, trajectory.model_dump_json(),
+            key, trajectory.rollout_id, trajectory.model_dump_json(),
         )  # fmt: skip
 
     def judgement(self, group_id: str) -> Judgement | None:
-        """Return a group's verdict, if it has one."""
+        """Return a group's judgement, or None."""
         body = self._one("SELECT body FROM judgements WHERE group_id = ?", group_id)
         return Judgement.model_validate_json(body) if body else None
 
     def save_judgement(self, group_id: str, judgement: Judgement) -> None:
-        """Keep a group's verdict."""
+        """Store a group's judgement."""
         self._put("INSERT OR REPLACE INTO judgements VALUES (?, ?)", group_id, judgement.model_dump_json())
 
     def set_aside(self, first_step: int) -> int:
-        """Put away the rollouts and verdicts of a step and those after it, never to be trained; return how many."""
+        """Set aside the rollouts and judgements of a step and all later ones, so that they are not trained.
+
+        Returns:
+            The number of rollouts.
+        """
         later = "CAST(substr({0}, 1, instr({0}, '/') - 1) AS INTEGER) >= ? AND {0} GLOB '[0-9]*'"
-        return self._put_away("aside", later, first_step)
+        return self._rename("aside", later, first_step)
 
     def set_failed_aside(self, group: str) -> None:
-        """Put away what failed as a whole, such as step `7` or the evaluation `after`, so that it is sampled anew."""
-        self._put_away("failed", "{0} GLOB ? || '/*'", group)
+        """Set aside a step or an evaluation that failed as a whole, such as `7` or `after`; it is sampled again."""
+        self._rename("failed", "{0} GLOB ? || '/*'", group)
 
-    def _put_away(self, mark: str, where: str, value: Any) -> int:
-        """Rename what is found, in one transaction, so that no slot has it any more."""
-        mark = f"{mark}-{self._one('SELECT count(*) FROM trajectories')}"
+    def _rename(self, label: str, where: str, value: Any) -> int:
+        """Prefix the keys of matching rows in one transaction, which hides them; return the number of rollouts."""
+        label = f"{label}-{self._one('SELECT count(*) FROM trajectories')}"
         with self._lock, self._db:
             self._db.execute("BEGIN")
             for table, key in (("judgements", "group_id"), ("trajectories", "slot")):
-                done = self._db.execute(
-                    f"UPDATE {table} SET {key} = ? || '/' || {key} WHERE {where.format(key)}", (mark, value)
+                cursor = self._db.execute(
+                    f"UPDATE {table} SET {key} = ? || '/' || {key} WHERE {where.format(key)}", (label, value)
                 )
-        return done.rowcount
+        return cursor.rowcount
 
     def step(self, step_id: str) -> tuple[StepReport, dict[str, Any]] | None:
-        """Return a finished step's report and its row of the history, if it was taken."""
+        """Return a finished step's report and history row, or None."""
         with self._lock:
-            found = self._db.execute("SELECT body, row FROM steps WHERE step_id = ?", (step_id,)).fetchone()
-        return (StepReport.model_validate_json(found[0]), json.loads(found[1])) if found else None
+            stored = self._db.execute("SELECT body, row FROM steps WHERE step_id = ?", (step_id,)).fetchone()
+        return (StepReport.model_validate_json(stored[0]), json.loads(stored[1])) if stored else None
 
     def save_step(self, position: int, report: StepReport, row: dict[str, Any]) -> None:
-        """Keep a finished step."""
+        """Store a finished step."""
         self._put(
             "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?)",
             report.step_id, position, report.model_dump_json(), json.dumps(row),
         )  # fmt: skip
 
     def history(self) -> list[dict[str, Any]]:
-        """Return one row a finished step, oldest first."""
+        """Return one row per finished step, oldest first."""
         with self._lock:
             rows = self._db.execute("SELECT row FROM steps ORDER BY position").fetchall()
         return [json.loads(r[0]) for r in rows]
 
     def run_id(self) -> str:
-        """Return what the engine knows this run by, the same however often it is gone on with."""
-        if (known := self.fact("run_id")) is None:
-            self.save_fact("run_id", known := new_id())
-        return str(known)
+        """Return the run's id on the engine; it stays the same when the run is resumed."""
+        if (run_id := self.fact("run_id")) is None:
+            self.save_fact("run_id", run_id := new_id())
+        return str(run_id)
 
     def fact(self, name: str) -> Any:
-        """Return a named figure of the run (plain JSON), or None."""
+        """Return a named value of the run (plain JSON), or None."""
         body = self._one("SELECT body FROM facts WHERE name = ?", name)
         return json.loads(body) if body else None
 
     def save_fact(self, name: str, value: Any) -> None:
-        """Keep a named figure of the run."""
+        """Store a named value of the run (plain JSON)."""
         self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, json.dumps(value))
 
     @contextmanager
-    def timed(self, began: float) -> Iterator[None]:
-        """Add the seconds since `began`, of `time.perf_counter`, to the run's when the block ends, however it ends."""
+    def timed(self, start: float) -> Iterator[None]:
+        """Add the seconds since `start` (by `time.perf_counter`) to the run's total when the block ends or raises."""
         try:
             yield
         finally:
-            self.save_fact("seconds", (self.fact("seconds") or 0.0) + time.perf_counter() - began)
+            self.save_fact("seconds", (self.fact("seconds") or 0.0) + time.perf_counter() - start)

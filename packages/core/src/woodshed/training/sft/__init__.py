@@ -1,1 +1,1 @@
-"""The warm-up: supervised steps on finished conversations."""
+"""Supervised fine-tuning (SFT) of a policy on finished conversations, to start a run from."""

@@ -1,21 +1,21 @@
-"""The settings of a warm-up."""
+"""The settings of supervised fine-tuning."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from woodshed.training.config import _Settings
+from woodshed.training.config import Settings
 from woodshed.types import OptimizerSettings
 
 
-class SftConfig(_Settings):
-    """The numbers of a warm-up."""
+class SftConfig(Settings):
+    """The settings of supervised fine-tuning (SFT)."""
 
     epochs: int = Field(default=3, ge=1)
-    """Times that every conversation is learnt."""
+    """How many times every conversation is trained."""
     batch_size: int = Field(default=16, ge=1)
-    """Conversations of one optimizer step."""
+    """Conversations per optimizer step."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the scenarios (of a file: of its lines) whose loss is measured and never trained."""
+    """Share of scenarios (of lines, for a file) whose loss is measured and never trained."""
     optimizer: OptimizerSettings = OptimizerSettings()
     seed: int = 0

@@ -1,4 +1,4 @@
-"""What a warm-up learns from, out of a run: the rollouts its judge scored best, with the tokens that were sampled."""
+"""SFT examples from a run: the rollouts with the best scores, with the tokens that were sampled."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _BINS = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SftExample:
-    """One finished conversation to learn from: recorded calls, or messages that are still to be rendered."""
+    """One finished conversation to train on: recorded calls with tokens, or messages for the engine to render."""
 
     place: str
-    """Where it comes from, for an error message: `line 3`, or the rollout's id."""
+    """Where it comes from, for error messages: `line 3`, or the rollout's id."""
     scenario_id: str
-    """Lessons of one scenario are held out together."""
+    """All examples of one scenario are held out together."""
     calls: tuple[TokenCall, ...] = ()
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
 
     def imported(self, rollout_id: str, policy: str) -> ImportedConversation | ImportedSession:
-        """Return it as the engine takes it."""
+        """Return the example in the format the engine imports."""
         if self.calls:
             calls = tuple(c.model_copy(update={"call_id": f"{rollout_id}/{k}"}) for k, c in enumerate(self.calls))
             return ImportedSession(policy=policy, session=SealedSession(rollout_id=rollout_id, calls=calls))
@@ -48,15 +48,15 @@ class SftExample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """Which rollouts of a run are learnt."""
+    """Which rollouts of a run to train on."""
 
     min_score: float | None = None
-    """Lowest score; None takes any."""
+    """Lowest score, 0 to 1; None means any."""
     top: int | None = None
-    """How many of each group, best first, where its scores differ at all; None takes all above `min_score`."""
+    """Rollouts per group, best first, if its scores differ; None means 1, or all that reach `min_score` if set."""
 
     def __post_init__(self) -> None:
-        """Refuse what chooses nothing."""
+        """Refuse values that would select nothing."""
         if self.top is not None and self.top < 1:
             raise ConfigError(f"top is {self.top}; expected at least 1 rollout of each group")
         if self.min_score is not None and not 0 <= self.min_score <= 1:
@@ -67,16 +67,16 @@ class Choice:
         scores = sorted(judgement.scores, key=lambda s: -s.value)
         top = 1 if self.top is None and self.min_score is None else self.top
         if top is not None:
-            # Among equals there is no best: their order would be chance.
+            # With equal scores there is no best rollout: the order would be arbitrary.
             scores = scores[:top] if scores and scores[0].value > scores[-1].value else []
         return [s.rollout_id for s in scores if self.min_score is None or s.value >= self.min_score]
 
 
 def run_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings a run was begun with.
+    """Return the settings a run was started with.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder does not contain a run.
     """
     config = folder / "config.json"
     settings = json.loads(config.read_text()) if config.is_file() and (folder / "run.sqlite").is_file() else {}
@@ -89,18 +89,18 @@ def run_settings(folder: Path) -> dict[str, Any]:
 
 
 def examples_of_run(folder: Path, choice: Choice) -> list[SftExample]:
-    """Return the chosen rollouts of a run, those that read the same only once a scenario.
+    """Return the chosen rollouts of a run, without duplicates within a scenario.
 
     Raises:
-        ConfigError: the run has no scores, or none that is chosen; the message says which scores there are.
+        ConfigError: the run has no scores, or no rollout is chosen; the message shows the scores.
     """
     run_settings(folder)
     with closing(sqlite3.connect(folder / "run.sqlite")) as db:
         judgements = [j for j in _judgements(db) if j.error is None and j.scores]
         if not judgements:
             raise ConfigError(
-                f"the run in {str(folder)!r} has no scores: no group of its rollouts has been judged yet. Let it take "
-                "a step first, or give conversations as a .jsonl file"
+                f"the run in {str(folder)!r} has no scores: no group of its rollouts has been judged yet. Let it "
+                "finish a step first, or pass a .jsonl file of conversations"
             )
         chosen = [rollout_id for judgement in judgements for rollout_id in choice.of(judgement)]
         examples = [example for t in _trajectories(db, chosen) if (example := _example(t)) is not None]
@@ -113,7 +113,7 @@ def examples_of_run(folder: Path, choice: Choice) -> list[SftExample]:
 
 
 def _judgements(db: sqlite3.Connection) -> Iterator[Judgement]:
-    # Groups that were put aside have ids of their own; they are not the run's.
+    # Groups that were set aside are not part of the run any more.
     rows = db.execute("SELECT body FROM judgements WHERE group_id NOT LIKE 'aside-%' ORDER BY group_id")
     return (Judgement.model_validate_json(body) for (body,) in rows)
 
@@ -125,8 +125,8 @@ def _trajectories(db: sqlite3.Connection, rollout_ids: Sequence[str]) -> Iterato
 
 
 def _example(trajectory: Trajectory) -> SftExample | None:
-    """Return a rollout's usable calls; None where it failed or has none."""
-    calls = tuple(_as_given(call) for call in trajectory.calls if _is_whole(call))
+    """Return a rollout's usable calls as an example; None if it failed or has none."""
+    calls = tuple(_for_sft(call) for call in trajectory.calls if _is_whole(call))
     if trajectory.status != "completed" or not calls:
         return None
     return SftExample(place=f"rollout {trajectory.rollout_id}", scenario_id=trajectory.scenario_id, calls=calls)
@@ -141,15 +141,15 @@ def _finished(tokens: TokenCall) -> list[Completion]:
     return [c for c in tokens.completions if c.token_ids and c.finish_reason != "length"]
 
 
-def _as_given(call: ModelCall) -> TokenCall:
-    """Return a call as text to learn: at temperature 1, whatever sampled it and however.
+def _for_sft(call: ModelCall) -> TokenCall:
+    """Return a call as a training example at temperature 1, however it was sampled.
 
-    Log-probabilities that are not those of the policy itself at temperature 1 get no version of the weights.
+    If its log-probabilities are not the policy's at temperature 1, the weight versions are set to unknown.
     """
     tokens = call.tokens
-    are_own = not tokens.constrained and tokens.sampling.get("temperature", 1.0) == 1.0
+    comparable = not tokens.constrained and tokens.sampling.get("temperature", 1.0) == 1.0
     finished = tuple(
-        c if are_own else c.model_copy(update={"weight_versions": (UNKNOWN_VERSION,) * len(c.token_ids)})
+        c if comparable else c.model_copy(update={"weight_versions": (UNKNOWN_VERSION,) * len(c.token_ids)})
         for c in _finished(tokens)
     )
     return tokens.model_copy(update={"completions": finished, "sampling": {"temperature": 1.0}, "constrained": False})
@@ -160,12 +160,12 @@ def _tokens(calls: Sequence[TokenCall]) -> tuple[tuple[int, ...], ...]:
 
 
 def _spread(judgements: Sequence[Judgement]) -> str:
-    """Return how many scores lie where, in words."""
+    """Return the distribution of scores as text."""
     values = [s.value for j in judgements for s in j.scores]
     counts = [0] * _BINS
     for value in values:
         counts[min(_BINS - 1, max(0, int(value * _BINS)))] += 1
-    said = ", ".join(f"{n} in {k / _BINS:.1f}-{(k + 1) / _BINS:.1f}" for k, n in enumerate(counts) if n)
+    bins = ", ".join(f"{n} in {k / _BINS:.1f}-{(k + 1) / _BINS:.1f}" for k, n in enumerate(counts) if n)
     flat = sum(len({s.value for s in j.scores}) == 1 for j in judgements)
     equal = f"; {flat} of {len(judgements)} groups have equal scores" if flat else ""
-    return f"{len(values)} from {min(values):.2f} to {max(values):.2f} ({said}{equal})"
+    return f"{len(values)} from {min(values):.2f} to {max(values):.2f} ({bins}{equal})"

@@ -1,4 +1,4 @@
-"""What a person sees while a warm-up goes on: one live line, one printed line an epoch."""
+"""Terminal output of SFT: one live progress line, and one printed line per epoch."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from woodshed.training.sft.summary import SftSummary
 
 
 class SftProgress(RunProgress):
-    """A warm-up's progress on the terminal; plain lines where there is none."""
+    """The progress of SFT on the terminal; plain lines if the output is not a terminal."""
 
     def __init__(self, *, folder: Path, epochs: int, console: Console | None = None) -> None:
-        """Nothing is shown before the block is entered."""
+        """Prepare; nothing is shown before the block is entered."""
         super().__init__(folder=folder, steps=epochs, console=console)
 
-    def importing(self, total: int) -> None:
-        """Begin to hand conversations to the engine."""
+    def import_started(self, total: int) -> None:
+        """Show that conversations are being imported into the engine."""
         self._bars.reset(self._task, description="rendering conversations", total=total)
 
-    def epoch(self, epoch: int, batches: int) -> None:
-        """Begin an epoch."""
+    def epoch_started(self, epoch: int, batches: int) -> None:
+        """Show that an epoch has started."""
         self._bars.reset(self._task, description=f"epoch {epoch + 1}/{self._steps}", total=batches)
 
-    def learnt(self, epoch: int, loss: float, rows: Sequence[dict[str, Any]], held_out: float | None) -> None:
-        """End an epoch."""
+    def epoch_done(self, epoch: int, loss: float, rows: Sequence[dict[str, Any]], held_out: float | None) -> None:
+        """Print the result of an epoch."""
         tokens = sum(row["trained_tokens"] for row in rows)
         measured = "" if held_out is None else f"  held-out loss [bold]{held_out:.4f}[/]"
         size = f"{len(rows)} steps, {tokens:.0f} tokens"
         self._console.print(f"epoch {epoch + 1}/{self._steps}  loss [bold]{loss:.4f}[/]{measured}  {size}")
 
     def measured_before(self, held_out: float | None) -> None:
-        """Say where the held-out loss starts."""
+        """Print the held-out loss before training, in nats per token."""
         if held_out is not None:
             self._console.print(f"held-out loss before: [bold]{held_out:.4f}[/]")
 
     def finished(self, summary: SftSummary) -> None:
-        """Print the warm-up's outcome, and what comes next."""
+        """Print the outcome and how to start a run from it."""
         self._console.print(
-            f"learnt {summary.conversations} conversations in {summary.seconds:.0f} s; figures: "
+            f"trained on {summary.conversations} conversations in {summary.seconds:.0f} s; figures: "
             f"{self._folder / 'summary.json'}"
         )
         self._console.print(f"start a run from it: woodshed.Policy({summary.model!r}, adapter={summary.adapter!r})")

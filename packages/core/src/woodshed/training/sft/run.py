@@ -1,4 +1,4 @@
-"""A warm-up: supervised steps on finished conversations, whose adapter a later run starts from."""
+"""Supervised fine-tuning on finished conversations; a later run can start from its adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import ConfigError
 from woodshed.training.config import Policy
 from woodshed.training.run.folder import run_folder
-from woodshed.training.run.initial_adapter import starting_adapter
+from woodshed.training.run.initial_adapter import initial_adapter
 from woodshed.training.run.store import RunStore
 from woodshed.training.sft.config import SftConfig
 from woodshed.training.sft.conversation_file import examples_of_file
@@ -27,19 +27,19 @@ from woodshed.training.sft.trainer import SftTrainer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SftRun:
-    """A finished warm-up."""
+    """A finished SFT."""
 
     folder: Path
     adapter: str
-    """What `Policy(adapter=...)` takes."""
+    """Folder of the LoRA, for `Policy(adapter=...)`."""
     summary: SftSummary
     history: tuple[dict[str, Any], ...]
-    """One row an optimizer step."""
+    """One row per optimizer step."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmUp:
-    """Everything a warm-up needs; `.run()` starts it or goes on where it was cut."""
+class SftTraining:
+    """Everything SFT needs. `.run()` starts it, or resumes it after an interruption."""
 
     source: Path
     policy: Policy
@@ -50,7 +50,7 @@ class WarmUp:
     fresh: bool = False
 
     def run(self) -> SftRun:
-        """Train, and return when the warm-up is finished."""
+        """Train, and return when finished."""
         return asyncio.run(sft_async(self))
 
 
@@ -66,70 +66,74 @@ def sft(
     config: SftConfig | None = None,
     **settings: Any,
 ) -> SftRun:
-    """Teach a policy finished conversations, token by token, and return the LoRA that a run can start from.
+    """Fine-tune a policy on finished conversations and return the LoRA that a run can start from.
 
-    Called again after a crash or Ctrl-C with the same arguments it goes on where it was.
+    Called again with the same arguments after a crash or Ctrl-C, it resumes.
 
     Example:
-        `warm = woodshed.sft("runs/support", min_score=0.8)`, then `woodshed.Policy(model, adapter=warm.adapter)`.
+        `tuned = woodshed.sft("runs/support", min_score=0.8)`, then `woodshed.Policy(model, adapter=tuned.adapter)`.
 
     Args:
-        source: folder of an `woodshed train` run, of which the best rollouts are learnt; or a `.jsonl` file of
-            conversations, of which every assistant message is.
-        policy: the policy, or its model's name; a run's own where `source` is a run.
-        min_score: lowest judge's score of a rollout that is learnt.
-        top: rollouts learnt of each group whose scores differ; 1 where neither is given.
+        source: folder of a `woodshed train` run, whose best rollouts are trained on; or a `.jsonl` file of
+            conversations, whose assistant messages all are.
+        policy: the policy, or its model's name; by default that of the run, if `source` is a run.
+        min_score: lowest score of a rollout to train on.
+        top: best rollouts of each group whose scores differ; 1 if neither `top` nor `min_score` is given.
         engine: where the policy is served and trained; `Engine.local()` by default.
-        run_dir: folder of the warm-up; `runs/sft` by default.
-        fresh: set an unfinished warm-up in that folder aside.
-        config: all numbers at once, in place of `settings`.
+        run_dir: folder of this SFT; `runs/sft` by default.
+        fresh: start anew; an unfinished SFT in that folder is renamed.
+        config: all settings at once, instead of `settings`.
         **settings: fields of `SftConfig`.
 
     Raises:
-        ConfigError: something cannot be learnt; names the line of a file, or says which scores a run has.
-        EngineError: the engine could not be started or reached, or a step could not be taken.
+        ConfigError: an example cannot be used; the message names the line of a file, or shows the scores of a run.
+        EngineError: the engine could not be started or reached, or a step failed.
     """
     if config is not None and settings:
         raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
-    return warm_up(
+    return sft_training(
         source, policy=policy, choice=Choice(min_score=min_score, top=top), engine=engine or Engine.local(),
         config=config or SftConfig(**settings), run_dir=run_dir, fresh=fresh,
     ).run()  # fmt: skip
 
 
-def warm_up(source: Path | str, *, policy: Policy | str | None, **parts: Any) -> WarmUp:
-    """Return a warm-up with its policy: the one given, or the run's own."""
+def sft_training(source: Path | str, *, policy: Policy | str | None, **parts: Any) -> SftTraining:
+    """Return the training for `source` with its policy: the one given, or the run's own."""
     source = Path(source)
-    named = Policy(policy) if isinstance(policy, str) else policy
+    given = Policy(policy) if isinstance(policy, str) else policy
     if _is_file(source):
-        if named is None:
-            raise ConfigError(f"{str(source)!r} is a file of conversations, which names no model; name it: policy=…")
-        return WarmUp(source=source, policy=named, **parts)
+        if given is None:
+            raise ConfigError(f"{str(source)!r} is a file of conversations, which names no model; pass policy=…")
+        return SftTraining(source=source, policy=given, **parts)
     own = Policy(**run_settings(source)["policy"])
-    if named is not None and named.model != own.model:
+    if given is not None and given.model != own.model:
         raise ConfigError(
-            f"the run in {str(source)!r} trained {own.model!r}, and {named.model!r} is asked for: its rollouts are "
-            "tokens of its own model. Leave the model out, or give conversations as a .jsonl file"
+            f"the run in {str(source)!r} trained {own.model!r}, and {given.model!r} is asked for: its rollouts are "
+            "tokens of its own model. Leave the model out, or pass a .jsonl file of conversations"
         )
-    return WarmUp(source=source, policy=own if isinstance(policy, str) or named is None else named, **parts)
+    return SftTraining(source=source, policy=own if isinstance(policy, str) or given is None else given, **parts)
 
 
 def _is_file(source: Path) -> bool:
     return source.is_file() or source.suffix == ".jsonl"
 
 
-async def sft_async(warm: WarmUp) -> SftRun:
-    """Run a warm-up inside an event loop that is already there; see `sft`."""
-    examples = examples_of_file(warm.source) if _is_file(warm.source) else examples_of_run(warm.source, warm.choice)
-    held = _held_out(examples, warm.config)
-    adapter = starting_adapter(warm.policy, warm.engine)
-    with run_folder(warm.run_dir, name="sft", fresh=warm.fresh) as folder:
+async def sft_async(training: SftTraining) -> SftRun:
+    """Run SFT inside an existing event loop; see `sft`."""
+    examples = (
+        examples_of_file(training.source)
+        if _is_file(training.source)
+        else examples_of_run(training.source, training.choice)
+    )
+    held = held_out_examples(examples, training.config)
+    adapter = initial_adapter(training.policy, training.engine)
+    with run_folder(training.run_dir, name="sft", fresh=training.fresh) as folder:
         store = RunStore(folder)
         try:
-            _forget_unbegun(store)
-            store.claim(_identity(warm, examples))
-            with SftProgress(folder=folder, epochs=warm.config.epochs) as progress:
-                summary = await _learnt(warm, examples, held, adapter, store, progress)
+            _discard_unstarted(store)
+            store.claim(_identity(training, examples))
+            with SftProgress(folder=folder, epochs=training.config.epochs) as progress:
+                summary = await _trained(training, examples, held, adapter, store, progress)
                 progress.finished(summary)
             history = tuple(store.history())
         finally:
@@ -137,54 +141,59 @@ async def sft_async(warm: WarmUp) -> SftRun:
     return SftRun(folder=folder, adapter=summary.adapter, summary=summary, history=history)
 
 
-async def _learnt(
-    warm: WarmUp,
+async def _trained(
+    training: SftTraining,
     examples: Sequence[SftExample],
     held: frozenset[int],
     adapter: str | None,
     store: RunStore,
     progress: SftProgress,
 ) -> SftSummary:
-    began = time.perf_counter()
+    start = time.perf_counter()
     home = store.folder / "engine"
-    async with warm.engine.running([warm.policy.served()], home=home, progress=progress.engine) as client:
+    async with training.engine.running([training.policy.served()], home=home, progress=progress.engine) as client:
         trainer = SftTrainer(
-            client=client, store=store, policy=warm.policy, config=warm.config, source=warm.source, progress=progress
+            client=client,
+            store=store,
+            policy=training.policy,
+            config=training.config,
+            source=training.source,
+            progress=progress,
         )
-        with store.timed(began):
+        with store.timed(start):
             await trainer.import_examples(examples)
             await trainer.open(adapter)
-            await trainer.learn([k for k in range(len(examples)) if k not in held], sorted(held))
+            await trainer.train([k for k in range(len(examples)) if k not in held], sorted(held))
         return await trainer.finish(examples, held)
 
 
-def _forget_unbegun(store: RunStore) -> None:
-    """Let a warm-up that took no step, such as one whose file was refused, be begun with other settings."""
+def _discard_unstarted(store: RunStore) -> None:
+    """Let an SFT that took no step, such as one whose file was refused, start again with other settings."""
     if not store.history():
         (store.folder / "config.json").unlink(missing_ok=True)
         for name in ("run_id", "tokens", "held out before"):
             store.save_fact(name, None)
 
 
-def _identity(warm: WarmUp, examples: Sequence[SftExample]) -> dict[str, Any]:
-    """Return what a warm-up must have again to be gone on with."""
+def _identity(training: SftTraining, examples: Sequence[SftExample]) -> dict[str, Any]:
+    """Return the settings and data that must be unchanged to resume."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr((example.scenario_id, example.messages, example.tools)).encode())
         digest.update(repr([(c.prompt_ids, [m.token_ids for m in c.completions]) for c in example.calls]).encode())
     return {
-        "policy": warm.policy.model_dump(mode="json"),
-        "sft": warm.config.model_dump(mode="json"),
-        "source": str(warm.source),
+        "policy": training.policy.model_dump(mode="json"),
+        "sft": training.config.model_dump(mode="json"),
+        "source": str(training.source),
         "conversations": digest.hexdigest(),
     }
 
 
-def _held_out(examples: Sequence[SftExample], config: SftConfig) -> frozenset[int]:
-    """Return the examples that are measured and not learnt: whole scenarios, drawn by the seed.
+def held_out_examples(examples: Sequence[SftExample], config: SftConfig) -> frozenset[int]:
+    """Return the indices of held-out examples: whole scenarios, drawn with the seed.
 
     Raises:
-        ConfigError: the share leaves nothing to learn, or nothing to measure.
+        ConfigError: the share leaves nothing to train on, or nothing to measure.
     """
     if not config.held_out:
         return frozenset()
@@ -193,7 +202,7 @@ def _held_out(examples: Sequence[SftExample], config: SftConfig) -> frozenset[in
     if not 0 < count < len(scenarios):
         raise ConfigError(
             f"held_out is {config.held_out} of {len(scenarios)} scenarios, which is {count}; expected a share that "
-            "leaves at least one to measure and one to learn"
+            "leaves at least one to measure and one to train on"
         )
     chosen = set(random.Random(f"{config.seed}/held out").sample(scenarios, count))
     return frozenset(k for k, example in enumerate(examples) if example.scenario_id in chosen)

@@ -1,4 +1,4 @@
-"""The figures of a finished warm-up."""
+"""The figures of a finished SFT."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from woodshed.types import Record
 
 
 class SftSummary(Record):
-    """The figures of one warm-up."""
+    """The figures of one SFT."""
 
     conversations: int
     held_out: int
     tokens: int
-    """Tokens that were learnt, in one epoch."""
+    """Trained tokens per epoch."""
     steps: int
     loss_first: float
-    """Mean negative log-likelihood of a token in nats, over the first epoch; each step's before it is taken."""
+    """Mean negative log-likelihood in nats per token over the first epoch, each step before its update."""
     loss_last: float
     held_out_before: float | None = None
     held_out_after: float | None = None
     seconds: float
     model: str
     adapter: str
-    """Folder of the LoRA; on the engine's machine, where that is another one."""
+    """Folder of the LoRA; on the engine's machine if that is a different one."""

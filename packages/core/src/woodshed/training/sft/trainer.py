@@ -1,4 +1,4 @@
-"""The steps of a warm-up on an engine that runs: conversations given, epochs, held-out loss, the adapter at the end."""
+"""SFT on a running engine: import conversations, train epochs, measure held-out loss, copy the adapter."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from woodshed.types import (
     WeightedRollout,
 )
 
-_SENT_AT_ONCE = 16
+_CONCURRENT_IMPORTS = 16
 _REFUSALS_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SftTrainer:
-    """A warm-up on an engine that runs."""
+    """SFT on a running engine."""
 
     client: EngineClient
     store: RunStore
@@ -49,7 +49,7 @@ class SftTrainer:
         return self.policy.served().name
 
     async def open(self, adapter: str | None) -> None:
-        """Open the policy, from the adapter it starts from or from the base model."""
+        """Open the policy, starting from `adapter` or from the base model."""
         policy, config = self.policy, self.config
         await self.client.open_policy(
             OpenPolicy(
@@ -59,23 +59,23 @@ class SftTrainer:
         )  # fmt: skip
 
     async def import_examples(self, examples: Sequence[SftExample]) -> None:
-        """Hand the conversations to the engine, once.
+        """Import the conversations into the engine, unless that was done before.
 
         Raises:
-            ConfigError: some cannot be learnt by this model; names their places.
+            ConfigError: some cannot be used with this model; the message names them.
         """
         if self.store.fact("tokens") is not None:
             return
-        self.progress.importing(len(examples))
-        at_once = asyncio.Semaphore(_SENT_AT_ONCE)
+        self.progress.import_started(len(examples))
+        semaphore = asyncio.Semaphore(_CONCURRENT_IMPORTS)
 
         async def one(number: int, example: SftExample) -> int | str:
-            async with at_once:
+            async with semaphore:
                 try:
                     imported = await self.client.import_session(example.imported(self._rollout_id(number), self.name))
                 except RequestRefused as refused:
                     return f"{example.place}: {refused}"
-            self.progress.counted()
+            self.progress.advance()
             return imported.tokens
 
         async with asyncio.TaskGroup() as tasks:
@@ -84,46 +84,46 @@ class SftTrainer:
         if refused := [r for r in results if isinstance(r, str)]:
             more = f"\n… and {len(refused) - _REFUSALS_SHOWN} more" if len(refused) > _REFUSALS_SHOWN else ""
             raise ConfigError(
-                f"{len(refused)} of {len(examples)} conversations in {str(self.source)!r} cannot be learnt as "
-                f"{self.policy.model!r} would write them:\n" + "\n".join(refused[:_REFUSALS_SHOWN]) + more
+                f"{len(refused)} of {len(examples)} conversations in {str(self.source)!r} cannot be trained with "
+                f"the chat template of {self.policy.model!r}:\n" + "\n".join(refused[:_REFUSALS_SHOWN]) + more
             )
         self.store.save_fact("tokens", [r for r in results if not isinstance(r, str)])
 
-    async def learn(self, learnt: Sequence[int], held: Sequence[int]) -> None:
-        """Take every step that was not taken yet, and measure the held-out loss before the first and after each epoch.
+    async def train(self, training: Sequence[int], held: Sequence[int]) -> None:
+        """Take every remaining step, and measure the held-out loss before the first step and after each epoch.
 
-        A held-out loss that was measured stays; it would be the same, and the weights may be past it.
+        A held-out loss that was saved is not measured again: the weights may have moved on since.
         """
         config = self.config
-        await self._check_base(learnt[: config.batch_size])
+        await self._check_base(training[: config.batch_size])
         self.progress.measured_before(await self._measure("before", held))
-        batches = -(-len(learnt) // config.batch_size)
+        batches = -(-len(training) // config.batch_size)
         for epoch in range(config.epochs):
-            self.progress.epoch(epoch, batches)
-            order = random.Random(f"{config.seed}/{epoch}").sample(list(learnt), len(learnt))
-            for place in range(batches):
-                await self._step(epoch, place, order[place * config.batch_size : (place + 1) * config.batch_size])
-                self.progress.counted()
+            self.progress.epoch_started(epoch, batches)
+            order = random.Random(f"{config.seed}/{epoch}").sample(list(training), len(training))
+            for batch in range(batches):
+                await self._step(epoch, batch, order[batch * config.batch_size : (batch + 1) * config.batch_size])
+                self.progress.advance()
             rows = [row for row in self.store.history() if row["epoch"] == epoch]
-            self.progress.learnt(epoch, mean_loss(rows), rows, await self._measure(f"epoch {epoch}", held))
+            self.progress.epoch_done(epoch, mean_loss(rows), rows, await self._measure(f"epoch {epoch}", held))
 
     async def _check_base(self, examples: Sequence[int]) -> None:
-        """Refuse rollouts that another model sampled under the same name; once, while the weights are still its own."""
+        """Refuse rollouts sampled by a different model of the same name; checked before the first step."""
         if self.store.history():
             return
         limits = LossSettings()
-        figures = (await self._ask("base", examples, "evaluate")).metrics
-        if (away := figures.get("logprob_drift_fresh", 0.0)) > limits.drift_stop:
+        figures = (await self._request_step("base", examples, "evaluate")).metrics
+        if (drift := figures.get("logprob_drift_fresh", 0.0)) > limits.drift_stop:
             raise ConfigError(
                 f"the run in {str(self.source)!r} was not sampled by the {self.policy.model!r} of today: its "
-                f"first rollouts' log-probabilities are {away:.3g} nats a token away. Has the model, or its tokenizer, "
-                "been replaced since? Give the model it was made with"
+                f"first rollouts' log-probabilities are {drift:.3g} nats per token away. Has the model, or its "
+                "tokenizer, been replaced since? Use the model it was made with"
             )
 
     async def finish(self, examples: Sequence[SftExample], held: frozenset[int]) -> SftSummary:
-        """Copy the adapter into the warm-up's folder, and write its figures."""
-        place = Path((await self.client.adapter(self.name)).path)
-        adapter = _copied(place, self.store.folder / "adapter") if place.is_dir() else place
+        """Copy the adapter into the folder of this SFT, and write its summary."""
+        path = Path((await self.client.adapter(self.name)).path)
+        adapter = _copied(path, self.store.folder / "adapter") if path.is_dir() else path
         history, epochs, tokens = self.store.history(), self.config.epochs, self.store.fact("tokens")
         summary = SftSummary(
             conversations=len(examples) - len(held),
@@ -143,27 +143,29 @@ class SftTrainer:
         self.store.save_fact("finished", True)
         return summary
 
-    async def _step(self, epoch: int, place: int, examples: Sequence[int]) -> None:
-        step_id = f"epoch-{epoch:03d}-step-{place:05d}"
+    async def _step(self, epoch: int, batch: int, examples: Sequence[int]) -> None:
+        step_id = f"epoch-{epoch:03d}-step-{batch:05d}"
         if self.store.step(step_id) is not None:
             return
-        report = await self._ask(step_id, examples, "supervised")
+        report = await self._request_step(step_id, examples, "supervised")
         figures = {name: report.metrics[name] for name in ("nll", "trained_tokens", "grad_norm", "learning_rate")}
         step = len(self.store.history())
         row = {"step": step, "epoch": epoch, "version": report.version, **figures}
         self.store.save_step(step, report, row)
 
     async def _measure(self, name: str, held: Sequence[int]) -> float | None:
-        """Return the held-out loss of the policy as it is, in nats a token."""
-        if not held or (known := self.store.fact(f"held out {name}")) is not None:
-            return known if held else None
+        """Return the held-out loss of the current policy, in nats per token."""
+        if not held or (saved := self.store.fact(f"held out {name}")) is not None:
+            return saved if held else None
         size, rows = self.config.batch_size, []
         for start in range(0, len(held), size):
-            rows.append((await self._ask(f"held out {name}/{start}", held[start : start + size], "evaluate")).metrics)
+            rows.append(
+                (await self._request_step(f"held out {name}/{start}", held[start : start + size], "evaluate")).metrics
+            )
         self.store.save_fact(f"held out {name}", loss := mean_loss(rows))
         return loss
 
-    async def _ask(self, step_id: str, examples: Sequence[int], objective: Objective) -> StepReport:
+    async def _request_step(self, step_id: str, examples: Sequence[int], objective: Objective) -> StepReport:
         rollouts = tuple(WeightedRollout(rollout_id=self._rollout_id(k), advantage=1.0) for k in examples)
         return await self.client.step(self.name, StepRequest(step_id=step_id, rollouts=rollouts, objective=objective))
 
@@ -172,16 +174,16 @@ class SftTrainer:
 
 
 def mean_loss(rows: Sequence[dict[str, Any]]) -> float:
-    """Return the mean negative log-likelihood of a token over several batches."""
+    """Return the mean negative log-likelihood in nats per token over several batches."""
     tokens = sum(row["trained_tokens"] for row in rows)
     return float(sum(row["nll"] * row["trained_tokens"] for row in rows) / tokens)
 
 
 def _copied(adapter: Path, target: Path) -> Path:
-    """Copy an adapter, whole or not at all, and return where it is."""
-    aside = target.with_name(f".{target.name}")
-    for stale in (aside, target):
+    """Copy an adapter folder atomically and return the path of the copy."""
+    temporary = target.with_name(f".{target.name}")
+    for stale in (temporary, target):
         shutil.rmtree(stale, ignore_errors=True)
-    shutil.copytree(adapter, aside)
-    aside.rename(target)
+    shutil.copytree(adapter, temporary)
+    temporary.rename(target)
     return target.absolute()

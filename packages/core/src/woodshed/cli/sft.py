@@ -1,4 +1,4 @@
-"""`woodshed sft`: arguments → a warm-up."""
+"""`woodshed sft`: command-line arguments → an SFT training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.training.config import Policy
 from woodshed.training.sft.config import SftConfig
 from woodshed.training.sft.dataset import Choice
-from woodshed.training.sft.run import WarmUp, warm_up
+from woodshed.training.sft.run import SftTraining, sft_training
 from woodshed.types import LoraSettings, OptimizerSettings
 
 
 def engine_at(url: str | None, api_key: str | None) -> LocalEngine | ConnectedEngine:
-    """Return the engine at an address, or one that is started here."""
+    """Return the engine at `url`, or a local one."""
     return Engine.local() if url is None else Engine.connect(url, api_key=api_key)
 
 
@@ -30,13 +30,15 @@ def build(
     run_dir: Path | None,
     fresh: bool,
     learning_rate: float,
-    **numbers: Any,
-) -> WarmUp:
-    """Return the warm-up that a command line describes."""
-    config = SftConfig(optimizer=OptimizerSettings(learning_rate=learning_rate), **numbers)
-    warm = warm_up(source, policy=model, choice=choice, engine=engine, config=config, run_dir=run_dir, fresh=fresh)
+    **settings: Any,
+) -> SftTraining:
+    """Return the SFT training that the command-line arguments describe."""
+    config = SftConfig(optimizer=OptimizerSettings(learning_rate=learning_rate), **settings)
+    training = sft_training(
+        source, policy=model, choice=choice, engine=engine, config=config, run_dir=run_dir, fresh=fresh
+    )
     changes: dict[str, Any] = {"max_model_len": max_model_len} if max_model_len is not None else {}
     if rank is not None:
         changes["lora"] = LoraSettings(rank=rank, alpha=2.0 * rank)
-    policy = Policy(**{**warm.policy.model_dump(), **changes})
-    return replace(warm, policy=policy)
+    policy = Policy(**{**training.policy.model_dump(), **changes})
+    return replace(training, policy=policy)

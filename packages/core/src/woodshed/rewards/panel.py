@@ -1,0 +1,84 @@
+"""Several judges → one verdict: the median of a panel, and a second judge when the first is not consistent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from woodshed.errors import JudgeError
+from woodshed.rewards.aggregate import JudgeScores, panel_scores
+from woodshed.rewards.budget import Bill
+from woodshed.rewards.chunks import chunk_size, judge_in_chunks
+from woodshed.rewards.judge_runner import JudgeRunner, content_rng
+from woodshed.rewards.prompt import PromptSettings, transcripts
+from woodshed.types import Trajectory
+
+_log = logging.getLogger("woodshed.rewards")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgePanel:
+    """One judge or more, and how a group is divided into requests."""
+
+    judges: tuple[JudgeRunner, ...]
+    escalate_to: JudgeRunner | None
+    """Judge whose verdict replaces the panel's if its consistency is below `escalate_below`."""
+    escalate_below: float
+    prompt_settings: PromptSettings
+    max_attempts: int
+    """Largest number of attempts in one request."""
+    window_chars: int | None
+    """Longest text of one request, in characters; None means no limit."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The names of all judges, joined by ` + `."""
+        return " + ".join(judge.name for judge in self.judges)
+
+    async def judge(self, attempts: Sequence[Trajectory], bill: Bill) -> tuple[str, JudgeScores]:
+        """Return the name of the judges whose verdict counts, and their scores in the order of `attempts`.
+
+        Raises:
+            JudgeError: half of the panel or more gave no usable verdict, or the attempts do not fit the window.
+            CostCeilingError: the next request would exceed the run's cost ceiling.
+        """
+        name, scores = await self._all_judges(attempts, bill)
+        if self.escalate_to is None or scores.consistency is None or scores.consistency >= self.escalate_below:
+            return name, scores
+        _log.info(
+            "judge %r ranks only %.0f %% of the attempt pairs consistently; asking %r instead",
+            name, 100 * scores.consistency, self.escalate_to.name,
+        )  # fmt: skip
+        return self.escalate_to.name, await self._one_judge(self.escalate_to, attempts, bill)
+
+    async def _all_judges(self, attempts: Sequence[Trajectory], bill: Bill) -> tuple[str, JudgeScores]:
+        """Return the median over the judges that succeed, as long as they are more than half."""
+        results = await asyncio.gather(
+            *(self._one_judge(judge, attempts, bill) for judge in self.judges), return_exceptions=True
+        )
+        for error in results:
+            if isinstance(error, BaseException) and not isinstance(error, JudgeError):
+                raise error
+        usable = {j.name: r for j, r in zip(self.judges, results, strict=True) if isinstance(r, JudgeScores)}
+        failed = [error for error in results if isinstance(error, JudgeError)]
+        if len(failed) * 2 >= len(results):
+            raise failed[0]
+        for error in failed:
+            _log.warning("a judge of the panel failed and is left out for one group: %s", error)
+        return " + ".join(usable), panel_scores(list(usable.values()))
+
+    async def _one_judge(self, judge: JudgeRunner, attempts: Sequence[Trajectory], bill: Bill) -> JudgeScores:
+        """Return one judge's scores of all attempts, in chunks if they do not fit one request."""
+        texts = transcripts(attempts, self.prompt_settings)
+        size = chunk_size(
+            [len(text) for text in texts.attempts], len(texts.shared),
+            max_attempts=self.max_attempts, window=self.window_chars,
+        )  # fmt: skip
+        if len(attempts) <= size:
+            return await judge.judge(attempts, bill)
+        rng = content_rng(attempts, self.prompt_settings, self.seed)
+        order = rng.sample(range(len(attempts)), len(attempts))
+        return await judge_in_chunks(order, size, lambda chunk: judge.judge([attempts[i] for i in chunk], bill))
