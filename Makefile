@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-mcp test check format lint imports types bench bench-train bench-judge oracle tiny-models lock dist clean test-matrix contract
+.PHONY: help install engine demo demo-mcp test test-quick check format lint imports types bench bench-train bench-judge oracle tiny-models lock dist clean test-matrix contract
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n):
 test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM. Files that take longest go first.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/real_engine packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
 	@.engine/bin/python -m pytest packages/core/tests/engine_env packages/core/tests/real_engine
+
+test-quick: install ## Run the tests that need no engine and no torch (under three minutes).
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not slow" packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine --ignore tests/real_engine
 
 # Both ends of each adapter's declared range, each in an environment of its own; with the contract, but for the row
 # with a trainer.
