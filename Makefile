@@ -42,7 +42,7 @@ demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n):
 	@$(BIN)/python -m woodshed_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)
 
 test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM. Files that take longest go first.
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/real_engine packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
 	@.engine/bin/python -m pytest packages/core/tests/engine_env packages/core/tests/real_engine
 
 test-quick: install ## Run the tests that need no engine and no torch (under three minutes).

@@ -31,13 +31,19 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what cannot run without the engine environment."""
+    """Mark what cannot run without the engine environment; bring the files that take longest to the front.
+
+    Two workers take a file each (`--dist loadfile`), and pytest orders overlapping arguments by itself.
+    """
     conformance = sys.modules.get("woodshed.testing.conformance.rows")
     for item in items:
         owner = getattr(item, "cls", None)
         is_row = conformance is not None and owner is not None and issubclass(owner, conformance.CoreRows)
         if is_row or "needs_engine" in getattr(item, "fixturenames", ()):
             item.add_marker("engine")
+    with_engine = {item.path for item in items if item.get_closest_marker("engine")}
+    # Those that train a real model take minutes, the others with an engine about one.
+    items.sort(key=lambda item: (item.path not in with_engine, "real_engine" not in item.path.parts))
 
 
 @pytest.fixture(scope="session")
