@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 
-from report import PAGE, ROWS, Cell, read_cells, table
+from report import HELD_ONCE, PAGE, ROWS, Cell, read_cells, table, with_core
 
-from woodshed.testing.conformance import Conformance
+from woodshed.testing.conformance import Conformance, CoreConformance
 from woodshed.testing.conformance.rows import ROW
 
 CASE = '<testcase name="test_row_{row:02}_x">{body}</testcase>'
@@ -20,11 +20,28 @@ def skipped(reason: str) -> str:
     return f'<skipped message="{reason}"/>'
 
 
-def test_every_row_of_the_contract_has_a_test_and_every_test_a_row() -> None:
-    names = [name for name, _ in inspect.getmembers(Conformance, inspect.isfunction) if name.startswith("test_")]
+def rows_of(contract: type) -> set[int]:
+    names = [name for name, _ in inspect.getmembers(contract, inspect.isfunction) if name.startswith("test_")]
+    rows = [ROW.match(name) for name in names]
+    assert all(rows), names
+    return {int(row[1]) for row in rows if row}
 
-    assert {int(found[1]) for name in names if (found := ROW.match(name))} == set(ROWS) == set(range(1, 23))
-    assert all(ROW.match(name) for name in names)
+
+def test_every_row_is_held_by_each_adapter_or_once_for_all() -> None:
+    assert rows_of(CoreConformance) == set(HELD_ONCE)
+    assert rows_of(Conformance) == set(ROWS) - set(HELD_ONCE)
+    assert set(ROWS) == set(range(1, 23))
+
+
+def test_a_row_held_once_counts_for_every_adapter_and_says_so() -> None:
+    core = read_cells(junit((14, ""), (15, "<failure/>"), (1, "")))
+    column = with_core(read_cells(junit((1, "<failure/>"), (14, "<failure/>"))), core)
+    lines = table({"A": column}).splitlines()[1:]
+
+    assert [column[row].is_kept for row in (1, 14, 15, 17)] == [False, True, False, False]
+    assert lines[14].endswith("| pass (1), once for all |")
+    assert lines[15].endswith("| **fail** (1 of 1), once for all |")
+    assert lines[17].endswith("| **missing**, once for all |")
 
 
 def test_a_row_passes_only_if_all_its_checks_do() -> None:

@@ -22,6 +22,7 @@ import pytest_asyncio
 
 import woodshed
 from woodshed.engine import EngineClient
+from woodshed.testing.waiting import eventually
 from woodshed.training.run.store import RunStore
 from woodshed_tiny_world import policy_path
 
@@ -110,9 +111,8 @@ class Slow(woodshed.FunctionReward):
 
     async def judge_group(self, trajectories: Sequence[woodshed.Trajectory]) -> woodshed.Judgement:
         step = int(_slots(self.database)[trajectories[0].rollout_id].split("/")[0])
-        async with asyncio.timeout(120):
-            while len(self.answered) < min(8 * (step + 1) + 1, 24):
-                await asyncio.sleep(0.02)
+        wanted = min(8 * (step + 1) + 1, 24)
+        await eventually(lambda: len(self.answered) >= wanted, f"{wanted} calls are answered", 120)
         return await super().judge_group(trajectories)
 
 
@@ -150,9 +150,8 @@ class Stuck(woodshed.FunctionReward):
         return "reward"
 
     async def judge_group(self, trajectories: Sequence[woodshed.Trajectory]) -> woodshed.Judgement:
-        while len(slots := _slots(self.database)) < 16:
-            await asyncio.sleep(0.05)
-        if not slots[trajectories[0].rollout_id].startswith("0/"):
+        await eventually(lambda: len(_slots(self.database)) == 16, "both steps are sampled", 120)
+        if not _slots(self.database)[trajectories[0].rollout_id].startswith("0/"):
             await asyncio.Event().wait()
         return await super().judge_group(trajectories)
 
@@ -171,9 +170,8 @@ async def test_a_stopped_run_goes_on_and_what_has_grown_too_old_is_dropped_and_s
 
     running = asyncio.create_task(go(Stuck(length, database=tmp_path / "r" / "run.sqlite"), 1))
     store = RunStore(tmp_path / "r")
-    while not store.history():
-        assert not running.done(), running.exception()
-        await asyncio.sleep(0.1)
+    await eventually(lambda: store.history() or running.done(), "the first step is taken", 240)
+    assert not running.done(), running.exception()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -1,6 +1,7 @@
 """Inside a rollout an agent yields, keeps and raises exactly what it does uninstrumented on the same answers.
 
-Uninstrumented means: on ADK's own model for OpenAI-compatible servers.
+Uninstrumented means: on ADK's own model for OpenAI-compatible servers. The contract's row 21 holds this for an agent
+with a tool, one with a typed answer and one that transfers; here is what it has not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from woodshed_adk import instrument
 
 pytestmark = QUIET
 
+IN_THE_CONTRACT = {"with_tool", "schema", "transfer"}
 MODES: dict[str, dict[str, Any]] = {"plain": {}, "sse": {"run_config": SSE}, "sync": {"sync": True}}
 
 
@@ -37,7 +39,7 @@ def root_of(built: Any) -> Any:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [name for name in AGENTS if name not in IN_THE_CONTRACT])
 async def test_an_agent_in_a_rollout_is_the_uninstrumented_agent(engine: ScriptedEngine, name: str, mode: str) -> None:
     uninstrumented = await seen(AGENTS[name](author_model(engine.base_url)), mode)
     own_calls = len(engine.requests)

@@ -1,4 +1,7 @@
-"""Inside a rollout a graph gives, streams and reports exactly what it does unwrapped on the same replies."""
+"""Inside a rollout a graph gives, streams and reports exactly what it does unwrapped on the same replies.
+
+The contract's row 21 holds this for a plain agent, and that nothing changes outside a rollout; here is what it has not.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,13 @@ MODES: dict[str, Run] = {
     run.__name__: run for run in (invoke, ainvoke, stream_updates, stream_messages, astream_both, astream_events)
 }
 SYNC = {"invoke", "stream_updates", "stream_messages"}
-PAIRS = [(graph, mode) for graph in GRAPHS for mode in MODES if not (graph in ASYNC_ONLY and mode in SYNC)]
+IN_THE_CONTRACT = {("agent", "invoke"), ("agent", "ainvoke"), ("agent", "astream_events")}
+PAIRS = [
+    (graph, mode)
+    for graph in GRAPHS
+    for mode in MODES
+    if not (graph in ASYNC_ONLY and mode in SYNC) and (graph, mode) not in IN_THE_CONTRACT
+]
 
 
 # langchain-openai dumps parsed structured output through a field that does not expect it, wrapped or not.
@@ -91,16 +100,6 @@ async def test_a_graph_in_a_rollout_is_the_unwrapped_graph(
     calls = engine.trajectory(rollout).calls
     assert len(calls) == own_calls == CALLS[name]
     assert all(call.note is not None and call.tokens.completions and not call.note.superseded for call in calls)
-
-
-async def test_wrapped_but_outside_a_rollout_nothing_changes(engine: ScriptedEngine, author: ChatOpenAI) -> None:
-    graph = GRAPHS["agent"](author)
-    before = await astream_events(graph)
-    wrap(graph)
-
-    assert await astream_events(graph) == before
-    assert {seen.headers["authorization"] for seen in engine.requests} == {"Bearer author"}
-    assert not [seen for seen in engine.requests if "x-woodshed-call-id" in seen.headers]
 
 
 async def test_the_request_is_the_authors_request(engine: ScriptedEngine) -> None:

@@ -17,6 +17,10 @@ else:
     import torch
 
     torch.set_num_threads(1)
+    if importlib.util.find_spec("hypothesis") is None:  # the tests marked `gpu` need pytest alone
+        collect_ignore = [
+            str(file) for file in Path(__file__).parent.rglob("test_*.py") if "hypothesis" in file.read_text()
+        ]
 
 
 @pytest.fixture(scope="session")

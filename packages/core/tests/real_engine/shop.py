@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +81,11 @@ class RunningEngine:
         listed: dict[str, Any] = json.loads((self.home / "servers.json").read_text())[name]
         return listed
 
+    async def answers_a_later_call(self) -> None:
+        """Return when a call that came after all others is answered: by then vLLM has those at work, too."""
+        async with self.untracked() as client:
+            await client.chat.completions.create(**question(model="policy"))
+
     async def restarts(self) -> int:
         return sum(model.restarts for model in (await self.client.health()).models)
 
@@ -109,16 +113,14 @@ class Session:
     async def ask(self, text: str = "Is the Harp still in stock?", **extra: Any) -> Any:
         return await self.agent.chat.completions.create(**question(text, **extra))
 
+    def recorded(self) -> int:
+        """Return how many calls of this session have ended and are in the engine's store."""
+        with closing(sqlite3.connect(self.engine.home / "engine.sqlite")) as store:
+            query = "SELECT count(*) FROM calls WHERE rollout_id = ?"
+            return int(store.execute(query, (self.grant.rollout_id,)).fetchone()[0])
+
     async def seal(self) -> SealedSession:
         return await self.engine.client.seal(self.grant.rollout_id)
-
-
-async def eventually(holds: Callable[[], bool], within_s: float, what: str) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"after {within_s} s still not so: {what}"
-        await asyncio.sleep(0.1)
 
 
 def is_alive(pid: int) -> bool:

@@ -11,6 +11,7 @@ import openai
 import pytest
 from shop import SYSTEM, TOOLS, RunningEngine, question
 
+from woodshed.testing.waiting import eventually
 from woodshed.types import OpenSession
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -196,7 +197,7 @@ async def test_an_sdk_retry_without_a_call_id_is_one_call(engine: RunningEngine)
         asked = question(ignore_eos=True, max_tokens=200)
         with pytest.raises(httpx.ReadTimeout):
             await http.post(url, json=asked, headers=headers, timeout=0.05)
-        await asyncio.sleep(0.5)  # as SDKs do
+        await eventually(session.recorded, "the call that was left is recorded")
         again = headers | {"x-stainless-retry-count": "1"}
         assert (await http.post(url, json=asked, headers=again, timeout=60.0)).status_code == 200
         sealed = await session.seal()
@@ -238,7 +239,7 @@ async def test_a_call_after_the_seal_is_refused_counted_and_not_recorded(engine:
 async def test_sealing_cancels_a_call_in_flight_and_records_why(engine: RunningEngine) -> None:
     async with engine.session() as session:
         asking = asyncio.create_task(session.ask(max_tokens=900, extra_body={"ignore_eos": True}))
-        await asyncio.sleep(1)
+        await engine.answers_a_later_call()
         sealed = await session.seal()
         with pytest.raises(openai.ConflictError):
             await asking
@@ -253,7 +254,7 @@ async def test_a_client_that_leaves_frees_vllm_and_leaves_a_record(engine: Runni
         url, headers = f"{session.grant.base_url}/chat/completions", {"authorization": f"Bearer {session.grant.secret}"}
         with pytest.raises(httpx.ReadTimeout):
             await http.post(url, json=question(max_tokens=900, ignore_eos=True), headers=headers, timeout=1)
-        await asyncio.sleep(2)
+        await eventually(session.recorded, "the call that was left is recorded")
         (call,) = (await session.seal()).calls
 
     assert call.error is not None
@@ -267,7 +268,7 @@ async def test_a_stream_that_is_left_keeps_the_tokens_it_had(engine: RunningEngi
             if chunk.choices[0].delta.content:
                 break
         await stream.close()
-        await asyncio.sleep(0.5)
+        await eventually(session.recorded, "the stream that was left is recorded")
         (call,) = (await session.seal()).calls
 
     assert call.error is not None
@@ -279,11 +280,14 @@ async def test_paused_is_429_with_retry_after_and_an_sdk_waits_it_out(engine: Ru
         await engine.client.pause()
         with pytest.raises(openai.RateLimitError) as refused:
             await session.ask()
-        waiting = asyncio.create_task(session.agent.with_options(max_retries=5).chat.completions.create(**question()))
-        await asyncio.sleep(0.5)
+        patient, answers = session.agent.with_options(max_retries=5), list[int]()
+        patient._client.event_hooks["response"].append(_noting(answers))
+        waiting = asyncio.create_task(patient.chat.completions.create(**question()))
+        await eventually(lambda: answers, "the patient client was refused, too")
         await engine.client.resume()
 
         assert (await waiting).choices
+        assert (answers[0], answers[-1]) == (429, 200)
         assert float(refused.value.response.headers["retry-after"]) > 0
 
 
@@ -346,3 +350,10 @@ async def test_a_session_opened_again_forgets_the_first(engine: RunningEngine) -
             await session.ask()
 
         assert (await session.seal()).calls == ()
+
+
+def _noting(answers: list[int]) -> Any:
+    async def note(response: httpx.Response) -> None:
+        answers.append(response.status_code)
+
+    return note

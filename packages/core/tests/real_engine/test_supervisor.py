@@ -9,15 +9,15 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
-from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, eventually, is_alive, kill, models
+from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, is_alive, kill, models
 
 from woodshed.engine import Engine, EngineClient, ServedModel
 from woodshed.engine.vllm.processes import tree
 from woodshed.errors import ConfigError, EngineError, EngineMissing, EngineUnreachable
+from woodshed.testing.waiting import eventually
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -32,7 +32,7 @@ async def test_calls_survive_a_vllm_that_is_killed(engine: RunningEngine, victim
             asyncio.create_task(session.ask(tools=TOOLS, max_tokens=600, extra_body={"ignore_eos": True}))
             for _ in range(6)
         ]
-        await asyncio.sleep(0.5)
+        await engine.answers_a_later_call()
         assert not any(task.done() for task in asking)
         leader = engine.server()["pid"]
         kill(leader if victim == "server" else tree(leader)[1])
@@ -100,16 +100,18 @@ async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim
             kill(next(pid for pid in rest if b"fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()))
             # The engine starts another, and vLLM in it.
             async with EngineClient(url) as client:
-                deadline = time.monotonic() + 240
-                while not ((health := await client.health()).models[0].ready and health.models[0].restarts == 1):
-                    assert time.monotonic() < deadline, health
-                    await asyncio.sleep(0.5)
+
+                async def started_again() -> bool:
+                    model = (await client.health()).models[0]
+                    return model.ready and model.restarts == 1
+
+                await eventually(started_again, "vLLM was started again and is ready", 240, every_s=0.5)
             rest = [*rest, *tree(engine_pid)]
             kill(engine_pid)
         else:
             kill(starter_pid if victim == "parent" else engine_pid)
         everyone = {engine_pid, *rest}
-        await eventually(lambda: not any(is_alive(pid) for pid in everyone), 30, f"{everyone} have ended")
+        await eventually(lambda: not any(is_alive(pid) for pid in everyone), f"{everyone} have ended", 30)
     finally:
         starter.kill()
         starter.communicate()

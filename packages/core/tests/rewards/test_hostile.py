@@ -26,9 +26,8 @@ def values(judgement: Judgement) -> dict[str, float]:
     return {s.rollout_id: s.value for s in judgement.scores}
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", NAMES)
-async def test_a_reply_gives_what_the_judge_meant_or_nothing(name: str, seed: int) -> None:
+async def judged(name: str, seed: int) -> tuple[Judgement, bool]:
+    """Judge by a reply of one kind; return the judgement, and whether that reply holds a verdict."""
     usable = False
 
     async def judge(system: str, user: str, schema: dict[str, Any]) -> str:
@@ -38,10 +37,19 @@ async def test_a_reply_gives_what_the_judge_meant_or_nothing(name: str, seed: in
         usable = reply.is_usable
         return reply.text
 
-    judgement = await Ruler(judge, seed=seed).judge_group([answered(n) for n in TRUTH])
+    return await Ruler(judge, seed=seed).judge_group([answered(n) for n in TRUTH]), usable
 
-    assert values(judgement) == (TRUTH if usable else {})
-    assert (judgement.error is None) == usable
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_reply_gives_what_the_judge_meant_or_nothing(seed: int) -> None:
+    wrong = {}
+    for name in NAMES:
+        judgement, usable = await judged(name, seed)
+        if values(judgement) != (TRUTH if usable else {}) or (judgement.error is None) != usable:
+            wrong[name] = (values(judgement), judgement.error)
+
+    assert len(NAMES) == 49
+    assert wrong == {}
 
 
 def carrying(text: HostileText, place: str) -> Trajectory:
@@ -74,19 +82,18 @@ async def gullible(system: str, user: str, schema: dict[str, Any]) -> str:
     return verdict(scores)
 
 
-TEXTS = hostile_texts("abcd", "A")
-
-
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("text", TEXTS, ids=[t.name for t in TEXTS])
-async def test_no_recorded_text_buys_a_score(text: HostileText, place: str) -> None:
+async def test_no_recorded_text_buys_a_score(place: str) -> None:
     honest = [answered("good"), answered("poor")]
     # The attacker has seen an earlier request about this very group, and writes with its fence code and id.
     seen = build_prompt([*honest, answered("thief")], order=(0, 1, 2), settings=PromptSettings(rubric="-"), salt="0:0")
     code = seen.user.split("\n", 1)[0].removeprefix("fence code: ")
-    knowing = next(t for t in hostile_texts(code, "C") if t.name == text.name)
+    knowing = hostile_texts(code, "C")
+    wrong = {}
+    for text in knowing:
+        judgement = await Ruler(gullible).judge_group([*honest, carrying(text, place)])
+        if judgement.error is not None or values(judgement) != TRUTH:
+            wrong[text.name] = (values(judgement), judgement.error)
 
-    judgement = await Ruler(gullible).judge_group([*honest, carrying(knowing, place)])
-
-    assert judgement.error is None, judgement.error
-    assert values(judgement) == TRUTH
+    assert len({text.name for text in knowing}) == 57
+    assert wrong == {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,7 @@ from woodshed.testing import call_tool, call_tools, fail, hang, in_order, say, s
 from woodshed.testing.conformance.engine import GatewayEngine, unscripted
 from woodshed.testing.conformance.truth import assert_faithful, text
 from woodshed.testing.conformance.upstream import ScriptedVllm, strip_thoughts
+from woodshed.testing.waiting import eventually
 from woodshed.types import Message, ToolRequest
 
 ASK: Any = [{"role": "user", "content": "hi"}]
@@ -152,8 +153,7 @@ def test_a_retry_that_names_no_call_takes_over_its_own_and_no_other_with_the_sam
             return answer.choices[0].message.content
 
         impatient = pool.submit(ask, 1.0, 1)
-        while not engine.vllm.asked:
-            time.sleep(0.01)
+        asyncio.run(eventually(lambda: engine.vllm.asked, "the impatient call has arrived", every_s=0.01))
         target = pool.submit(ask, 60.0)
         answered = [impatient.result(), target.result(), ask(60.0), ask(60.0, **{"x-stainless-retry-count": "1"})]
 

@@ -149,7 +149,7 @@ class _Handler(LoopbackHandler):
 
 def _replies(answer: Reply | Sequence[Reply]) -> tuple[Reply, ...]:
     """Return one reply per choice; tool requests without an id get a fresh one."""
-    found = (answer,) if isinstance(answer, Reply) else tuple(answer)
+    replies = (answer,) if isinstance(answer, Reply) else tuple(answer)
     return tuple(
         replace(
             reply,
@@ -158,5 +158,5 @@ def _replies(answer: Reply | Sequence[Reply]) -> tuple[Reply, ...]:
                 for call in reply.tool_requests
             ),
         )
-        for reply in found
+        for reply in replies
     )

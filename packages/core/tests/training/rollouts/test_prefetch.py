@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 import woodshed
+from woodshed.testing.waiting import eventually
 from woodshed.training.rollouts.prefetch import Prefetch, PrioritySemaphore
 
 
@@ -57,7 +58,7 @@ async def test_what_is_sampled_ahead_ends_with_the_run() -> None:
     sampler = Sampler()
     prefetch = Prefetch(sampler, steps=4, max_staleness=2)
     waiting = asyncio.create_task(prefetch.take(0))
-    await asyncio.sleep(0.01)
+    await eventually(lambda: len(sampler.begun) == 3, "three steps are being sampled")
 
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

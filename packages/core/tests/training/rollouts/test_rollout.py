@@ -50,16 +50,17 @@ async def test_an_agent_that_ends_itself_is_a_failed_rollout(agent: Callable[...
 
 
 async def test_a_run_that_is_cancelled_still_cancels_its_rollouts() -> None:
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def waits(_: Any) -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         finally:
             ended.set()
 
     running = asyncio.create_task(run_with_timeout(rollout(waits), "q", SCOPE, 60.0))
-    await asyncio.sleep(0.01)
+    await asyncio.wait_for(begun.wait(), 5)
     running.cancel()
 
     with pytest.raises(asyncio.CancelledError):

@@ -1,6 +1,7 @@
 """The contract that every adapter keeps, written once: subclass `Conformance` in a test file and supply the agents.
 
-Each row of `docs/contract.md` is one or more methods `test_row_NN_…`. They run against woodshed's real engine (gateway,
+Each row of `docs/contract.md` is one or more methods `test_row_NN_…`; those that no framework touches stand in
+`CoreConformance`. They run against woodshed's real engine (gateway,
 sessions, store, trainer) in its own environment, with a scripted model server in the place of vLLM.
 """
 
@@ -28,8 +29,12 @@ from woodshed.testing.conformance.token_rows import TokenRows  # noqa: E402
 from woodshed.testing.conformance.training_rows import TrainingRows  # noqa: E402
 
 
-class Conformance(TokenRows, StructureRows, JudgeRows, LifeRows, TrainingRows):
-    """All rows; an adapter's test file subclasses it as `class TestConformance(Conformance)`."""
+class Conformance(TokenRows, StructureRows, LifeRows):
+    """The rows each adapter is held to; its test file subclasses this as `class TestConformance(Conformance)`."""
 
 
-__all__ = ["Adapter", "AnswerMode", "Conformance", "Outcome", "Streamed", "Tool"]
+class CoreConformance(JudgeRows, TrainingRows):
+    """The rows in which no framework has a part: held once, for all adapters."""
+
+
+__all__ = ["Adapter", "AnswerMode", "Conformance", "CoreConformance", "Outcome", "Streamed", "Tool"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import pytest
@@ -70,8 +69,6 @@ class Adapter(ABC):
     """Title of the adapter's column in the table."""
     not_applicable: ClassVar[Mapping[int, str]] = {}
     """Row → a reason that a stranger accepts. Such a row is reported as not applicable, never passed."""
-    policy: ClassVar[Path | None] = None
-    """Folder of a small model with a vocabulary of at least 257 tokens, whose LoRA the rows with a trainer train."""
 
     @abstractmethod
     def instrumentor(self) -> Instrumentor:

@@ -1,4 +1,4 @@
-"""`python -m woodshed.testing.conformance.killed_run …`: a short training of an adapter's agent, killed on cue.
+"""`python -m woodshed.testing.conformance.killed_run …`: a short training, killed on cue.
 
 A process of its own, since `kill -9` leaves nothing to clean up and nobody to do it.
 """
@@ -6,38 +6,33 @@ A process of its own, since `kill -9` leaves nothing to clean up and nobody to d
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import woodshed
 from woodshed.engine.client.client import EngineClient
 from woodshed.rewards.judge import Judge
 from woodshed.rewards.ruler import Ruler
 from woodshed.testing.conformance.engine import SCRIPTED_LOSS
-from woodshed.testing.conformance.rows import Rows, look
+from woodshed.testing.conformance.plain_agent import PlainAgent
+from woodshed.testing.conformance.rows import look
 from woodshed.types import Judgement, StepReport, StepRequest, Trajectory
 
 
 def main() -> None:
     """Train until the end, or until the moment named by `--kill`."""
     parser = argparse.ArgumentParser(prog="python -m woodshed.testing.conformance.killed_run", description=__doc__)
-    for name in ("file", "class", "engine", "author", "judge", "run"):
+    for name in ("policy", "engine", "judge", "run"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--kill", choices=("verdict", "step", "never"), required=True)
     asked = vars(parser.parse_args())
-    adapter = _adapter(Path(asked["file"]), asked["class"])
-    assert adapter.policy is not None
-    adapter.instrumentor().instrument()
-    agent = adapter.assistant(asked["author"], tools=[look])
+    agent = PlainAgent([look])
 
     @woodshed.rollout
     def answer(question: str) -> None:
-        adapter.run(agent, question)
+        agent.run(question)
 
     if asked["kill"] == "step":
         EngineClient.step = _killed_step  # type: ignore[method-assign]
@@ -45,7 +40,7 @@ def main() -> None:
     training = woodshed.Training(
         rollout=answer,
         scenarios=["question-1", "question-2"],
-        policy=woodshed.Policy(str(adapter.policy)),
+        policy=woodshed.Policy(asked["policy"]),
         reward=kind(Judge("judge", base_url=asked["judge"], api_key="none", structured="none")),
         engine=woodshed.Engine.connect(asked["engine"]),
         config=woodshed.TrainConfig(
@@ -70,17 +65,6 @@ class Killed(Ruler):
 async def _killed_step(self: EngineClient, policy: str, request: StepRequest) -> StepReport:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("killed")
-
-
-def _adapter(file: Path, name: str) -> Rows:
-    """Return the adapter that a test file defines."""
-    sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: Rows = getattr(module, name)()
-    return found
 
 
 if __name__ == "__main__":

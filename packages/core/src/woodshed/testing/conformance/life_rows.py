@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import re
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +29,7 @@ from woodshed.training.step_request import step_request
 from woodshed.types import Group, Judgement, Score, Trajectory
 
 MANY = 32
+_IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|chatcmpl-tool-[0-9a-f]{16}")
 
 
 class LifeRows(Rows):
@@ -184,13 +187,22 @@ class LifeRows(Rows):
                 return None, (type(error), str(error))
 
         alone = self.unhooked(script, work)
+        asked_alone = self.author.asked
         self.author.play(script)
         hooked = work()
+        asked_hooked, headers = self.author.asked, self.author.headers
         trajectory, practised = self.practise(script, work)
 
         assert practised == alone
         assert hooked == alone
-        assert trajectory.calls
+        # Outside a rollout the author's server is asked the same, in any order, and sees no trace of woodshed.
+        assert in_any_order(asked_hooked) == in_any_order(asked_alone)
+        assert {sent["authorization"] for sent in headers} == {"Bearer author"}
+        assert not [name for sent in headers for name in sent if name.startswith("x-woodshed")]
+        assert len(trajectory.calls) == len(asked_alone)
+        assert all(call.note is not None for call in trajectory.calls)
+        used = [bool(call.tokens.completions) and not call.superseded for call in trajectory.calls]
+        assert all(used) is (what != "refused")
         assert (alone[1] is not None) is (what == "refused")
 
     def test_row_22_uninstrument_restores_by_identity_and_double_instrument_wraps_once(self) -> None:
@@ -228,19 +240,24 @@ class LifeRows(Rows):
 
     def _held(self) -> dict[str, Any]:
         """Return what each hooked owner itself holds now, by target; optional ones only where they exist."""
-        found = {}
+        held = {}
         for hook in self.hooks():
             owner: Any = importlib.import_module(hook.module)
             *parents, name = hook.path.split(".")
             for parent in parents:
                 owner = getattr(owner, parent, None)
             if owner is not None and (hasattr(owner, name) or not hook.optional):
-                found[f"{hook.module}.{hook.path}"] = vars(owner).get(name)
-        return found
+                held[f"{hook.module}.{hook.path}"] = vars(owner).get(name)
+        return held
+
+
+def in_any_order(bodies: Sequence[dict[str, Any]]) -> list[str]:
+    """Return requests as sorted text, without the ids that differ between any two runs."""
+    return sorted(_IDS.sub("ID", json.dumps(body, sort_keys=True)) for body in bodies)
 
 
 def _by_content(request: dict[str, Any]) -> Reply:
-    """Look up what the user asks about where there is a tool; then tell what was found."""
+    """Look up what the user asks about where there is a tool; then pass its answer on."""
     thing = re.findall(r"thing-\d+-", spoken(request, "user"))[-1]
     if request.get("tools") and not turn_of(request):
         return call_tool("look", id=f"call_{thing}", item=thing)

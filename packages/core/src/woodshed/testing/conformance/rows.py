@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -31,63 +32,42 @@ def look(item: str) -> str:
     return f"7 of {item}"
 
 
-class Rows(Adapter):
+class CoreRows:
     """One test method a row or part of a row, named `test_row_NN_…`; the name is the promise."""
 
+    policy: ClassVar[Path | None] = None
+    """Folder of a small model with a vocabulary of at least 257 tokens, whose LoRA the rows with a trainer train."""
     engine: ClassVar[GatewayEngine]
-    author: ClassVar[ScriptedVllm]
-    """The author's own model server; inside a rollout nothing may reach it."""
 
     @classmethod
     def setup_class(cls) -> None:
-        """Start the engine and the author's model server."""
+        """Start the engine."""
         try:
             engine_python()
         except EngineMissing as missing:
             pytest.skip(f"the contract runs on the real engine: {missing}")
-        cls.author = ScriptedVllm(unscripted, keeps_connections=False).start()
         cls.engine = GatewayEngine(cls.policy).start()
 
     @classmethod
     def teardown_class(cls) -> None:
-        """End both."""
+        """End it."""
         cls.engine.close()
-        cls.author.close()
 
     def setup_method(self, method: Callable[..., Any]) -> None:
-        """Hook the framework, unless the adapter says that the row does not apply to it."""
-        found = ROW.match(method.__name__)
-        assert found is not None, f"{method.__name__} belongs to no row"
-        if (reason := self.not_applicable.get(int(found[1]))) is not None:
-            self.lacks(reason)
+        """Forget what the test before this one was answered."""
+        assert ROW.match(method.__name__), f"{method.__name__} belongs to no row"
         self.engine.vllm.play(unscripted)
-        self.author.play(unscripted)
-        self.instrumentor().instrument()
 
     def teardown_method(self) -> None:
-        """Take the hooks back."""
+        """Answer nothing any more."""
         self.engine.vllm.play(unscripted)
-        self.instrumentor().uninstrument()
-
-    def go(self, way: str, agent: Any, question: str) -> Outcome:
-        """Run an agent in one of three ways."""
-        if way == "run":
-            return self.run(agent, question)
-        if way == "arun":
-            return asyncio.run(self.arun(agent, question))
-        return asyncio.run(self.stream(agent, question)).outcome
 
     def practise(self, script: Script, work: Callable[[], Any], *, scenario: str = "s") -> tuple[Trajectory, Any]:
-        """Do some work in a rollout; return its trajectory and what the work returned.
-
-        No call may have reached the author's own server meanwhile.
-        """
-        before = len(self.author.asked)
+        """Do some work in a rollout; return its trajectory and what the work returned."""
         self.engine.vllm.play(script)
         with scripted_rollout(self.engine, scenario_id=scenario) as rollout:
-            found = work()
-        assert self.author.asked[before:] == [], "a call inside a rollout reached the author's own model"
-        return self.engine.trajectory(rollout), found
+            returned = work()
+        return self.engine.trajectory(rollout), returned
 
     def as_trained(
         self, work: Callable[[Any], Any], scenario: Any = "s", *, is_async: bool = False, timeout_s: float = 60.0
@@ -106,6 +86,62 @@ class Rows(Adapter):
                 )  # fmt: skip
 
         return asyncio.run(one())
+
+    def needs_policy(self) -> None:
+        """Skip where there is no model to train."""
+        if self.policy is None:
+            pytest.skip("this contract names no small model to train (`policy`)")
+
+
+class Rows(CoreRows, Adapter):
+    """Rows whose agents are built and run by a framework."""
+
+    author: ClassVar[ScriptedVllm]
+    """The author's own model server; inside a rollout nothing may reach it."""
+
+    @classmethod
+    def setup_class(cls) -> None:
+        """Start the engine and the author's model server."""
+        super().setup_class()
+        cls.author = ScriptedVllm(unscripted, keeps_connections=False).start()
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        """End both."""
+        super().teardown_class()
+        cls.author.close()
+
+    def setup_method(self, method: Callable[..., Any]) -> None:
+        """Hook the framework, unless the adapter says that the row does not apply to it."""
+        super().setup_method(method)
+        row = ROW.match(method.__name__)
+        if row is not None and (reason := self.not_applicable.get(int(row[1]))) is not None:
+            self.lacks(reason)
+        self.author.play(unscripted)
+        self.instrumentor().instrument()
+
+    def teardown_method(self) -> None:
+        """Take the hooks back."""
+        super().teardown_method()
+        self.instrumentor().uninstrument()
+
+    def go(self, way: str, agent: Any, question: str) -> Outcome:
+        """Run an agent in one of three ways."""
+        if way == "run":
+            return self.run(agent, question)
+        if way == "arun":
+            return asyncio.run(self.arun(agent, question))
+        return asyncio.run(self.stream(agent, question)).outcome
+
+    def practise(self, script: Script, work: Callable[[], Any], *, scenario: str = "s") -> tuple[Trajectory, Any]:
+        """Do some work in a rollout; return its trajectory and what the work returned.
+
+        No call may have reached the author's own server meanwhile.
+        """
+        before = len(self.author.asked)
+        practised = super().practise(script, work, scenario=scenario)
+        assert self.author.asked[before:] == [], "a call inside a rollout reached the author's own model"
+        return practised
 
     def unhooked(self, script: Script, work: Callable[[], Any]) -> Any:
         """Do the same work as the agent's author would, without any hook, on the author's own model server."""
@@ -140,8 +176,8 @@ def tool_texts(request: dict[str, Any]) -> Sequence[str]:
 
 def chain(error: BaseException | None) -> list[BaseException]:
     """Return an exception with all that it came from."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
         error = error.__cause__ or error.__context__
-    return found
+    return causes

@@ -56,10 +56,10 @@ class StructureRows(Rows):
     def test_row_04_a_stream_with_tool_call_deltas_records_what_the_whole_answers_record(self) -> None:
         agent = self.assistant(self.author.base_url, tools=[look])
         whole, _ = self.practise(_look_then_tell, lambda: self.run(agent, "How many lamps?"))
-        streamed, found = self.practise(_look_then_tell, lambda: asyncio.run(self.stream(agent, "How many lamps?")))
+        streamed, read = self.practise(_look_then_tell, lambda: asyncio.run(self.stream(agent, "How many lamps?")))
 
-        assert "".join(found.pieces).endswith("There are seven of them, I think.")
-        assert len([piece for piece in found.pieces if piece]) >= 3
+        assert "".join(read.pieces).endswith("There are seven of them, I think.")
+        assert len([piece for piece in read.pieces if piece]) >= 3
         assert all(served.body.get("stream") for served in self.engine.requests)
         assert [c.tokens.completions for c in streamed.calls] == [c.tokens.completions for c in whole.calls]
         assert [c.tokens.prompt_ids for c in streamed.calls] == [c.tokens.prompt_ids for c in whole.calls]
@@ -89,11 +89,11 @@ class StructureRows(Rows):
         script = in_order(call_tools(*requests), say("all counted"))
         trajectory, _ = self.practise(script, lambda: self.go(way, agent, "How many?"))
 
-        found = {t.tool_call_id: (t.name, t.arguments, t.error) for t in trajectory.tool_calls}
-        assert found == {f"call_{i}": ("look", {"item": i}, None) for i in items}
+        recorded = {t.tool_call_id: (t.name, t.arguments, t.error) for t in trajectory.tool_calls}
+        assert recorded == {f"call_{i}": ("look", {"item": i}, None) for i in items}
         assert all(f"7 of {(t.arguments or {}).get('item')}" in (t.result or "") for t in trajectory.tool_calls)
         answered = [m for m in trajectory.calls[1].tokens.messages if m.role == "tool"]
-        assert {m.tool_call_id for m in answered} == set(found)
+        assert {m.tool_call_id for m in answered} == set(recorded)
         assert all(f"7 of {(m.tool_call_id or '')[5:]}" in (m.content or "") for m in answered)
         (row,) = assert_faithful(trajectory, self.engine.requests)
         assert trained_text(row).count("look(") == 3

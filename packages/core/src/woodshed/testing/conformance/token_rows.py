@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from woodshed.engine.trainer.batch import build_batch
-from woodshed.testing.conformance.rows import Rows, each_way, look, system_of, turn_of
+from woodshed.testing.conformance.rows import Rows, each_way, look, system_of, tool_texts, turn_of
 from woodshed.testing.conformance.truth import assert_faithful, text, thrown_away, trained_text
 from woodshed.testing.conformance.upstream import strip_thoughts
 from woodshed.testing.replies import Reply, Script, call_tool, call_tools, fail, in_order, say
@@ -35,7 +35,7 @@ _TOO_LONG = (
 
 
 class TokenRows(Rows):
-    """Rows 1, 2, 8, 9 and 10."""
+    """Rows 1, 2, 8, 9, 10 and 18."""
 
     @each_way
     def test_row_01_identical_prompts_with_different_answers_are_both_trained(self, way: str) -> None:
@@ -128,6 +128,40 @@ class TokenRows(Rows):
         # The divisor of every segment's tokens is the whole rollout's count: many segments weigh no more than one.
         assert compacted.tokens == sum(sum(row.trained) for row in rows)
         assert (other.tokens, len(batch.learning), batch.tokens) == (3, 2, compacted.tokens + 3)
+
+    def test_row_18_where_weights_change_mid_rollout_every_token_has_its_version_and_logprob(self) -> None:
+        self.needs_policy()
+        tosser = self.assistant(self.author.base_url)
+        before = [
+            self.practise(in_order(say(side)), lambda: self.run(tosser, "Toss a coin."))[0]
+            for side in ("heads", "tails")
+        ]
+        version = self.engine.open_some_policy()
+
+        def learn(item: str) -> str:
+            """Look something up while the weights change."""
+            better, worse = (t.rollout_id for t in before)
+            weighted = (
+                WeightedRollout(rollout_id=better, advantage=1),
+                WeightedRollout(rollout_id=worse, advantage=-1),
+            )
+            return f"version {self.engine.step(StepRequest(step_id='mid-rollout', rollouts=weighted)).version}"
+
+        agent = self.assistant(self.author.base_url, tools=[learn])
+        trajectory, _ = self.practise(
+            lambda request: say("I know it now") if turn_of(request) else call_tool("learn", item="x"),
+            lambda: self.run(agent, "What do you know?"),
+        )
+
+        (row,) = assert_faithful(trajectory, self.engine.requests)
+        first, second = (call.tokens for call in trajectory.calls)
+        assert f"version {version + 1}" in tool_texts(self.engine.requests[1].body)[0]
+        tokens = zip(row.call_ids, row.weight_versions, row.logprobs, strict=True)
+        assert [token for token in tokens if token[0] is not None] == [
+            (call.call_id, own, logprob)
+            for call, own in ((first, version), (second, version + 1))
+            for logprob in call.completions[0].logprobs
+        ]
 
 
 def team_script(rows: Rows) -> Script:

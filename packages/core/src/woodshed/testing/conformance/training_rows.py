@@ -1,10 +1,9 @@
-"""Rows that train: on the engine's real trainer, with the adapter's own rollouts."""
+"""Rows about what a step makes of a run that is killed and of a rollout that fails, on the engine's real trainer."""
 
 # ruff: noqa: D102 - the name of a test is its promise
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import signal
@@ -16,28 +15,27 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from woodshed.testing.conformance.judge_rows import grading
-from woodshed.testing.conformance.rows import Rows, look, tool_texts, turn_of
-from woodshed.testing.conformance.truth import assert_faithful, thrown_away
+from woodshed.testing.conformance.plain_agent import PlainAgent
+from woodshed.testing.conformance.rows import CoreRows, look, tool_texts, turn_of
+from woodshed.testing.conformance.truth import thrown_away
 from woodshed.testing.engine import ScriptedEngine
-from woodshed.testing.replies import Reply, call_tool, say
+from woodshed.testing.replies import Reply, Script, call_tool, say
 from woodshed.training.step_request import step_request
-from woodshed.types import Group, Judgement, Score, StepRequest, Trajectory, WeightedRollout
+from woodshed.types import Group, Judgement, Score, Trajectory
 
 STEPS, MEMBERS = 2, 2
 
 
-class TrainingRows(Rows):
-    """Rows 17, 18 and 19."""
+class TrainingRows(CoreRows):
+    """Rows 17 and 19."""
 
     def test_row_17_a_run_that_is_killed_trains_each_rollout_once_and_pays_each_verdict_once(
         self, tmp_path: Path
     ) -> None:
-        self._needs_policy()
-        self.engine.vllm.play(_by_seed(self))
-        with ScriptedEngine(grading(lambda found: json.dumps({"scores": found}))) as judge:
+        self.needs_policy()
+        self.engine.vllm.play(_by_seed())
+        with ScriptedEngine(grading(lambda entries: json.dumps({"scores": entries}))) as judge:
             # Killed once with a verdict in hand that no store has yet, once between the verdicts and the step.
             runs = [self._train(tmp_path, judge.base_url, kill) for kill in ("verdict", "step", "never")]
             asked = len(self.engine.vllm.asked)
@@ -52,40 +50,9 @@ class TrainingRows(Rows):
         assert len(set(rollouts)) == STEPS * MEMBERS
         assert [(r["version"], r["trained"], r["quarantined"]) for r in reports] == [(1, True, {}), (2, True, {})]
         assert [r["metrics"]["rollouts"] for r in reports] == [float(MEMBERS)] * STEPS
-        assert self.author.asked == []
-
-    def test_row_18_where_weights_change_mid_rollout_every_token_has_its_version_and_logprob(self) -> None:
-        self._needs_policy()
-        before = [self._rollout(number) for number in range(2)]
-        version = self.engine.open_some_policy()
-
-        def learn(item: str) -> str:
-            """Look something up while the weights change."""
-            better, worse = (t.rollout_id for t in before)
-            weighted = (
-                WeightedRollout(rollout_id=better, advantage=1),
-                WeightedRollout(rollout_id=worse, advantage=-1),
-            )
-            return f"version {self.engine.step(StepRequest(step_id='mid-rollout', rollouts=weighted)).version}"
-
-        agent = self.assistant(self.author.base_url, tools=[learn])
-        trajectory, _ = self.practise(
-            lambda request: say("I know it now") if turn_of(request) else call_tool("learn", item="x"),
-            lambda: self.run(agent, "What do you know?"),
-        )
-
-        (row,) = assert_faithful(trajectory, self.engine.requests)
-        first, second = (call.tokens for call in trajectory.calls)
-        assert f"version {version + 1}" in tool_texts(self.engine.requests[1].body)[0]
-        tokens = zip(row.call_ids, row.weight_versions, row.logprobs, strict=True)
-        assert [token for token in tokens if token[0] is not None] == [
-            (call.call_id, own, logprob)
-            for call, own in ((first, version), (second, version + 1))
-            for logprob in call.completions[0].logprobs
-        ]
 
     def test_row_19_a_rollout_that_failed_by_infrastructure_leaves_no_trace_in_the_parameters(self) -> None:
-        self._needs_policy()
+        self.needs_policy()
         good = [self._rollout(number) for number in range(2)]
         failed = self._rollout(2, error=ConnectionError("the database is gone"))
         assert (failed.status, len(failed.calls)) == ("failed", 2)
@@ -110,10 +77,10 @@ class TrainingRows(Rows):
 
     def _rollout(self, number: int, error: Exception | None = None) -> Trajectory:
         """Return one rollout with a tool call and an answer of its own; `error` ends it after that."""
-        agent = self.assistant(self.author.base_url, tools=[look])
+        agent = PlainAgent([look])
 
         def work(_: Any) -> None:
-            self.run(agent, "How many lamps?")
+            agent.run("How many lamps?")
             if error is not None:
                 raise error
 
@@ -125,22 +92,18 @@ class TrainingRows(Rows):
         return trajectory
 
     def _train(self, folder: Path, judge_url: str, kill: str) -> subprocess.CompletedProcess[str]:
-        """Run (or go on with) a training of this adapter's agent in a process of its own."""
+        """Run (or go on with) a training in a process of its own."""
         return subprocess.run(
             [
                 *(sys.executable, "-m", "woodshed.testing.conformance.killed_run"),
-                *("--file", inspect.getfile(type(self)), "--class", type(self).__name__, "--engine", self.engine.url),
-                *("--author", self.author.base_url, "--judge", judge_url, "--run", str(folder / "run"), "--kill", kill),
+                *("--policy", str(self.policy), "--engine", self.engine.url, "--judge", judge_url),
+                *("--run", str(folder / "run"), "--kill", kill),
             ],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
-    def _needs_policy(self) -> None:
-        if self.policy is None:
-            pytest.skip("the adapter's contract names no small model to train (`policy`)")
 
-
-def _by_seed(rows: Rows) -> Any:
+def _by_seed() -> Script:
     """Return a model whose first answer is right and whose second is wrong, for each question."""
     seen: Counter[str] = Counter()
 

@@ -64,6 +64,8 @@ class ScriptedVllm:
         self.served: list[Served] = []
         self.asked: list[dict[str, Any]] = []
         """Every request body, also of those that were refused or never answered, in order of arrival."""
+        self.headers: list[dict[str, str]] = []
+        """Headers of those requests, names in lower case."""
         self.released = threading.Event()
         """Set to let requests go that hang."""
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -91,7 +93,7 @@ class ScriptedVllm:
         """Begin a new scene: forget what was asked and served, and answer by `script`."""
         self.released.set()
         self.released = threading.Event()
-        self.script, self.served, self.asked = script, [], []
+        self.script, self.served, self.asked, self.headers = script, [], [], []
 
     def close(self) -> None:
         """Stop listening; hanging requests are cut."""
@@ -104,7 +106,7 @@ class ScriptedVllm:
         """Return a call's tokens: a byte each, with log-probabilities that tell calls, places and weights apart."""
         messages = self.template([to_message(message) for message in body["messages"]])
         tools = tuple(to_tool(tool) for tool in body.get("tools") or ())
-        prompt, found = prompt_ids(messages, tools), _VERSION.search(body["model"])
+        prompt, version = prompt_ids(messages, tools), _VERSION.search(body["model"])
         return TokenCall(
             call_id=new_id(),
             started_s=time.time(),
@@ -113,7 +115,7 @@ class ScriptedVllm:
             tools=tools,
             prompt_ids=prompt,
             completions=tuple(
-                _completion(index, reply, len(prompt), int(found[1]) if found else 0, self.tokens_of or turn_ids)
+                _completion(index, reply, len(prompt), int(version[1]) if version else 0, self.tokens_of or turn_ids)
                 for index, reply in enumerate(replies)
             ),
         )
@@ -151,6 +153,7 @@ class _Handler(LoopbackHandler):
 
     def _chat(self, vllm: ScriptedVllm, body: dict[str, Any]) -> None:
         vllm.asked.append(body)
+        vllm.headers.append({name.lower(): value for name, value in self.headers.items()})
         released, served = vllm.released, vllm.served
         try:
             replies = _replies(vllm.script(body))
@@ -177,12 +180,12 @@ class _Handler(LoopbackHandler):
 
 def _replies(answer: Reply | Sequence[Reply]) -> tuple[Reply, ...]:
     """Return one reply per choice; tool requests without an id get a fresh one, `-` stands for an empty one."""
-    found = (answer,) if isinstance(answer, Reply) else tuple(answer)
+    replies = (answer,) if isinstance(answer, Reply) else tuple(answer)
     return tuple(
         replace(
             reply, tool_requests=tuple(call.model_copy(update={"id": _id(call.id)}) for call in reply.tool_requests)
         )
-        for reply in found
+        for reply in replies
     )
 
 

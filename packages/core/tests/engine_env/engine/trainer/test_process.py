@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from woodshed.engine.trainer import Trainer
 from woodshed.engine.trainer.policy_run import PolicyRun
 from woodshed.engine.trainer.worker_protocol import Start, Step
 from woodshed.errors import TrainError
+from woodshed.testing.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -110,10 +110,7 @@ async def test_trainer_dies_with_its_parent(model_path: str, tmp_path: Path) -> 
         assert alive(pid)
         parent.kill()
 
-    deadline = time.monotonic() + 5
-    while alive(pid) and time.monotonic() < deadline:
-        await asyncio.sleep(0.05)
-    assert not alive(pid)
+    await eventually(lambda: not alive(pid), "the trainer has ended", 5)
 
 
 def alive(pid: int) -> bool:
