@@ -28,18 +28,18 @@ class MemoryModel:
 
     per_token: float
     per_token_checkpointed: float
-    per_head: float
-    """For each position that predicts a token."""
+    per_pair: float
+    """For each (position, temperature) pair that predicts a token."""
 
     def predicted(self, batch: MicroBatch, *, checkpointed: bool) -> float:
         """Return the bytes a micro-batch needs at its peak, the model's own weights not counted."""
         each = self.per_token_checkpointed if checkpointed else self.per_token
-        return _TEMPORARY * (batch.input_ids_BN.numel() * each + len(batch.heads_P) * self.per_head)
+        return _TEMPORARY * (batch.input_ids_BN.numel() * each + len(batch.logit_row_P) * self.per_pair)
 
     def positions(self, room: float, *, checkpointed: bool) -> int:
         """Return how many positions, all of them predicting a token, fit into `room` bytes."""
         each = self.per_token_checkpointed if checkpointed else self.per_token
-        return int(room / (_TEMPORARY * (each + self.per_head)))
+        return int(room / (_TEMPORARY * (each + self.per_pair)))
 
 
 def memory_model(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device) -> MemoryModel:
@@ -49,14 +49,14 @@ def memory_model(model: Any, vocabulary: int, mode: ForwardMode, device: torch.d
         for tokens, predicting in ((64, 64), (128, 128), (128, 64))
     )
     layers = max(1, int(getattr(model.config, "num_hidden_layers", 1)))
-    per_head = max(0.0, (long - sparse) / 64)
-    per_token = max(1.0, (long - short) / 64 - per_head)
+    per_pair = max(0.0, (long - sparse) / 64)
+    per_token = max(1.0, (long - short) / 64 - per_pair)
     # A checkpointed layer keeps its input, and one layer at a time is run again.
     states = layers * model.config.hidden_size * next(model.parameters()).element_size()
     return MemoryModel(
         per_token=per_token,
         per_token_checkpointed=min(per_token, states + per_token / layers),
-        per_head=per_head,
+        per_pair=per_pair,
     )
 
 

@@ -169,7 +169,7 @@ def test_step_whose_rows_do_not_fit_together_takes_more_micro_batches(
 ) -> None:
     of = runner(model_path)
     whole = gradient(of, batch())
-    monkeypatch.setattr(of, "memory", replace(of.memory, per_token=1.0, per_token_checkpointed=1.0, per_head=0.0))
+    monkeypatch.setattr(of, "memory", replace(of.memory, per_token=1.0, per_token_checkpointed=1.0, per_pair=0.0))
     monkeypatch.setattr(step_module, "_WORTH_CUTTING", 1)
     monkeypatch.setattr(step_module, "room", lambda device: 50.0)
 
