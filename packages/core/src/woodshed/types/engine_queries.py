@@ -46,7 +46,7 @@ class Serving(Record):
     """Longest prompt plus answer in tokens."""
 
 
-class AdapterPlace(Record):
+class SavedAdapter(Record):
     """A policy's newest adapter on the engine's machine."""
 
     version: int
