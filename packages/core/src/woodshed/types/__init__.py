@@ -1,4 +1,4 @@
-"""The nouns that client and engine share: frozen values without behaviour."""
+"""The records that client and engine share: frozen values without behaviour."""
 
 from woodshed.types.call import CallMetadata, Completion, ForkReason, ModelCall, TokenCall, ToolCall
 from woodshed.types.control_api import (

@@ -157,7 +157,9 @@ def test_step_that_does_not_fit_runs_its_layers_twice_with_the_same_gradient(
 ) -> None:
     of = runner(model_path)
     plain = gradient(of, batch())
-    monkeypatch.setattr(step_module, "available_bytes", lambda device: of.memory.max_positions(1.0, checkpointed=False) + 2e5)
+    monkeypatch.setattr(
+        step_module, "available_bytes", lambda device: of.memory.max_positions(1.0, checkpointed=False) + 2e5
+    )
     again = gradient(of, batch())
 
     assert of.checkpointed
