@@ -1,8 +1,8 @@
-"""What an adapter's hooks cost: shared by the benches of all three.
+"""What an adapter's hooks cost: shared by the benchmarks of all three adapters.
 
-Each variant (unhooked, hooked without a rollout, recording) lives in a process of its own, as it would for a user, and
-all talk to one scripted engine in another. Rounds are interleaved; a variant's figure is the CPU time of its smallest
-round. A second unhooked process shows how far two equal processes lie apart here: a ratio within that is no cost.
+Each variant (unhooked, hooked without a rollout, recording) runs in a process of its own, as it would for a user, and
+all call one scripted engine in another process. Rounds are interleaved; a variant's result is the CPU time of its
+fastest round. A second unhooked process shows how much two equal processes differ here: a ratio within that is no cost.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run(module: str, *, framework: str, probe: str) -> None:
     """Measure and print one adapter's costs.
 
     Args:
-        module: the bench's own module, which offers `works(base_url, loop)` and `instrument()`.
+        module: the benchmark's own module, which has `works(base_url, loop)` and `instrument()`.
         framework: its name in the table.
         probe: a program that prints two JSON figures in seconds: the adapter's import after the framework's own, and
             the first `instrument`.
@@ -82,8 +82,8 @@ def _serve(pipe: Connection, tokens: int) -> None:
     answer = say("word " * tokens)
 
     def script(request: dict[str, Any]) -> Reply:
-        asked = request.get("tools") and request["messages"][-1]["role"] == "user"
-        return call_tool("add", a=1, b=2) if asked else answer
+        needs_tool = request.get("tools") and request["messages"][-1]["role"] == "user"
+        return call_tool("add", a=1, b=2) if needs_tool else answer
 
     with ScriptedEngine(script) as engine:
         try:
@@ -94,7 +94,7 @@ def _serve(pipe: Connection, tokens: int) -> None:
 
 
 def _variant(pipe: Connection, module: str, base_url: str, name: str | None, variant: str, calls: int) -> None:
-    """Do one variant's rounds as they are asked for; without a name, tell the names of all works."""
+    """Run one variant's rounds on request; without a name, send the names of all works."""
     bench, loop = importlib.import_module(module), asyncio.new_event_loop()
     works: dict[str, Work] = bench.works(base_url, loop)
     if name is None:
@@ -103,7 +103,7 @@ def _variant(pipe: Connection, module: str, base_url: str, name: str | None, var
     if not variant.startswith("unhooked"):
         bench.instrument()
     work = works[name]
-    for _ in range(3):  # a fresh interpreter's caches fill
+    for _ in range(3):  # fills the caches of a fresh interpreter
         work()
     while (grant := pipe.recv()) is not None:
         if variant == "recording":
@@ -164,10 +164,10 @@ def _measure(
 
 
 def _start(framework: str, probe: str, *, as_json: bool) -> None:
-    """Print what it takes to import the adapter and to hook, each the smallest of some fresh processes."""
+    """Print the time to import the adapter and to hook, each the smallest of some fresh processes."""
     command = [sys.executable, "-c", probe]
-    told = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(FRESH)]
-    imported, hooked = (min(figures[i] for figures in told) for i in (0, 1))
+    probes = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(FRESH)]
+    imported, hooked = (min(figures[i] for figures in probes) for i in (0, 1))
     if as_json:
         print(json.dumps({"bench": f"hooks_{framework}", "import_s": imported, "instrument_s": hooked}), flush=True)
         return
@@ -187,8 +187,8 @@ def _report(framework: str, name: str, best: dict[str, float], *, as_json: bool)
             flush=True,
         )
         return
-    told = "  ".join(f"{v} ×{r:.3f} (≤ {LIMITS[v]})" for v, r in ratios.items())
-    print(f"{name:22} unhooked {base * 1e3:7.3f} ms  {told}  two unhooked processes ×{apart:.3f}", flush=True)
+    shown = "  ".join(f"{v} ×{r:.3f} (≤ {LIMITS[v]})" for v, r in ratios.items())
+    print(f"{name:22} unhooked {base * 1e3:7.3f} ms  {shown}  two unhooked processes ×{apart:.3f}", flush=True)
 
 
 sys.path.insert(0, str(Path(__file__).parent))

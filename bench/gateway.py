@@ -2,15 +2,15 @@
 
     python bench/gateway.py [--rounds 15] [--steps 5] [--json FILE]
 
-1. Single calls, 16 at a time: through the gateway (tracked: tokens asked for, recorded, stripped) against vLLM itself,
-   asked for plain text and asked for tokens and log-probabilities too.
-2. Conversations of six calls, 16 at a time: through the gateway, which goes on from the sampled tokens, against vLLM,
-   which renders each prompt anew.
-3. Optimizer steps under the same load: from a step's checkpoint on disk to the first answer by the new weights, and how
-   many calls failed.
+1. Single calls, 16 at a time: through the gateway (tracked: tokens requested, recorded, removed) compared with vLLM
+   itself, both for plain text and with tokens and log-probabilities.
+2. Conversations of six calls, 16 at a time: through the gateway, which continues from the sampled tokens, compared with
+   vLLM, which renders each prompt again.
+3. Optimizer steps under the same load: seconds from a step's checkpoint on disk to the first answer by the new weights,
+   and how many calls failed.
 
-In 1 and 2 the rivals take turns, in an order that changes; the median of the rounds' ratios is printed, of calls per
-second and of processor time (vLLM's processes and the engine's own; it says the same on a busy machine).
+In 1 and 2 the variants take turns, in changing order. Printed are the medians of the rounds' ratios, of calls per
+second and of processor time (vLLM's processes and the engine's own; unlike the rate, it does not depend on other load).
 
 Needs the engine environment. The load comes from raw sockets, so that the client does not become the bottleneck.
 """
@@ -38,7 +38,7 @@ from woodshed.types import OpenPolicy, OpenSession, SealedSession, SessionGrant,
 
 CONCURRENT = 16
 CALLS = 96
-TURNS, TALKS = 6, 16
+TURNS, CONVERSATIONS = 6, 16
 ITEMS = ("Harp", "Lute", "Drum", "Flute", "Cello", "Banjo", "Viola")
 SHORTEST, LONGEST = 16, 48
 WEIGHTS = Path(__file__).parents[1] / "packages/tiny_world/src/woodshed_tiny_world/weights/policy"
@@ -54,13 +54,13 @@ TOOL = {
 
 @dataclass
 class Load:
-    """What a stretch of load saw."""
+    """Results of one period of load."""
 
     calls: int = 0
     failed: int = 0
     seconds: float = 0.0
     first_answer: dict[int, float] = field(default_factory=dict)
-    """Weight version → Unix time of the first answer that it gave."""
+    """Weight version → Unix time of its first answer."""
 
     @property
     def rate(self) -> float:
@@ -72,16 +72,16 @@ class Connection:
     """One kept-alive HTTP/1.1 connection."""
 
     def __init__(self, url: str, key: str) -> None:
-        self._at, self._key = urlsplit(url), key
+        self._address, self._key = urlsplit(url), key
         self._pipe: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Return an answer's status, headers and body."""
         if self._pipe is None:
-            self._pipe = await asyncio.open_connection(self._at.hostname, self._at.port, limit=2**22)
+            self._pipe = await asyncio.open_connection(self._address.hostname, self._address.port, limit=2**22)
         reader, writer = self._pipe
         head = (
-            f"POST {path} HTTP/1.1\r\nhost: {self._at.netloc}\r\nauthorization: Bearer {self._key}\r\n"
+            f"POST {path} HTTP/1.1\r\nhost: {self._address.netloc}\r\nauthorization: Bearer {self._key}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode() + body)
@@ -100,7 +100,7 @@ def body(number: int, **extra: Any) -> bytes:
         {"role": "system", "content": "You are a careful assistant of a small shop. Use the tools."},
         {"role": "user", "content": f"How many red lamps are in stock? (question {number})"},
     ]
-    # Answers of many lengths, as real ones are: equal ones would all end in one step, and vLLM would wait for clients.
+    # Answers of many lengths, as in reality: equal ones would all end at once, and vLLM would wait for the clients.
     tokens = SHORTEST + number * 7 % (LONGEST - SHORTEST + 1)
     call = {"model": "policy", "messages": messages, "tools": [TOOL], "max_tokens": tokens, "ignore_eos": True}
     return json.dumps(call | {"temperature": 1.0} | extra).encode()
@@ -120,22 +120,22 @@ TOOLS = [
 
 
 async def load(url: str, key: str, *, until: asyncio.Event | None = None, **extra: Any) -> Load:
-    """Keep `CONCURRENT` calls in flight: `CALLS` of them, or until told to stop."""
-    seen, numbers = Load(), _numbers(until)
+    """Keep `CONCURRENT` calls in flight: `CALLS` of them, or until `until` is set."""
+    result, numbers = Load(), _numbers(until)
     began = time.perf_counter()
 
     async def caller() -> None:
         connection = Connection(url, key)
         for number in numbers:
             status, headers, _ = await connection.post("/v1/chat/completions", body(number, **extra))
-            seen.calls += 1
-            seen.failed += status != 200
-            seen.first_answer.setdefault(int(headers.get("x-woodshed-weight-version", 0)), time.time())
+            result.calls += 1
+            result.failed += status != 200
+            result.first_answer.setdefault(int(headers.get("x-woodshed-weight-version", 0)), time.time())
         connection.close()
 
     await asyncio.gather(*(caller() for _ in range(CONCURRENT)))
-    seen.seconds = time.perf_counter() - began
-    return seen
+    result.seconds = time.perf_counter() - began
+    return result
 
 
 def _numbers(until: asyncio.Event | None) -> Iterator[int]:
@@ -145,9 +145,9 @@ def _numbers(until: asyncio.Event | None) -> Iterator[int]:
         number += 1
 
 
-async def talk(url: str, keys: Sequence[str]) -> Load:
-    """Hold a conversation of `TURNS` calls for each key, `CONCURRENT` at a time."""
-    seen, waiting = Load(), iter(enumerate(keys))
+async def converse(url: str, keys: Sequence[str]) -> Load:
+    """Run a conversation of `TURNS` calls for each key, `CONCURRENT` at a time."""
+    result, waiting = Load(), iter(enumerate(keys))
     began = time.perf_counter()
 
     async def caller() -> None:
@@ -156,14 +156,14 @@ async def talk(url: str, keys: Sequence[str]) -> Load:
             for turn in range(TURNS):
                 call = {"model": "policy", "messages": messages, "tools": TOOLS, "max_tokens": LONGEST, "seed": number}
                 status, _, raw = await connection.post("/v1/chat/completions", json.dumps(call).encode())
-                seen.calls += 1
-                seen.failed += status != 200
+                result.calls += 1
+                result.failed += status != 200
                 messages = [*messages, *_next(json.loads(raw)["choices"][0]["message"], turn)]
             connection.close()
 
     await asyncio.gather(*(caller() for _ in range(CONCURRENT)))
-    seen.seconds = time.perf_counter() - began
-    return seen
+    result.seconds = time.perf_counter() - began
+    return result
 
 
 def opening(number: int) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def opening(number: int) -> list[dict[str, Any]]:
 
 
 def _next(answer: dict[str, Any], turn: int) -> Iterator[dict[str, Any]]:
-    """Yield the answer as a client sends it back, and what comes next."""
+    """Yield the answer as a client sends it back, and the messages after it."""
     calls = answer.get("tool_calls") or []
     yield {"role": "assistant", "content": answer["content"] or ""} | ({"tool_calls": calls} if calls else {})
     for call in calls:
@@ -185,37 +185,38 @@ def _next(answer: dict[str, Any], turn: int) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One stretch of load."""
+    """Costs in one period of load."""
 
     rate: float
+    """Calls per second."""
     cpu_s: float
-    """Processor time of vLLM and the engine for one call."""
+    """Processor time of vLLM and the engine per call."""
 
 
 async def compare(
-    rivals: dict[str, Callable[[int], Awaitable[Load]]], home: Path, rounds: int
+    variants: dict[str, Callable[[int], Awaitable[Load]]], home: Path, rounds: int
 ) -> dict[str, list[Sample]]:
-    """Let rivals take turns; the first round only warms up."""
+    """Let the variants take turns; the first round only warms up."""
     vllm = json.loads((home / "servers.json").read_text())["policy"]["pid"]
     engine = _parent(_parent(vllm))
-    found: dict[str, list[Sample]] = {name: [] for name in rivals}
-    orders = itertools.cycle(itertools.permutations(rivals))
+    samples: dict[str, list[Sample]] = {name: [] for name in variants}
+    orders = itertools.cycle(itertools.permutations(variants))
     for turn, order in zip(range(rounds + 1), orders, strict=False):
         for name in order:
             before = _cpu_s(engine)
-            seen = await rivals[name](turn)
-            assert not seen.failed, "a call failed without a reason to"
+            result = await variants[name](turn)
+            assert not result.failed, "a call failed without a reason to"
             if turn:
-                found[name].append(Sample(seen.rate, (_cpu_s(engine) - before) / seen.calls))
-    return found
+                samples[name].append(Sample(result.rate, (_cpu_s(engine) - before) / result.calls))
+    return samples
 
 
-def ratios(found: dict[str, list[Sample]], name: str, rival: str, prefix: str = "") -> dict[str, float]:
-    """Return the medians, over the rounds, of one rival's rate and thrift over another's."""
-    pairs = list(zip(found[name], found[rival], strict=True))
+def ratios(samples: dict[str, list[Sample]], name: str, other: str, prefix: str = "") -> dict[str, float]:
+    """Return the medians, over the rounds, of one variant's rate and calls per CPU second over another's."""
+    pairs = list(zip(samples[name], samples[other], strict=True))
     return {
-        f"{prefix}{name}_over_{rival}": statistics.median(a.rate / b.rate for a, b in pairs),
-        f"{prefix}{name}_over_{rival}_by_cpu": statistics.median(b.cpu_s / a.cpu_s for a, b in pairs),
+        f"{prefix}{name}_over_{other}": statistics.median(a.rate / b.rate for a, b in pairs),
+        f"{prefix}{name}_over_{other}_by_cpu": statistics.median(b.cpu_s / a.cpu_s for a, b in pairs),
     }
 
 
@@ -223,31 +224,36 @@ async def throughput(client: EngineClient, vllm: str, home: Path, rounds: int) -
     """Compare the gateway with vLLM itself, call by call."""
     keys = await _keys(client, [f"throughput-{turn}" for turn in range(rounds + 1)])
     tokens = {"logprobs": True, "return_token_ids": True}
-    rivals: dict[str, Callable[[int], Awaitable[Load]]] = {
+    variants: dict[str, Callable[[int], Awaitable[Load]]] = {
         "vllm": lambda _: load(vllm, "none"),
         "gateway": lambda turn: load(client.url, keys[turn]),
         "vllm_with_tokens": lambda _: load(vllm, "none", **tokens),
     }
-    found = await compare(rivals, home, rounds)
-    rates = {f"{name}_calls_per_s": statistics.median(one.rate for one in seen) for name, seen in found.items()}
-    return rates | ratios(found, "gateway", "vllm") | ratios(found, "gateway", "vllm_with_tokens")
+    samples = await compare(variants, home, rounds)
+    rates = {
+        f"{name}_calls_per_s": statistics.median(one.rate for one in of_variant) for name, of_variant in samples.items()
+    }
+    return rates | ratios(samples, "gateway", "vllm") | ratios(samples, "gateway", "vllm_with_tokens")
 
 
 async def conversations(client: EngineClient, vllm: str, home: Path, rounds: int) -> dict[str, float]:
-    """Compare the gateway, which goes on from tokens, with vLLM, which renders each prompt anew."""
-    names = [[f"talk-{turn}-{number}" for number in range(TALKS)] for turn in range(rounds + 1)]
+    """Compare the gateway, which continues from tokens, with vLLM, which renders each prompt again."""
+    names = [[f"talk-{turn}-{number}" for number in range(CONVERSATIONS)] for turn in range(rounds + 1)]
     keys = [await _keys(client, of_turn) for of_turn in names]
-    rivals: dict[str, Callable[[int], Awaitable[Load]]] = {
-        "vllm": lambda _: talk(vllm, ["none"] * TALKS),
-        "gateway": lambda turn: talk(client.url, keys[turn]),
+    variants: dict[str, Callable[[int], Awaitable[Load]]] = {
+        "vllm": lambda _: converse(vllm, ["none"] * CONVERSATIONS),
+        "gateway": lambda turn: converse(client.url, keys[turn]),
     }
-    found = await compare(rivals, home, rounds)
-    rates = {f"talk_{name}_calls_per_s": statistics.median(one.rate for one in seen) for name, seen in found.items()}
+    samples = await compare(variants, home, rounds)
+    rates = {
+        f"talk_{name}_calls_per_s": statistics.median(one.rate for one in of_variant)
+        for name, of_variant in samples.items()
+    }
     rollouts = [(await client.seal(name)).calls for name in itertools.chain(*names)]
     sampled = statistics.mean(len(call.completions[0].token_ids) for calls in rollouts for call in calls)
     merged = sum((measure_prefix_reuse(calls) for calls in rollouts), PrefixReuse())
     merges = {"talk_merge_ratio": merged.ratio, "talk_forks": float(sum(merged.forks.values()))}
-    return rates | ratios(found, "gateway", "vllm", "talk_") | merges | {"talk_sampled_tokens_per_call": sampled}
+    return rates | ratios(samples, "gateway", "vllm", "talk_") | merges | {"talk_sampled_tokens_per_call": sampled}
 
 
 async def _keys(client: EngineClient, rollout_ids: Sequence[str]) -> list[str]:
@@ -288,10 +294,10 @@ async def swaps(client: EngineClient, home: Path, steps: int) -> dict[str, float
         assert report.trained, report
         await asyncio.sleep(2.0)
         stop.set()
-        seen = await loading
+        result = await loading
         saved = (home / "policies" / "policy" / "run" / "checkpoints" / f"{report.version:05d}").stat().st_ctime
-        delays.append(seen.first_answer[report.version] - saved)
-        calls, failed = calls + seen.calls, failed + seen.failed
+        delays.append(result.first_answer[report.version] - saved)
+        calls, failed = calls + result.calls, failed + result.failed
     health = await client.health()
     return {
         "swaps": health.lora_swaps,
@@ -329,9 +335,9 @@ async def measure(rounds: int, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         async with engine(home) as (client, vllm):
-            found = await throughput(client, vllm, home, rounds)
-            found |= await conversations(client, vllm, home, rounds)
-            return found | (await swaps(client, home, steps) if steps else {})
+            figures = await throughput(client, vllm, home, rounds)
+            figures |= await conversations(client, vllm, home, rounds)
+            return figures | (await swaps(client, home, steps) if steps else {})
 
 
 def main() -> None:
@@ -339,12 +345,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    asked = parser.parse_args()
-    found = asyncio.run(measure(asked.rounds, asked.steps))
-    for name, value in found.items():
+    options = parser.parse_args()
+    figures = asyncio.run(measure(options.rounds, options.steps))
+    for name, value in figures.items():
         print(f"{name:40} {value:10.3f}")
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

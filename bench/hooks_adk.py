@@ -1,4 +1,4 @@
-"""What the Google ADK hooks cost over ADK's own `OpenAILlm`; see `_hook_costs.py` for how it is measured.
+"""What the Google ADK hooks cost over ADK's own `OpenAILlm`; measured as `_hook_costs.py` says.
 
 python bench/hooks_adk.py [--rounds 30] [--calls 4] [--tokens 200] [--json]
 """
@@ -18,10 +18,10 @@ from google.adk.models.llm_response import LlmResponse
 from google.adk.runners import InMemoryRunner
 from google.genai import types
 
-def said(**_):
+def answer(**_):
     return LlmResponse(content=types.Content(role="model", parts=[types.Part(text="hi")]))
 
-agent = LlmAgent(name="clerk", model="gemini-2.5-flash", before_model_callback=said)
+agent = LlmAgent(name="clerk", model="gemini-2.5-flash", before_model_callback=answer)
 asyncio.run(InMemoryRunner(agent=agent, app_name="bench").run_debug("hi", quiet=True))
 before = time.process_time()
 import woodshed_adk

@@ -1,4 +1,4 @@
-"""What the CrewAI hooks cost over the same models and crew unhooked; see `_hook_costs.py` for how it is measured.
+"""What the CrewAI hooks cost over the same models and crew unhooked; measured as `_hook_costs.py` says.
 
 python bench/hooks_crewai.py [--rounds 30] [--calls 4] [--tokens 200] [--json]
 """

@@ -1,4 +1,4 @@
-"""What the LangGraph hooks cost over the same graph unhooked; see `_hook_costs.py` for how it is measured.
+"""What the LangGraph hooks cost over the same graph unhooked; measured as `_hook_costs.py` says.
 
 python bench/hooks_langgraph.py [--rounds 30] [--calls 4] [--tokens 200] [--json]
 """

@@ -1,4 +1,4 @@
-"""How long `import woodshed` takes, in a fresh interpreter, and what it brings along.
+"""How long `import woodshed` takes in a fresh interpreter, and which heavy modules it imports.
 
 Run: .venv/bin/python bench/import_time.py
 """

@@ -1,15 +1,14 @@
-"""How well a judge's scores survive on their way to a reward: naive order-zipped scoring beside `woodshed.Ruler`.
+"""How reliably a judge's scores become rewards: naive scoring by position compared with `woodshed.Ruler`.
 
     python bench/judge.py [--groups 60] [--size 8] [--no-engine] [--json FILE]
 
-1. Simulated judges, each with one known fault, score groups whose truth is known. A score that an attempt gets and
-   the judge did not mean for it is misassigned. τ is Kendall's, with the truth, over the groups that were scored.
+1. Simulated judges, each with one known fault, score groups whose true order is known. A score is misassigned if the
+   judge did not mean it for that attempt. τ is Kendall's, with the true order, over the groups that were scored.
 2. Hostile replies and recorded texts (`woodshed.testing.hostile`): rewards that nobody meant.
-3. The demo's tiny judge, served by the real vLLM, on attempts at held-out questions of the music shop. It knows one
-   form of request only, so "naive" here is that request in one order, its scores dealt out by place.
+3. The demo's tiny judge, served by the real vLLM, on attempts at held-out questions of the music shop. It understands
+   only one form of request, so "naive" here is that request in one order, with scores assigned by position.
 
-What a simulated judge cannot show is how a real model falls for a text; it shows what a reader of replies and a builder
-of requests do when it does.
+A simulated judge cannot show whether a real model is deceived by a text. It shows what happens to the scores if it is.
 """
 
 from __future__ import annotations
@@ -59,28 +58,28 @@ class Line:
 
 
 def main() -> None:
-    """Run what was asked for and print the tables."""
-    # A hundred groups are masked on purpose; each would say so.
+    """Run the benchmark and print the tables."""
+    # A hundred groups are masked on purpose, and each would log a warning.
     logging.getLogger("woodshed.rewards").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=60, help="groups a judge scores")
     parser.add_argument("--size", type=int, default=8, help="attempts of a group")
     parser.add_argument("--no-engine", action="store_true", help="leave the tiny real judge out")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
-    asked = parser.parse_args()
-    lines = asyncio.run(simulated(asked.groups, asked.size))
+    options = parser.parse_args()
+    lines = asyncio.run(simulated(options.groups, options.size))
     show(lines)
-    wrong = asyncio.run(hostile(asked.size))
+    wrong = asyncio.run(hostile(options.size))
     print(
         f"\n{wrong['replies']} hostile replies and {wrong['texts']} hostile texts: {wrong['naive']} give a wrong "
         f"reward in naive scoring, {wrong['ours']} in ours ({wrong['masked']} masked)"
     )
-    if not asked.no_engine:
+    if not options.no_engine:
         print()
-        lines += (real := asyncio.run(tiny_judge(asked.groups, asked.size)))
+        lines += (real := asyncio.run(tiny_judge(options.groups, options.size)))
         show(real)
-    if asked.json:
-        asked.json.write_text(json.dumps({"lines": [asdict(line) for line in lines], "hostile": wrong}, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps({"lines": [asdict(line) for line in lines], "hostile": wrong}, indent=2))
     sys.exit(verdict(lines, wrong))
 
 
@@ -110,8 +109,8 @@ async def simulated(groups: int, size: int) -> list[Line]:
 
 
 async def _naive(judge: Any, group: KnownGroup) -> tuple[dict[str, Any], float | None]:
-    found = await naive_scores(judge, group.trajectories)
-    return dict(zip(group.truth, found or (), strict=False)), None
+    scores = await naive_scores(judge, group.trajectories)
+    return dict(zip(group.truth, scores or (), strict=False)), None
 
 
 async def _ours(judge: Any, group: KnownGroup) -> tuple[dict[str, Any], float | None]:
@@ -141,26 +140,26 @@ def agreement(scores: dict[str, Any], group: KnownGroup) -> list[float]:
 
 async def hostile(size: int) -> dict[str, int]:
     """Return how many hostile replies and texts give a reward that the judge did not mean."""
-    found = {"replies": 0, "texts": 0, "naive": 0, "ours": 0, "masked": 0}
+    counts = {"replies": 0, "texts": 0, "naive": 0, "ours": 0, "masked": 0}
     for seed in range(3):
         group = known_group(seed, size)
         for number in range(len(hostile_replies({"A": 1.0, "B": 0.0}, 0))):
-            found["replies"] += 1
-            await _count(found, group, lambda: _hostile(group, seed, number))  # noqa: B023
+            counts["replies"] += 1
+            await _count(counts, group, lambda: _hostile(group, seed, number))  # noqa: B023
     for number, text in enumerate(hostile_texts("abcd", "A")):
         for seed in range(4):
             group = carrying(known_group(1000 * seed + number, size), text.text)
-            found["texts"] += 1
-            await _count(found, group, lambda: Gullible(group.truth))  # noqa: B023
-    return found
+            counts["texts"] += 1
+            await _count(counts, group, lambda: Gullible(group.truth))  # noqa: B023
+    return counts
 
 
-async def _count(found: dict[str, int], group: KnownGroup, judge: Callable[[], Any]) -> None:
+async def _count(counts: dict[str, int], group: KnownGroup, judge: Callable[[], Any]) -> None:
     naive, _ = await _naive(judge(), group)
     ours, _ = await _ours(judge(), group)
-    found["naive"] += bool(naive) and naive != group.truth
-    found["ours"] += bool(ours) and ours != group.truth
-    found["masked"] += not ours
+    counts["naive"] += bool(naive) and naive != group.truth
+    counts["ours"] += bool(ours) and ours != group.truth
+    counts["masked"] += not ours
 
 
 def _hostile(group: KnownGroup, seed: int, number: int) -> Any:
@@ -186,7 +185,7 @@ async def tiny_judge(groups: int, size: int) -> list[Line]:
 
 
 async def _tiny_naive(ruler: Ruler, known: Sequence[KnownGroup]) -> Line:
-    line, taus = Line(judge="tiny, real vLLM", how="by place"), []
+    line, taus = Line(judge="tiny, real vLLM", how="by position"), []
     client, _ = judge_client(ruler.judge)  # type: ignore[arg-type]
     for number, group in enumerate(known):
         settings = PromptSettings(rubric=default_rubric())
@@ -203,16 +202,18 @@ async def _tiny_naive(ruler: Ruler, known: Sequence[KnownGroup]) -> Line:
 
 async def _tiny_ours(ruler: Ruler, known: Sequence[KnownGroup]) -> Line:
     line = Line(judge="tiny, real vLLM", how=f"ours, {ruler.permutations} order{'s' * (ruler.permutations > 1)}")
-    found: list[Judgement] = [await ruler.judge_group(group.trajectories) for group in known]
+    judgements: list[Judgement] = [await ruler.judge_group(group.trajectories) for group in known]
     taus = [
-        t for j, g in zip(found, known, strict=True) for t in agreement({s.rollout_id: s.value for s in j.scores}, g)
+        t
+        for j, g in zip(judgements, known, strict=True)
+        for t in agreement({s.rollout_id: s.value for s in j.scores}, g)
     ]
-    figures = [j.consistency for j in found if j.consistency is not None]
-    line.groups, line.masked = len(known), sum(j.error is not None for j in found)
+    figures = [j.consistency for j in judgements if j.consistency is not None]
+    line.groups, line.masked = len(known), sum(j.error is not None for j in judgements)
     line.tau = math.fsum(taus) / len(taus)
     line.consistency = math.fsum(figures) / len(figures) if figures else None
-    line.requests = sum(j.requests for j in found) / len(known)
-    line.tokens = sum(j.prompt_tokens + j.completion_tokens for j in found)
+    line.requests = sum(j.requests for j in judgements) / len(known)
+    line.tokens = sum(j.prompt_tokens + j.completion_tokens for j in judgements)
     return line
 
 
@@ -233,8 +234,8 @@ def shop_groups(count: int, size: int) -> list[KnownGroup]:
         truth = [order.index(level_of(scenario, a, shop)) / (len(order) - 1) for a in made]
         if len(set(truth)) < 2:
             continue
-        told = [translated(a, DIALECTS[0], shop) for a in made]
-        members = tuple(trajectory(scenario, a, f"{len(groups)}-{n}") for n, a in enumerate(told))
+        translated_attempts = [translated(a, DIALECTS[0], shop) for a in made]
+        members = tuple(trajectory(scenario, a, f"{len(groups)}-{n}") for n, a in enumerate(translated_attempts))
         groups.append(
             KnownGroup(trajectories=members, truth={t.rollout_id: w for t, w in zip(members, truth, strict=True)})
         )

@@ -1,8 +1,8 @@
-"""Products of a decoder layer in fp32 on one thread: torch's own beside those of `woodshed.loss.products`, in turns.
+"""Matrix products of a decoder layer in fp32 on one thread: torch's own and `woodshed.loss.products`, in turns.
 
 python bench/products.py [--rounds 30]
 
-For each shape, rows x in -> out: GFLOP a CPU second by either, best of the rounds, and their ratio.
+For each shape (rows x in -> out): GFLOP per CPU second of both, each in its best round, and their ratio.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHAPES = ((3072, 256, 128), (3072, 256, 256), (3072, 256, 768), (3072, 768, 256)
 
 
 def seconds(product: Callable[[], torch.Tensor]) -> float:
-    """Return what one product takes, in CPU seconds."""
+    """Return the CPU seconds of one product."""
     began = time.process_time()
     product()
     return time.process_time() - began
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     for rows, width, out in SHAPES:
         x, to_out, weight = torch.randn(rows, width), torch.randn(rows, out), torch.randn(out, width)
@@ -46,7 +46,7 @@ def main() -> None:
             "backward": (lambda: to_out @ weight, lambda: linear(to_out, weight.t())),  # noqa: B023
         }
         for name, (torchs, ours) in pairs.items():
-            times = [(seconds(torchs), seconds(ours)) for _ in range(asked.rounds)]
+            times = [(seconds(torchs), seconds(ours)) for _ in range(options.rounds)]
             plain, best = (2 * rows * width * out / 1e9 / min(one) for one in zip(*times, strict=True))
             print(f"{rows} x {width:4} -> {out:4} {name:8} {plain:4.0f} {best:4.0f} GFLOP/s  {best / plain:.2f}")
 

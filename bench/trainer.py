@@ -1,12 +1,12 @@
-"""One optimizer step of woodshed's trainer beside TRL's GRPOTrainer: same model, tokens and LoRA, in one run.
+"""One optimizer step of woodshed's trainer and of TRL's GRPOTrainer: same model, tokens and LoRA, in one run.
 
     python bench/trainer.py [--rounds 3] [--threads 1] [--hidden 256 512] [--cases shared turns]
                             [--precisions fp32 bf16] [--scaling] [--json]
 
-Each trainer is a process of its own; they take steps in turn, and a figure is the smallest of the rounds in CPU seconds
-(the first round of each warms up). Both compute in the same precision; by itself woodshed takes bf16 on a CPU only
-where it is three times as fast. `shared`: rollouts that share 1,024 tokens and have 256 of their own. `turns`: six
-turns with tool results and two sub-agents. Memory is a process's peak, the libraries it imports included.
+Each trainer runs in a process of its own. They take steps in turn, and the result is the best round in CPU seconds (the
+first round of each only warms up). Both compute in the same precision; without this benchmark woodshed uses bf16 on a
+CPU only if it is three times as fast. `shared`: rollouts that share 1,024 tokens and have 256 of their own. `turns`:
+six turns with tool results and two sub-agents. Memory is a process's peak, including the libraries it imports.
 
 `make bench-train` runs it in an environment that has TRL; without TRL only woodshed's side is measured, and it says so.
 """
@@ -32,7 +32,7 @@ from scaling import plot
 WORKER = Path(__file__).parent / "train" / "worker.py"
 ROLLOUTS = 8
 SCALING = (2, 4, 8, 16)
-WANTED = {("shared", "speed"): 6.0, ("turns", "speed"): 8.0, ("shared", "memory"): 0.4}
+TARGETS = {("shared", "speed"): 6.0, ("turns", "speed"): 8.0, ("shared", "memory"): 0.4}
 
 
 class Worker:
@@ -45,10 +45,10 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
         self._answer()
 
-    def ask(self, what: str = "step") -> dict[str, float]:
-        """Return what it answers to one line."""
+    def send(self, command: str = "step") -> dict[str, float]:
+        """Send one line and return the answer."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()
         return self._answer()
 
@@ -64,39 +64,39 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"a worker ended: {self.process.args}")
-        found: dict[str, float] = json.loads(line)
-        return found
+        answer: dict[str, float] = json.loads(line)
+        return answer
 
 
 def measured(
-    trainers: list[str], precision: str, case: str, hidden: int, asked: argparse.Namespace
+    trainers: list[str], precision: str, case: str, hidden: int, options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Return each trainer's best step and its peak, and what woodshed's step consists of."""
-    workers = {name: Worker(name, precision, case, hidden, ROLLOUTS, asked.threads) for name in trainers}
+    """Return each trainer's best step and its peak memory, and the operations of woodshed's step."""
+    workers = {name: Worker(name, precision, case, hidden, ROLLOUTS, options.threads) for name in trainers}
     try:
         for worker in workers.values():
-            worker.ask()
-        rounds = [{name: worker.ask() for name, worker in workers.items()} for _ in range(asked.rounds)]
+            worker.send()
+        rounds = [{name: worker.send() for name, worker in workers.items()} for _ in range(options.rounds)]
         best = {name: min((r[name] for r in rounds), key=lambda s: s["cpu_s"]) for name in trainers}
-        best["ours"] |= {"peak_mb": max(r["ours"]["peak_mb"] for r in rounds), **workers["ours"].ask("operations")}
+        best["ours"] |= {"peak_mb": max(r["ours"]["peak_mb"] for r in rounds), **workers["ours"].send("operations")}
         return best
     finally:
         for worker in workers.values():
             worker.close()
 
 
-def scaling(case: str, hidden: int, asked: argparse.Namespace) -> list[dict[str, float]]:
+def scaling(case: str, hidden: int, options: argparse.Namespace) -> list[dict[str, float]]:
     """Return woodshed's best step over growing groups."""
-    found = []
+    points = []
     for rollouts in SCALING:
-        worker = Worker("ours", "fp32", case, hidden, rollouts, asked.threads)
+        worker = Worker("ours", "fp32", case, hidden, rollouts, options.threads)
         try:
-            worker.ask()
-            best = min((worker.ask() for _ in range(asked.rounds)), key=lambda s: s["cpu_s"])
+            worker.send()
+            best = min((worker.send() for _ in range(options.rounds)), key=lambda s: s["cpu_s"])
         finally:
             worker.close()
-        found.append({"rollouts": float(rollouts), **best})
-    return found
+        points.append({"rollouts": float(rollouts), **best})
+    return points
 
 
 def show(precision: str, case: str, hidden: int, best: dict[str, dict[str, float]]) -> None:
@@ -109,16 +109,18 @@ def show(precision: str, case: str, hidden: int, best: dict[str, dict[str, float
     rate = ours["operations"] / ours["cpu_s"]
     share = rate / ours["gemm_rate"]
     plain = ours["gemm_rate"] / 1e9
-    print(f"  {rate / 1e9:.0f} of {plain:.0f} GFLOP a CPU second: {share:.0%} of a plain product (wanted 50 %)")
+    print(
+        f"  {rate / 1e9:.0f} of {plain:.0f} GFLOP per CPU second: {share:.0%} of a plain matrix product (target 50 %)"
+    )
     if "trl" in best:
         speed, memory = best["trl"]["cpu_s"] / ours["cpu_s"], ours["peak_mb"] / best["trl"]["peak_mb"]
-        _verdict("times TRL's speed", speed, WANTED[case, "speed"], speed >= WANTED[case, "speed"])
-        limit = WANTED.get((case, "memory"))
-        _verdict("of TRL's memory", memory, limit, limit is None or memory <= limit)
+        _print_target("times TRL's speed", speed, TARGETS[case, "speed"], speed >= TARGETS[case, "speed"])
+        limit = TARGETS.get((case, "memory"))
+        _print_target("of TRL's memory", memory, limit, limit is None or memory <= limit)
 
 
-def _verdict(what: str, found: float, wanted: float | None, met: bool) -> None:
-    print(f"  {found:.2f} {what}" + (f" (wanted {wanted:g}): {'met' if met else 'SHORT'}" if wanted else ""))
+def _print_target(name: str, measured: float, target: float | None, met: bool) -> None:
+    print(f"  {measured:.2f} {name}" + (f" (target {target:g}): {'met' if met else 'MISSED'}" if target else ""))
 
 
 def main() -> None:
@@ -131,19 +133,19 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--scaling", action="store_true", help="also measure groups of 2, 4, 8 and 16")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the tables")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     trainers = ["ours"] + ["trl"] * (importlib.util.find_spec("trl") is not None)
     everything: dict[str, object] = {}
-    for case, hidden, precision in itertools.product(asked.cases, asked.hidden, asked.precisions):
-        best = measured(trainers, precision, case, hidden, asked)
+    for case, hidden, precision in itertools.product(options.cases, options.hidden, options.precisions):
+        best = measured(trainers, precision, case, hidden, options)
         everything[f"{case}/{hidden}/{precision}"] = best
-        if not asked.json:
+        if not options.json:
             show(precision, case, hidden, best)
-    if asked.scaling:
-        everything["scaling"] = points = scaling("turns", asked.hidden[0], asked)
-        for line in () if asked.json else plot(points):
+    if options.scaling:
+        everything["scaling"] = points = scaling("turns", options.hidden[0], options)
+        for line in () if options.json else plot(points):
             print(line)
-    if asked.json:
+    if options.json:
         print(json.dumps(everything))
     elif len(trainers) == 1:
         print("TRL is not installed here, so nothing was compared; `make bench-train` brings it")

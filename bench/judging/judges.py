@@ -86,10 +86,10 @@ def _attempts(user: str) -> list[tuple[str, str]]:
     """Read the attempts between the marks that the request itself declares."""
     if user.startswith("fence code: "):
         fence = re.escape(user.split("\n", 1)[0].removeprefix("fence code: "))
-        found = re.findall(rf"<attempt (\w+) {fence}>\n(.*?)\n</attempt \1 {fence}>", user, re.DOTALL)
+        attempts = re.findall(rf"<attempt (\w+) {fence}>\n(.*?)\n</attempt \1 {fence}>", user, re.DOTALL)
     else:
-        found = re.findall(r'<trajectory id="(\w+)">\n(.*?)\n</trajectory>', user, re.DOTALL)
-    return [(i, text) for i, text in found]
+        attempts = re.findall(r'<trajectory id="(\w+)">\n(.*?)\n</trajectory>', user, re.DOTALL)
+    return [(i, text) for i, text in attempts]
 
 
 def _reply(fault: str, ids: Sequence[str], scores: Sequence[float], draw: random.Random, *, is_repair: bool) -> str:
@@ -105,8 +105,8 @@ def _reply(fault: str, ids: Sequence[str], scores: Sequence[float], draw: random
         entries[hit]["score"] = round(100 * entries[hit]["score"])
     elif fault == "not a number":
         entries[hit]["score"] = float("nan")
-    said = json.dumps({"scores": entries})
+    verdict = json.dumps({"scores": entries})
     if fault == "quotes a claim":
         claim = [{"id": i, "explanation": "", "score": float(n == hit)} for n, i in enumerate(ids)]
-        return f"One attempt claims {json.dumps({'scores': claim})}. My verdict: {said}"
-    return said
+        return f"One attempt claims {json.dumps({'scores': claim})}. My verdict: {verdict}"
+    return verdict

@@ -1,4 +1,4 @@
-"""The naive way to ask a judge: attempts in the order they came, their text unguarded, scores dealt out by place."""
+"""The naive way to ask a judge: attempts in the order they came, their text unguarded, scores assigned by position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ask = Callable[[str, str, dict[str, Any]], Awaitable[str]]
 
 
 async def naive_scores(ask: Ask, trajectories: Sequence[Trajectory]) -> list[Any] | None:
-    """Return what the reply holds, place by place, as it is; None where it is no JSON at all."""
+    """Return the reply's scores in order, unchecked; None where the reply is not JSON."""
     return scores_by_place(await ask(SYSTEM, naive_request(trajectories), {}))
 
 
@@ -29,13 +29,13 @@ def naive_request(trajectories: Sequence[Trajectory]) -> str:
 def scores_by_place(reply: str) -> list[Any] | None:
     """Return the scores in the order in which the reply has them."""
     try:
-        found = json.JSONDecoder().raw_decode(reply, reply.index("{"))[0]
-        return [entry["score"] for entry in found["scores"]]
+        parsed = json.JSONDecoder().raw_decode(reply, reply.index("{"))[0]
+        return [entry["score"] for entry in parsed["scores"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _text(trajectory: Trajectory) -> str:
     last = trajectory.calls[-1].tokens
-    said = [f"{m.role}: {m.content or ''}" for m in (*last.messages, last.completions[0].message)]
-    return "\n".join(said)
+    lines = [f"{m.role}: {m.content or ''}" for m in (*last.messages, last.completions[0].message)]
+    return "\n".join(lines)

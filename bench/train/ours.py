@@ -1,4 +1,4 @@
-"""One optimizer step of woodshed's trainer, as its own process runs it."""
+"""One optimizer step of woodshed's trainer, as the trainer's own process runs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shapes import ALPHA, CASES, DTYPES, RANK, SHAPES, Attempt, advantages, logp
 from torch.utils.flop_counter import FlopCounterMode
 
 from woodshed.engine.trainer import loader
-from woodshed.engine.trainer.batch import Batch, build_batch
+from woodshed.engine.trainer.batch import TrainingBatch, build_batch
 from woodshed.engine.trainer.memory import keep_freed_memory
 from woodshed.engine.trainer.policy import LoraPolicy
 from woodshed.engine.trainer.step import StepRunner
@@ -32,14 +32,14 @@ def prepare(
 ) -> tuple[Callable[[], dict[str, float]], Callable[[], float]]:
     """Return a function that takes a step, and one that counts a step's floating-point operations.
 
-    By itself the trainer would compute in what it finds worth it on this machine.
+    The precision is fixed here; the trainer would otherwise choose it by a measurement.
     """
     loader.faster_dtype = lambda kind: getattr(torch, DTYPES[precision])  # type: ignore[assignment]
     keep_freed_memory()
     shape = SHAPES[hidden]
     with tempfile.TemporaryDirectory() as folder:
         make_model(shape, precision).save_pretrained(folder)  # type: ignore[attr-defined]
-        # A random model is nobody's policy, so its drift from made-up log-probabilities means nothing.
+        # The log-probabilities are invented, so the drift from them means nothing.
         settings = OpenPolicy(
             name="bench", lora=LoraSettings(rank=RANK, alpha=ALPHA), loss=LossSettings(preset="dapo", drift_stop=1e9)
         )
@@ -48,7 +48,7 @@ def prepare(
     return lambda: runner.take(batch, 0), lambda: _operations(runner, batch, shape.heads * 64)
 
 
-def _batch(attempts: list[Attempt], rollouts: int) -> Batch:
+def _batch(attempts: list[Attempt], rollouts: int) -> TrainingBatch:
     sessions = {
         str(k): SealedSession(
             rollout_id=str(k),
@@ -62,29 +62,29 @@ def _batch(attempts: list[Attempt], rollouts: int) -> Batch:
 
 
 def _calls(name: str, attempt: Attempt) -> list[TokenCall]:
-    found, history, seen = [], attempt.prompt, 0
+    calls, history, sampled_tokens = [], attempt.prompt, 0
     for number, (sampled, piece) in enumerate(attempt.pieces):
         if sampled:
             answer = Completion(
                 index=0,
                 message=Message(role="assistant"),
                 token_ids=piece,
-                logprobs=tuple(logprob(seen + k) for k in range(len(piece))),
+                logprobs=tuple(logprob(sampled_tokens + k) for k in range(len(piece))),
                 weight_versions=(0,) * len(piece),
             )
-            found.append(
+            calls.append(
                 TokenCall(
                     call_id=f"{name}/{number}", started_s=float(number), latency_s=0.1, messages=(),
                     prompt_ids=history, completions=(answer,),
                 )
             )  # fmt: skip
-            seen += len(piece)
+            sampled_tokens += len(piece)
         history = history + piece
-    return found
+    return calls
 
 
-def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
-    """Count a step's matrix products and those of attention, of which only the pairs that count."""
+def _operations(runner: StepRunner, batch: TrainingBatch, width: int) -> float:
+    """Return a step's floating-point operations in matrix products and attention; masked pairs do not count."""
     parts = runner.micro_batches(batch)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: _product}) as counter:
         runner.accumulate(batch, parts)
@@ -92,7 +92,7 @@ def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
     layers = runner.policy.model.config.num_hidden_layers
     total = float(sum(n for name, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(name)))
     for part in parts:
-        # A position that asks looks at its own path; two products forward and five backward.
+        # A query attends to its own path: two products in the forward pass and five in the backward pass.
         paths_N = part.position_ids_BN[0] + 1
         pairs = (layers - 1) * paths_N.sum() + paths_N[part.columns].sum()
         total += (2 + 5) * 2 * width * float(pairs)
@@ -100,12 +100,12 @@ def _operations(runner: StepRunner, batch: Batch, width: int) -> float:
 
 
 def _product(x_ND: torch.Size, weight_FD: torch.Size, *_: object, **__: object) -> int:
-    """Count oneDNN's product, which torch's counter does not know."""
+    """Return the operations of oneDNN's product, which torch's counter does not know."""
     return 2 * x_ND[0] * x_ND[1] * weight_FD[0]
 
 
 def gemm_rate(precision: str) -> float:
-    """Return this machine's floating-point operations a CPU second in a large product, best of some."""
+    """Return this machine's floating-point operations per CPU second in a large product, best of eight rounds."""
     import time
 
     a, b = torch.randn(2, 1024, 1024).to(getattr(torch, DTYPES[precision]))

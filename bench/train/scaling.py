@@ -1,4 +1,4 @@
-"""Cost over growing groups: a straight line through it, how far from the line it is, and both as text."""
+"""Cost of a step over growing groups: a linear fit, how far the points are from it, and both as a text chart."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ LINEAR_WITHIN = 0.05
 
 @dataclass(frozen=True)
 class Line:
-    """Seconds as a line in unique tokens, by least squares."""
+    """Seconds of a step as a linear function of its unique tokens, by least squares."""
 
     seconds_a_token: float
     seconds: float
-    """What a step of no tokens would take."""
+    """Seconds of a step without tokens."""
     residual: float
     """Largest distance of a point from the line, as a share of the largest cost."""
 
     @property
     def is_linear(self) -> bool:
-        """Whether every point lies on the line, noise aside."""
+        """Whether every point is on the line, apart from noise."""
         return self.residual <= LINEAR_WITHIN
 
 
 def fit(tokens: Sequence[float], seconds: Sequence[float]) -> Line:
-    """Return the line through the points, and how far the farthest is from it."""
+    """Return the line through the points, with the distance of the farthest."""
     slope, start = linear_regression(tokens, seconds)
     away = max(abs(start + slope * t - s) for t, s in zip(tokens, seconds, strict=True))
     return Line(slope, start, away / max(seconds))
 
 
 def plot(points: Sequence[dict[str, float]]) -> list[str]:
-    """Return the lines of a bar chart, unique tokens downwards, with what a token costs and what the fit says of it."""
-    tokens, seconds = [at["packed_tokens"] for at in points], [at["cpu_s"] for at in points]
+    """Return the lines of a bar chart over unique tokens, with the cost per token and the fit."""
+    tokens, seconds = [point["packed_tokens"] for point in points], [point["cpu_s"] for point in points]
     line = fit(tokens, seconds)
     lines = ["cost of a step over unique tokens (# measured, | on the line)"]
-    for at in points:
-        bar, mark = (round(WIDTH * s / max(seconds)) for s in (at["cpu_s"], _on(line, at["packed_tokens"])))
+    for point in points:
+        bar, mark = (round(WIDTH * s / max(seconds)) for s in (point["cpu_s"], _on(line, point["packed_tokens"])))
         drawn = "".join("|" if k == mark else "#" if k <= bar else " " for k in range(1, WIDTH + 2)).rstrip()
-        each = 1e3 * at["cpu_s"] / at["packed_tokens"]
+        each = 1e3 * point["cpu_s"] / point["packed_tokens"]
         lines.append(
-            f"{at['rollouts']:3.0f} rollouts {at['row_tokens']:6.0f} tokens {at['packed_tokens']:6.0f} unique "
-            f"{at['cpu_s']:6.2f} CPU s {each:.3f} ms each  {drawn}"
+            f"{point['rollouts']:3.0f} rollouts {point['row_tokens']:6.0f} tokens {point['packed_tokens']:6.0f} unique "
+            f"{point['cpu_s']:6.2f} CPU s {each:.3f} ms each  {drawn}"
         )
-    verdict = "linear" if line.is_linear else f"SHORT of linear (within {LINEAR_WITHIN:.0%} wanted)"
+    verdict = "linear" if line.is_linear else f"NOT linear (target: within {LINEAR_WITHIN:.0%})"
     lines.append(
         f"{1e3 * line.seconds_a_token:.3f} ms a unique token and {line.seconds:+.2f} s: every point within "
         f"{line.residual:.1%} of the largest: {verdict}"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 RANK, ALPHA = 8, 16
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-"""Precision → what the model's own weights are held in; PEFT keeps the LoRA in fp32."""
+"""Precision → dtype of the model's own weights; PEFT keeps the LoRA in fp32."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A random Qwen3."""
+    """Sizes of a random Qwen3."""
 
     hidden: int
     layers: int
@@ -28,12 +28,12 @@ SHAPES = {256: Shape(256, 4, 768, 4, 2, 4096), 512: Shape(512, 8, 1536, 8, 4, 32
 
 @dataclass(frozen=True)
 class Attempt:
-    """One row of a rollout: a prompt, then pieces that the policy sampled or a tool returned."""
+    """One row of a rollout: a prompt, then pieces that alternately the policy sampled and a tool returned."""
 
     rollout: int
     prompt: tuple[int, ...]
     pieces: tuple[tuple[bool, tuple[int, ...]], ...]
-    """Whether the piece was sampled, and its tokens; sampled and tool pieces alternate."""
+    """For each piece, whether it was sampled, and its tokens."""
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -47,38 +47,38 @@ class Attempt:
 
 
 def shared(rollouts: int, vocabulary: int) -> list[Attempt]:
-    """1,024 tokens that all rollouts share and 256 of their own."""
+    """Return rollouts with 1,024 shared tokens and 256 of their own."""
     draw = random.Random(0)
-    prompt = _words(draw, vocabulary, 1024)
-    return [Attempt(k, prompt, ((True, _words(draw, vocabulary, 256)),)) for k in range(rollouts)]
+    prompt = _random_tokens(draw, vocabulary, 1024)
+    return [Attempt(k, prompt, ((True, _random_tokens(draw, vocabulary, 256)),)) for k in range(rollouts)]
 
 
 def turns(rollouts: int, vocabulary: int) -> list[Attempt]:
-    """Six turns of a planner with tool results between them, and two sub-agents with prompts of their own.
+    """Return rollouts of a planner with six turns and tool results between them, and of two sub-agents.
 
     The planner's system prompt and tools (700 tokens) and task (100) are the group's, as are the sub-agents' prompts
     (500 each); each sub-agent has its own instruction (30), and takes three turns.
     """
     draw = random.Random(1)
-    system, *helpers = (_words(draw, vocabulary, n) for n in (800, 500, 500))
-    found = []
+    system, *helpers = (_random_tokens(draw, vocabulary, n) for n in (800, 500, 500))
+    attempts = []
     for k in range(rollouts):
-        found.append(Attempt(k, system, _conversation(draw, vocabulary, 6)))
-        found += [
-            Attempt(k, prompt, ((False, _words(draw, vocabulary, 30)), *_conversation(draw, vocabulary, 3)))
+        attempts.append(Attempt(k, system, _conversation(draw, vocabulary, 6)))
+        attempts += [
+            Attempt(k, prompt, ((False, _random_tokens(draw, vocabulary, 30)), *_conversation(draw, vocabulary, 3)))
             for prompt in helpers
         ]
-    return found
+    return attempts
 
 
 def _conversation(draw: random.Random, vocabulary: int, count: int) -> tuple[tuple[bool, tuple[int, ...]], ...]:
     pieces: list[tuple[bool, tuple[int, ...]]] = []
     for _ in range(count):
-        pieces += [(True, _words(draw, vocabulary, 24)), (False, _words(draw, vocabulary, 20))]
+        pieces += [(True, _random_tokens(draw, vocabulary, 24)), (False, _random_tokens(draw, vocabulary, 20))]
     return tuple(pieces[:-1])
 
 
-def _words(draw: random.Random, vocabulary: int, count: int) -> tuple[int, ...]:
+def _random_tokens(draw: random.Random, vocabulary: int, count: int) -> tuple[int, ...]:
     return tuple(draw.randrange(3, vocabulary) for _ in range(count))
 
 

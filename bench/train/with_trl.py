@@ -1,7 +1,7 @@
-"""One optimizer step of TRL's GRPOTrainer at the settings that were fastest on a CPU.
+"""One optimizer step of TRL's GRPOTrainer with its fastest settings on a CPU.
 
-Without gradient checkpointing; no reference model; rollouts are handed over ready-made, so nothing is generated;
-old log-probabilities are not computed again, as one step a batch does not need them.
+No gradient checkpointing and no reference model. The rollouts are given, so nothing is generated. Old log-probabilities
+are not computed again, because one step per batch does not need them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Hands each step's times out, and waits until the next is asked for."""
+    """Reports each step's times and waits until the next step is requested."""
 
     def __init__(self, answer: Callable[[dict[str, float]], bool]) -> None:
         self.answer = answer
@@ -39,11 +39,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def serve(precision: str, case: str, hidden: int, rollouts: int, answer: Callable[[dict[str, float]], bool]) -> None:
-    """Take steps until `answer` says no."""
+    """Take steps until `answer` returns False."""
     shape = SHAPES[hidden]
     attempts = CASES[case](rollouts, shape.vocabulary)
     worth = advantages(rollouts)
-    handed = {
+    given_rollouts = {
         "prompt_ids": [list(a.prompt) for a in attempts],
         "completion_ids": [list(a.tokens) for a in attempts],
         "env_mask": [list(a.sampled) for a in attempts],
@@ -64,7 +64,7 @@ def serve(precision: str, case: str, hidden: int, rollouts: int, answer: Callabl
             args=config,
             train_dataset=Dataset.from_list([{"prompt": "w5"}] * 2 * count),
             processing_class=_tokenizer(shape.vocabulary),
-            rollout_func=lambda prompts, trainer: handed,
+            rollout_func=lambda prompts, trainer: given_rollouts,
             peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), task_type="CAUSAL_LM"),
         )
         trainer.add_callback(_Watch(answer))

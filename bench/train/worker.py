@@ -11,11 +11,11 @@ import sys
 import time
 
 _OUT = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what libraries print is not an answer
+os.dup2(2, 1)  # what libraries print must not mix with the answers
 
 
 def main() -> None:
-    """Answer until standard input ends."""
+    """Answer each line until standard input ends."""
     trainer, precision, case, hidden, rollouts, threads = sys.argv[1:]
     os.environ["OMP_NUM_THREADS"] = threads
     import torch
@@ -24,38 +24,38 @@ def main() -> None:
     if trainer == "trl":
         from with_trl import serve
 
-        tell({"ready": 1.0})
+        answer({"ready": 1.0})
         if sys.stdin.readline():
-            serve(precision, case, int(hidden), int(rollouts), told_to_go_on)
+            serve(precision, case, int(hidden), int(rollouts), answer_step)
         return
     from ours import gemm_rate, prepare
 
     step, operations = prepare(precision, case, int(hidden), int(rollouts))
-    tell({"ready": 1.0})
+    answer({"ready": 1.0})
     for line in sys.stdin:
         if line.strip() == "operations":
-            tell({"operations": operations(), "gemm_rate": gemm_rate(precision)})
+            answer({"operations": operations(), "gemm_rate": gemm_rate(precision)})
             continue
         cpu, wall = time.process_time(), time.monotonic()
         metrics = step()
         took = {"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall}
-        tell({**took, **peak(), "packed_tokens": metrics["packed_tokens"], "row_tokens": metrics["row_tokens"]})
+        answer({**took, **peak(), "packed_tokens": metrics["packed_tokens"], "row_tokens": metrics["row_tokens"]})
 
 
-def told_to_go_on(took: dict[str, float]) -> bool:
-    """Answer with a step's cost, and return whether another step is asked for."""
-    tell({**took, **peak()})
+def answer_step(took: dict[str, float]) -> bool:
+    """Answer with a step's cost, and return whether another step is requested."""
+    answer({**took, **peak()})
     return bool(sys.stdin.readline())
 
 
 def peak() -> dict[str, float]:
-    """Return the most memory this process ever held."""
+    """Return the most memory that this process has used, in MiB."""
     with open("/proc/self/status") as status:
         return {"peak_mb": next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))}
 
 
-def tell(found: dict[str, float]) -> None:
-    _OUT.write(json.dumps(found) + "\n")
+def answer(figures: dict[str, float]) -> None:
+    _OUT.write(json.dumps(figures) + "\n")
     _OUT.flush()
 
 

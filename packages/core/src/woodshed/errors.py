@@ -1,4 +1,4 @@
-"""Every error woodshed raises on purpose, drawn as a tree.
+"""Every error that woodshed raises on purpose, drawn as a tree.
 
 WoodshedError
 ├── ConfigError (ValueError)            a setting, scenario or file that cannot be used
@@ -8,16 +8,16 @@ WoodshedError
 ├── RolloutError (RuntimeError)         one rollout failed; stored on its trajectory, never cancels its siblings
 │   └── RolloutTimeout (TimeoutError)   … because it took longer than its time limit
 ├── McpServerError (RuntimeError)       an MCP server cannot be used
-│   └── McpServerUnreachable (ConnectionError)  … because nothing answers there, or it broke off
+│   └── McpServerUnreachable (ConnectionError)  … because nothing answers there, or the connection broke
 ├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
-├── CostCeilingError (RuntimeError)     the next judge request would pass the run's ceiling; ends the run, which resumes
-├── CheckError (RuntimeError)           a check before a run's first step failed; says what to do
-└── EngineError (RuntimeError)          the engine cannot do what was asked
+├── CostCeilingError (RuntimeError)     the next judge request would exceed the run's cost limit; the run ends and can
+be resumed ├── CheckError (RuntimeError)           a check before a run's first step failed; the message says what to do
+└── EngineError (RuntimeError)          the engine cannot do what was requested
     ├── EngineMissing                   the engine environment is not installed
     ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
-    ├── RequestRefused (ValueError)     what was sent to the engine cannot be used as it is
-    ├── PolicyLost                      another run holds the policy that this one opened; ends the run, which resumes
-    └── TrainError                      an optimizer step could not be taken
+    ├── RequestRefused (ValueError)     the engine cannot use what was sent to it
+    ├── PolicyLost                      another run holds the policy that this one opened; the run ends and can be
+    resumed └── TrainError                      an optimizer step could not be taken
         └── DriftError                  … because the engine did not sample from the policy that is trained
 """
 
@@ -49,7 +49,7 @@ class RolloutError(WoodshedError, RuntimeError):
 
 
 class RolloutTimeout(RolloutError, TimeoutError):
-    """One rollout took longer than its time limit; its session is sealed and its group goes on without it."""
+    """One rollout took longer than its time limit; its session is sealed and its group continues without it."""
 
 
 class McpServerError(WoodshedError, RuntimeError):
@@ -57,23 +57,23 @@ class McpServerError(WoodshedError, RuntimeError):
 
 
 class McpServerUnreachable(McpServerError, ConnectionError):
-    """Nothing answers where the MCP server should be, its command does not run, or its session broke off."""
+    """Nothing answers at the MCP server's address, its command does not run, or its session ended early."""
 
 
 class JudgeError(WoodshedError, RuntimeError):
-    """A judge gave no usable verdict, also after a repair request; raised by `rewards.ruler`."""
+    """A judge gave no usable verdict, even after a repair request; raised by `rewards.ruler`."""
 
 
 class CostCeilingError(WoodshedError, RuntimeError):
-    """The next request to a judge would cost more than the run may; what was judged is kept, and a run resumes."""
+    """The next judge request would exceed the run's cost limit; verdicts are kept, and the run can be resumed."""
 
 
 class CheckError(WoodshedError, RuntimeError):
-    """A check before a run's first step failed, so its rollouts would be wasted; raised by `training.doctor`."""
+    """A check before the first step failed, and rollouts would have been wasted; raised by `training.doctor`."""
 
 
 class EngineError(WoodshedError, RuntimeError):
-    """The engine cannot do what was asked; raised by `engine`."""
+    """The engine cannot do what was requested; raised by `engine`."""
 
 
 class EngineMissing(EngineError):
@@ -85,16 +85,16 @@ class EngineUnreachable(EngineError, ConnectionError):
 
 
 class RequestRefused(EngineError, ValueError):
-    """What was sent to the engine cannot be used as it is, such as a conversation its model has no template for."""
+    """The engine cannot use what was sent to it, such as a conversation that its chat template cannot write."""
 
 
 class PolicyLost(EngineError):
-    """A run no longer holds the policy that it opened; what it has finished is kept, and the run resumes."""
+    """Another run holds the policy that this one opened; finished steps are kept, and the run can be resumed."""
 
 
 class TrainError(EngineError):
-    """An optimizer step could not be taken; the policy is as it was before it."""
+    """An optimizer step could not be taken; the policy is as it was before."""
 
 
 class DriftError(TrainError):
-    """Trainer and engine disagree about the log-probabilities of what was sampled; no step was taken."""
+    """Trainer and engine disagree about the log-probabilities of the sampled tokens; no step was taken."""

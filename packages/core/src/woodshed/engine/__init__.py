@@ -1,7 +1,8 @@
 """The engine: a policy served by vLLM behind a recording gateway, and its trainer.
 
-Two halves live here. `config`, `client`, `local` and `provision` run beside the agent, without torch and vLLM.
-`server` and `trainer` run in the engine's own environment, in processes of their own.
+`client` runs beside the agent, without torch and vLLM. All else runs in the engine's own environment: `gateway` (the
+OpenAI-compatible API), `control` (the API a training uses), `vllm` (the model servers) and `trainer` (a process for
+each policy). `run` puts them together.
 """
 
 from woodshed.engine.client.client import EngineClient

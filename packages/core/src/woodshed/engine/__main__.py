@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def tell(kind: str, message: str) -> None:
-    """Write one line for the process that started this one."""
+    """Write one JSON line for the process that started this one."""
     print(json.dumps({kind: message}), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The engine from its first second to its last: port, vLLM, doors open, watch the parent, everything down again."""
+"""The engine's life: listen on the port, start vLLM, serve until told to stop or the parent dies, stop everything."""
 
 from __future__ import annotations
 
@@ -19,64 +19,74 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from woodshed.engine.client.config import EngineConfig, check_config
-from woodshed.engine.control.api import Control
+from woodshed.engine.control.api import ControlApi
 from woodshed.engine.gateway.asgi import Receive, Scope, Send
 from woodshed.engine.gateway.gateway import Gateway
 from woodshed.engine.gateway.sessions import Sessions
 from woodshed.engine.gateway.store import Store
 from woodshed.engine.gateway.upstream_call import Upstream
-from woodshed.engine.vllm.lora_slots import AdapterSlots
+from woodshed.engine.vllm.lora_slots import LoraSlots
 from woodshed.engine.vllm.supervisor import Supervisor
 from woodshed.errors import EngineError
 
-Tell = Callable[[str, str], None]
+Report = Callable[[str, str], None]
+"""Called with a kind (`progress` or `ready`) and a message."""
 
 _PARENT_EVERY_S = 0.5
 _GRACE_S = 2
 _KEEP_ALIVE_S = 600
 
 
-async def run_engine(config: EngineConfig, tell: Tell, supervise: type[Supervisor] = Supervisor) -> None:
-    """Serve until a signal, a shutdown call, or the parent's death; `supervise` keeps the model servers up.
+async def run_engine(config: EngineConfig, report: Report, supervisor_type: type[Supervisor] = Supervisor) -> None:
+    """Serve until a signal, a shutdown request or the parent's death.
+
+    Args:
+        config: What is served, and where.
+        report: Called with progress, and with the engine's address once it is ready.
+        supervisor_type: What starts the model servers and keeps them up.
 
     Raises:
         EngineError: The port is taken, or a model cannot be served.
-        ConfigError: The config cannot work.
+        ConfigError: The config contradicts itself or names a folder without a model.
     """
     config = check_config(config)
     config.home.mkdir(parents=True, exist_ok=True)
-    # The port first: whether it is free is known in a millisecond, whether vLLM starts in half a minute.
-    door = _listen(config)
+    # The port first: a taken port shows in a millisecond, a failing vLLM only after half a minute.
+    listener = _listen(config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     watching = asyncio.create_task(_watch_parent(config.parent_pid, stop))
     try:
-        await _serve(config, door, stop, tell, supervise)
+        await _serve(config, listener, stop, report, supervisor_type)
     finally:
         watching.cancel()
-        door.close()
+        listener.close()
 
 
 async def _serve(
-    config: EngineConfig, door: socket.socket, stop: asyncio.Event, tell: Tell, supervise: type[Supervisor]
+    config: EngineConfig,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    report: Report,
+    supervisor_type: type[Supervisor],
 ) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as http:
-        supervisor = supervise(config.models, config.home, http, lambda message: tell("progress", message))
+        supervisor = supervisor_type(config.models, config.home, http, lambda message: report("progress", message))
         store = Store(config.home / "engine.sqlite")
         try:
             upstreams = {
                 name: Upstream(
-                    server=server, slots=AdapterSlots(server, http) if server.model.trainable else None, http=http
+                    server=server, slots=LoraSlots(server, http) if server.model.trainable else None, http=http
                 )
                 for name, server in supervisor.servers.items()
             }
             sessions = Sessions(store)
             gateway = Gateway(upstreams, sessions, config.api_key)
-            control = Control(upstreams, sessions, gateway, config.home, stop.set)
+            control = ControlApi(upstreams, sessions, gateway, config.home, stop.set)
             starting = asyncio.create_task(supervisor.start())
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -86,7 +96,7 @@ async def _serve(
                 return
             starting.result()
             try:
-                await _open_doors(_app(gateway, control), door, stop, tell)
+                await _run_server(_app(gateway, control), listener, stop, report)
             finally:
                 await control.close()
         finally:
@@ -94,7 +104,7 @@ async def _serve(
             store.close()
 
 
-async def _open_doors(app: Starlette, door: socket.socket, stop: asyncio.Event, tell: Tell) -> None:
+async def _run_server(app: Starlette, listener: socket.socket, stop: asyncio.Event, report: Report) -> None:
     server = _Server(
         uvicorn.Config(
             app,
@@ -108,28 +118,28 @@ async def _open_doors(app: Starlette, door: socket.socket, stop: asyncio.Event, 
             timeout_graceful_shutdown=_GRACE_S,
         )
     )
-    serving = asyncio.create_task(server.serve(sockets=[door]))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
-    host, port = door.getsockname()[:2]
-    tell("ready", f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    host, port = listener.getsockname()[:2]
+    report("ready", f"http://{f'[{host}]' if ':' in host else host}:{port}")
     await stop.wait()
     server.should_exit = True
     await serving
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: signals are `run_engine`'s."""
+    """uvicorn without its signal handlers; `run_engine` handles the signals."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
+        """Install no signal handler."""
         yield
 
 
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
-    """A plain ASGI function as Starlette takes it: an object, so that it is not handed a `Request`."""
+    """A plain ASGI function as an object, because Starlette calls a function with a `Request`."""
 
     serve: Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -137,7 +147,7 @@ class _Endpoint:
         await self.serve(scope, receive, send)
 
 
-def _app(gateway: Gateway, control: Control) -> Starlette:
+def _app(gateway: Gateway, control: ControlApi) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/chat/completions", _Endpoint(gateway.chat), methods=["POST"]),
@@ -157,24 +167,24 @@ async def _not_served(request: Request) -> Response:
 
 def _listen(config: EngineConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    door = socket.socket(family, socket.SOCK_STREAM)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        door.bind((config.host, config.port))
-        door.listen(2048)
+        listener.bind((config.host, config.port))
+        listener.listen(2048)
     except OSError as error:
-        door.close()
+        listener.close()
         if error.errno == errno.EADDRINUSE:
-            what = f"port {config.port} on {config.host} is taken; choose another, or 0 for any free one"
+            reason = f"port {config.port} on {config.host} is taken; choose another, or 0 for any free one"
         else:
-            what = f"cannot listen on {config.host}:{config.port}: {error.strerror}"
-        raise EngineError(what) from error
-    door.setblocking(False)
-    return door
+            reason = f"cannot listen on {config.host}:{config.port}: {error.strerror}"
+        raise EngineError(reason) from error
+    listener.setblocking(False)
+    return listener
 
 
 async def _watch_parent(parent: int | None, stop: asyncio.Event) -> None:
-    """Stop when the parent is gone: polled, because the kernel's own signal watches a thread and not a process."""
+    """Stop when the parent is gone; polled, because the kernel's parent-death signal follows a thread."""
     while parent is not None:
         if os.getppid() != parent:
             stop.set()

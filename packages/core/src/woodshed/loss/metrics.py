@@ -1,4 +1,4 @@
-"""Sums over tokens that add up over micro-batches, and the figures a report shows."""
+"""Statistics of a step: sums over tokens that add up over micro-batches, and the metrics a report shows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ class TokenStats:
     clipped: float = 0.0
     """Tokens whose gradient the clip removed, or whose constant weight it changed."""
     truncated: float = 0.0
-    """Tokens whose importance weight the correction cut or masked."""
+    """Tokens whose importance weight the correction truncated or masked."""
     kl_sum: float = 0.0
-    """Sum of ratio - 1 - log ratio over tokens the engine sampled: estimates KL(engine || trainer)."""
+    """Sum of ratio - 1 - log ratio over tokens the engine sampled, which estimates KL(engine || trainer)
+    (http://joschu.net/blog/kl-approx.html)."""
     drift_sum: float = 0.0
     drift_max: float = 0.0
     """Largest |trainer's log-probability - engine's|."""
     surprise_sum: float = 0.0
-    """Sum of -log p under the engine: its mean estimates the sampling policy's entropy."""
+    """Sum of -log p under the engine; its mean estimates the sampling policy's entropy in nats."""
     base_kl_sum: float = 0.0
     """Sum of the estimated KL to the base model; 0 where the loss has no such term."""
     entropy_sum: float = 0.0
@@ -34,7 +35,7 @@ class TokenStats:
         return TokenStats(**{name: max(pair) if name.endswith("_max") else sum(pair) for name, pair in both.items()})
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures of a report; only the token count where there are no tokens."""
+        """Return metric name → value (log-probabilities in nats); only the token count if there are no tokens."""
         if not self.tokens:
             return {"trained_tokens": 0.0}
         terms = {"base_kl": self.base_kl_sum, "policy_entropy": self.entropy_sum}

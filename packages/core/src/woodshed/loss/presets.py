@@ -1,4 +1,4 @@
-"""What each named loss sets, with the paper it comes from. Imports no torch, so the client can read it."""
+"""What each preset of the GRPO family sets, with its paper. Imports no torch, so the client can read it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ class LossPreset:
 
     paper: str
     sets: str
-    """What the name stands for here, in a sentence."""
+    """The preset in a sentence."""
     ratio_level: Literal["token", "sequence"] = "token"
-    """Whether the ratio is every token's own, or one for all a rollout sampled: the geometric mean."""
+    """`token`: each token has its own importance ratio. `sequence`: all tokens of a rollout share the geometric
+    mean."""
     surrogate: Surrogate = "clip"
-    """`clip`: PPO's. `detached`: the clipped ratio as a constant, times log p. `gate`: a sigmoid in its place."""
+    """What is maximised. `clip`: PPO's clipped ratio (arXiv:1707.06347). `detached`: the clipped ratio as a constant,
+    times log p. `gate`: a sigmoid of the ratio instead of a clip."""
     clip_low: float
     """Ratios below 1 - `clip_low` give no gradient where the advantage is negative (`detached`: are raised to it)."""
     clip_high: float
@@ -35,7 +37,7 @@ class LossPreset:
     gate_positive: float = 1.0
     gate_negative: float = 1.05
     paper_advantage_scale: Literal["none", "std"]
-    """How the paper scales advantages. Advantages are made before the loss, by `rewards.advantage`."""
+    """How the paper scales advantages. This loss does not: `rewards.advantage` computes them before."""
 
 
 PRESETS: dict[str, LossPreset] = {
@@ -108,7 +110,7 @@ PRESETS: dict[str, LossPreset] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossTerms:
-    """A preset with the settings' own numbers in it: everything the loss needs to know."""
+    """A preset in which the settings' own numbers replaced the published ones: all that the loss needs to know."""
 
     ratio_level: Literal["token", "sequence"]
     surrogate: Surrogate
@@ -130,12 +132,12 @@ class LossTerms:
 
     @property
     def beyond_advantage(self) -> bool:
-        """Whether a rollout without advantage gives a gradient, too."""
+        """Whether a rollout without advantage has a gradient too."""
         return self.kl_coef > 0 or self.entropy_coef > 0
 
 
 def loss_terms(settings: LossSettings) -> LossTerms:
-    """Return the preset's values, with those of `settings` in their place where it names some."""
+    """Return the preset's values, replaced by those that `settings` names."""
     preset = PRESETS[settings.preset]
     return LossTerms(
         ratio_level=preset.ratio_level,

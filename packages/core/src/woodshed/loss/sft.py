@@ -1,4 +1,4 @@
-"""Cross-entropy on given tokens: what a warm-up trains with, in place of a policy gradient.
+"""Cross-entropy on given tokens, with which a warm-up (supervised fine-tuning) trains instead of a policy gradient.
 
 Shapes: M tokens.
 """
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def sft_loss(logprobs_M: Tensor, weights_M: Tensor, *, tokens: int) -> Tensor:
-    """Return the share of the batch's cross-entropy that comes from these tokens.
+    """Return these tokens' share of the batch's cross-entropy (a scalar, in nats).
 
-    One mean over all tokens of the batch, so the losses and gradients of micro-batches, however cut, add up to those of
-    the batch in one piece.
+    The sum is divided by the tokens of the whole batch, so the losses and gradients of its micro-batches add up to
+    those of the whole batch, however it is split.
 
     Args:
         logprobs_M: The trainer's log-probability of each given token, with gradient.
-        weights_M: What each token counts; 1 for plain cross-entropy.
-        tokens: Given tokens of the whole batch.
+        weights_M: Weight of each token; 1 for plain cross-entropy.
+        tokens: Number of given tokens in the whole batch.
     """
     precise = torch.promote_types(logprobs_M.dtype, torch.float32)
     return -(logprobs_M.to(precise) * weights_M.to(precise)).sum() / tokens

@@ -1,4 +1,4 @@
-"""Recorded calls → training rows, and rows → packs that hold every shared prefix once. Plain Python, no tensors."""
+"""Recorded calls → training rows, and rows → packs that store each shared prefix once. Plain Python, no tensors."""
 
 from woodshed.tokens.packing import Pack, pack_rows
 from woodshed.tokens.prefix_reuse import PrefixReuse, measure_prefix_reuse

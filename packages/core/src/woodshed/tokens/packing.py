@@ -1,8 +1,9 @@
-"""Rows → packs: a pack is a trie over token ids, laid out as one sequence, in which each shared prefix is held once.
+"""Rows → packs: a pack is a trie over token ids, laid out as one sequence, that stores each shared prefix once.
 
 The rollouts of a group share their system prompt, tools and task, and the rows of a rollout share their history, so a
-pack is several times shorter than its rows. Attention along a row's own path keeps it exact. The layout is the trie in
-preorder: all that follows a token in any row lies in one run behind it, which `Segment` says in two numbers.
+pack is several times shorter than its rows. Attention restricted to a row's own path gives exactly the row's result.
+The trie is laid out in preorder: the descendants of a token, in any row, are one contiguous run behind it. `Segment`
+therefore describes who attends to whom with two numbers.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """A run of the trie without a fork: positions `start` to `stop`, seen by themselves and all up to `below`."""
+    """A run of the trie without a fork: positions `start` to `stop`, to which they and all up to `below` attend."""
 
     start: int
     stop: int
     below: int
-    """End of what descends from it: a position q sees a position k of the segment where k <= q < below."""
+    """End of its descendants: position q attends to position k of the segment where k <= q < below."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pack:
-    """Several rows folded into one sequence of unique tokens."""
+    """Several rows merged into one sequence that holds each shared prefix once."""
 
     token_ids: tuple[int, ...]
     depths: tuple[int, ...]
-    """Position of each token in its own row(s): what the model's position ids must be."""
+    """Position of each token in its row(s): the model's position ids."""
     rows: tuple[int, ...]
-    """Which of the given rows the pack holds."""
+    """Indices of the given rows that the pack holds."""
     paths: tuple[tuple[int, ...], ...]
     """For each row, the pack's index of each of its tokens."""
     shared: tuple[int, ...]
-    """For each row, how many leading tokens an earlier row of the pack already holds; the rest follow in one run."""
+    """For each row, how many leading tokens it shares with an earlier row of the pack; its other tokens are one run."""
 
     def segments(self) -> tuple[Segment, ...]:
         """Return the trie's runs in order of their start; together they hold every position once."""
@@ -42,15 +43,15 @@ class Pack:
         stops = [*starts[1:], len(self.token_ids)]
         below = list(stops)
         for path in self.paths:
-            at = 0
-            while at < len(path):
-                number = bisect_right(starts, path[at]) - 1
-                below[number] = max(below[number], path[-1] + 1)
-                at += stops[number] - starts[number]
+            depth = 0
+            while depth < len(path):
+                segment = bisect_right(starts, path[depth]) - 1
+                below[segment] = max(below[segment], path[-1] + 1)
+                depth += stops[segment] - starts[segment]
         return tuple(Segment(start=a, stop=b, below=c) for a, b, c in zip(starts, stops, below, strict=True))
 
     def _starts(self) -> list[int]:
-        """Where a row begins to differ from the one before it, and where the earlier one forked."""
+        """Return where a row begins to differ from the one before it, and where that one goes on."""
         starts = {0} if self.token_ids else set()
         for path, shared in zip(self.paths, self.shared, strict=True):
             if shared < len(path) and (shared == 0 or path[shared] != path[shared - 1] + 1):
@@ -61,21 +62,21 @@ class Pack:
 def pack_rows(rows: Sequence[tuple[int, ...]], *, token_budget: int, share: bool = True) -> tuple[Pack, ...]:
     """Return packs that together hold every row once, each of at most `token_budget` tokens.
 
-    A row that is longer than the budget gets a pack of its own. With `share=False` every pack holds one row: for
-    models whose attention cannot follow a path.
+    A row that is longer than the budget gets a pack of its own. With `share=False` every pack holds one row, for models
+    whose attention cannot be restricted to a path.
     """
     packs: list[Pack] = []
-    chosen: list[int] = []
+    row_indices: list[int] = []
     size = 0
     # In sorted order, a row's longest prefix shared with any earlier row is the one shared with its neighbour.
     for index in sorted(range(len(rows)), key=lambda k: rows[k]):
-        fresh = len(rows[index]) - (common_prefix(rows[chosen[-1]], rows[index]) if chosen else 0)
-        if chosen and (not share or size + fresh > token_budget):
-            packs.append(_pack(rows, chosen))
-            chosen, size, fresh = [], 0, len(rows[index])
-        chosen.append(index)
-        size += fresh
-    return (*packs, _pack(rows, chosen)) if chosen else ()
+        new_tokens = len(rows[index]) - (common_prefix(rows[row_indices[-1]], rows[index]) if row_indices else 0)
+        if row_indices and (not share or size + new_tokens > token_budget):
+            packs.append(_pack(rows, row_indices))
+            row_indices, size, new_tokens = [], 0, len(rows[index])
+        row_indices.append(index)
+        size += new_tokens
+    return (*packs, _pack(rows, row_indices)) if row_indices else ()
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -87,12 +88,12 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return low
 
 
-def _pack(rows: Sequence[tuple[int, ...]], chosen: Sequence[int]) -> Pack:
+def _pack(rows: Sequence[tuple[int, ...]], row_indices: Sequence[int]) -> Pack:
     token_ids: list[int] = []
     depths: list[int] = []
     paths: list[tuple[int, ...]] = []
     shared: list[int] = []
-    for row, before in _with_neighbour(rows, chosen):
+    for row, before in _with_row_before(rows, row_indices):
         kept = common_prefix(before, row)
         start = len(token_ids)
         paths.append((paths[-1][:kept] if paths else ()) + tuple(range(start, start + len(row) - kept)))
@@ -102,16 +103,16 @@ def _pack(rows: Sequence[tuple[int, ...]], chosen: Sequence[int]) -> Pack:
     return Pack(
         token_ids=tuple(token_ids),
         depths=tuple(depths),
-        rows=tuple(chosen),
+        rows=tuple(row_indices),
         paths=tuple(paths),
         shared=tuple(shared),
     )
 
 
-def _with_neighbour(
-    rows: Sequence[tuple[int, ...]], chosen: Sequence[int]
+def _with_row_before(
+    rows: Sequence[tuple[int, ...]], row_indices: Sequence[int]
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     before: tuple[int, ...] = ()
-    for index in chosen:
+    for index in row_indices:
         yield rows[index], before
         before = rows[index]

@@ -1,4 +1,4 @@
-"""The calls of one rollout → rows: every sampled token once, under exactly the context it was sampled in."""
+"""The calls of one rollout → rows: every sampled token once, in exactly the context it was sampled in."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from woodshed.types import Completion, TokenCall
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One unbroken token sequence the engine has seen, with what it sampled in it. All tuples have one length."""
+    """One token sequence that the engine processed, and which tokens it sampled. All tuples have the same length."""
 
     token_ids: tuple[int, ...] = ()
     trained: tuple[bool, ...] = ()
-    """True where the policy sampled the token and this row is the one to train it."""
+    """True where the policy sampled the token and this row trains it."""
     logprobs: tuple[float | None, ...] = ()
-    """The engine's log-probability of a trained token; None elsewhere."""
+    """The engine's log-probability (nats) of a trained token; None elsewhere."""
     weight_versions: tuple[int | None, ...] = ()
     """Version of the weights that sampled a trained token; None elsewhere."""
     temperatures: tuple[float | None, ...] = ()
@@ -26,7 +26,7 @@ class Row:
     """The call that sampled a trained token; None elsewhere."""
 
     def __post_init__(self) -> None:
-        """Check the promise of equal lengths."""
+        """Check that all tuples have the same length."""
         columns = (self.trained, self.logprobs, self.weight_versions, self.temperatures, self.call_ids)
         assert all(len(column) == len(self.token_ids) for column in columns)
 
@@ -42,22 +42,22 @@ def build_rows(calls: Iterable[TokenCall], *, untrained_call_ids: Collection[str
 
     Args:
         calls: The recorded calls of one rollout.
-        untrained_call_ids: Calls whose answer the framework threw away. They, and the calls `why_untrained` names,
-            are seen only where a later prompt repeats them, as context.
+        untrained_call_ids: Calls whose answers a framework's retry replaced. Their tokens, and those of the calls that
+            `why_untrained` names, occur only as context, where a later prompt repeats them.
     """
     rows: list[Row] = []
     for call in sorted(calls, key=lambda c: c.started_s):
         if call.call_id in untrained_call_ids or why_untrained(call) is not None:
             continue
-        place = _longest_leaf(rows, call.prompt_ids)
+        leaf = _longest_leaf(rows, call.prompt_ids)
         for completion in call.completions:
             if _unusable(completion) is not None:
                 continue
-            if place is None:
+            if leaf is None:
                 rows.append(_continued(Row(), call, completion))
             else:
-                rows[place] = _continued(rows[place], call, completion)
-                place = None
+                rows[leaf] = _continued(rows[leaf], call, completion)
+                leaf = None
     return tuple(rows)
 
 

@@ -1,4 +1,4 @@
-"""The nouns that client and engine share: frozen values without behaviour."""
+"""The records that client and engine share: frozen values without behaviour."""
 
 from woodshed.types.call import CallMetadata, Completion, ForkReason, ModelCall, TokenCall, ToolCall
 from woodshed.types.control_api import (
@@ -22,7 +22,6 @@ from woodshed.types.control_api import (
 )
 from woodshed.types.engine_queries import (
     AdapterLoadTest,
-    AdapterPlace,
     Gpu,
     Imported,
     ImportedConversation,
@@ -31,6 +30,7 @@ from woodshed.types.engine_queries import (
     ParseRequest,
     Rendered,
     RenderRequest,
+    SavedAdapter,
     Serving,
 )
 from woodshed.types.loss import LossSettings
@@ -43,7 +43,6 @@ __all__ = [
     "FORMAT",
     "PROTOCOL",
     "AdapterLoadTest",
-    "AdapterPlace",
     "CallMetadata",
     "Completion",
     "EngineHealth",
@@ -72,6 +71,7 @@ __all__ = [
     "RenderRequest",
     "Rendered",
     "Role",
+    "SavedAdapter",
     "Score",
     "SealedSession",
     "Serving",

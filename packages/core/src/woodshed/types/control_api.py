@@ -1,4 +1,4 @@
-"""What client and engine say to each other on the control plane (`/woodshed/v1/…`)."""
+"""Requests and responses of the engine's control plane (`/woodshed/v1/…`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROTOCOL = 2
 
 
 class LoraSettings(Record):
-    """Shape of the adapter that is trained (PEFT `LoraConfig`)."""
+    """Shape of the LoRA that is trained (arXiv:2106.09685; PEFT `LoraConfig`)."""
 
     rank: int = Field(default=16, ge=1, le=256)
     alpha: float = Field(default=32.0, gt=0)
@@ -25,7 +25,7 @@ class LoraSettings(Record):
 
 
 class OptimizerSettings(Record):
-    """AdamW with a linear warm-up and then a constant learning rate."""
+    """AdamW (arXiv:1711.05101) with a linear warm-up and then a constant learning rate."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)
@@ -38,20 +38,20 @@ TrainerKind = Literal["auto", "peft", "unsloth"]
 
 
 class OpenPolicy(Record):
-    """Open a policy for training, or find it again with its checkpoint."""
+    """Request to open a policy for training, from the run's newest checkpoint where there is one."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     run_id: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    """The run that trains it: the same one goes on from its newest checkpoint, another starts from the base model."""
+    """The run that trains it. It continues from its newest checkpoint; another run starts from the base model."""
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
     seed: int = 0
     trainer: TrainerKind = "auto"
-    """What loads the model that is trained: `auto` is Unsloth on a GPU where it is installed, and PEFT elsewhere."""
+    """The library that loads the model to train: `auto` is Unsloth if there is a GPU and it is installed, else PEFT."""
     load_in_4bit: bool = False
-    """Whether the trainer holds the base model in 4 bits (QLoRA), which needs Unsloth. vLLM should then serve the same
-    4-bit checkpoint, or its log-probabilities drift from the trainer's."""
+    """Whether the trainer holds the base model in 4 bits (QLoRA, arXiv:2305.14314), which needs Unsloth. vLLM should
+    then serve the same 4-bit checkpoint, or its log-probabilities drift from the trainer's."""
     adapter: str | None = None
     """Folder, on the engine's machine, of a LoRA that the run starts from, as version 1; None starts from the base
     model, as version 0."""
@@ -63,42 +63,43 @@ class OpenPolicy(Record):
 
 
 def check_four_bits(trainer: TrainerKind, load_in_4bit: bool) -> None:
-    """Refuse 4 bits without Unsloth, as a `ValueError`."""
+    """Raise ValueError where 4 bits are requested without Unsloth."""
     if load_in_4bit and trainer == "peft":
         raise ValueError("load_in_4bit=True needs Unsloth, and trainer is 'peft'; use trainer='unsloth', or 16 bits")
 
 
 class PolicyState(Record):
-    """Where a policy stands."""
+    """The state of a policy in its training."""
 
     name: str
     version: int
     """0 is the base model; every optimizer step adds one."""
     steps: tuple[str, ...] = ()
-    """Ids of the steps already taken, oldest first."""
+    """Ids of the steps taken so far, oldest first."""
 
 
 class OpenSession(Record):
-    """Open a session: the engine's side of one rollout."""
+    """Request to open a session, the engine's side of one rollout."""
 
     rollout_id: str
     policy: str
     sampling: dict[str, Any] = Field(default_factory=dict)
-    """Overrides that win over what the agent's client asks for, such as `temperature`; where there are any, a `seed` of
-    the client's is dropped."""
+    """Sampling parameters that override those of the agent's client, such as `temperature`; if there are any, the
+    client's `seed` is dropped."""
     run_id: str | None = None
-    """The run that is to train it: refused where another one holds the policy. None is served whoever holds it."""
+    """The run that the rollout belongs to; the session is refused if another run holds the policy. None is never
+    refused."""
 
 
 class PolicyRef(Record):
-    """A question about a policy that is open."""
+    """Request for information about an open policy."""
 
     run_id: str | None = None
-    """The run that asks: refused where another one holds the policy. None asks about whichever is open."""
+    """The run that asks; it is refused if another run holds the policy. None is never refused."""
 
 
 class SessionGrant(Record):
-    """A bearer secret that lets any OpenAI client speak for one rollout."""
+    """A bearer secret with which any OpenAI client makes calls of one rollout."""
 
     rollout_id: str
     secret: str
@@ -107,7 +108,7 @@ class SessionGrant(Record):
 
 
 class SealedSession(Record):
-    """A closed session and every call it recorded; later calls are answered 409."""
+    """A closed session and every call it recorded; later calls are answered with status 409."""
 
     rollout_id: str
     calls: tuple[TokenCall, ...]
@@ -119,14 +120,14 @@ Objective = Literal["policy_gradient", "supervised", "evaluate"]
 
 
 class WeightedRollout(Record):
-    """One rollout as the trainer needs it: which calls, with what advantage."""
+    """One rollout for the trainer: which of its calls to train on, with what advantage."""
 
     rollout_id: str
     advantage: float
     untrained_call_ids: tuple[str, ...] = ()
-    """Calls whose answer the framework threw away."""
+    """Calls that are not trained on, because a framework's retry replaced their answers."""
     call_advantages: dict[str, float] = Field(default_factory=dict)
-    """Call id → advantage of its tokens in place of the rollout's, such as that of the call's role."""
+    """Call id → advantage of its tokens instead of the rollout's, such as that of the call's role."""
 
 
 class StepRequest(Record):
@@ -138,10 +139,10 @@ class StepRequest(Record):
     step_id: str
     rollouts: tuple[WeightedRollout, ...]
     objective: Objective = "policy_gradient"
-    """`supervised`: cross-entropy of the recorded tokens, weighted by the advantages. `evaluate`: the same figures and
-    the drift from the engine, and no step."""
+    """`policy_gradient`: a loss of the GRPO family. `supervised`: cross-entropy of the recorded tokens, weighted by the
+    advantages. `evaluate`: no step, only the cross-entropy and the drift from the engine."""
     run_id: str | None = None
-    """The run that asks: refused where another one holds the policy. None steps whichever is open."""
+    """The run that asks; it is refused if another run holds the policy. None is never refused."""
 
     @model_validator(mode="after")
     def _each_rollout_once(self) -> Self:
@@ -153,7 +154,7 @@ class StepRequest(Record):
 
 
 class StepReport(Record):
-    """What one optimizer step did."""
+    """The result of one optimizer step."""
 
     step_id: str
     version: int
@@ -165,7 +166,7 @@ class StepReport(Record):
 
 
 class ModelHealth(Record):
-    """One vLLM server behind the gateway."""
+    """The state of one vLLM server behind the gateway."""
 
     name: str
     model: str
@@ -177,7 +178,7 @@ class ModelHealth(Record):
 
 
 class EngineHealth(Record):
-    """What an engine says of itself."""
+    """The state of an engine."""
 
     woodshed: str
     protocol: int = PROTOCOL

@@ -1,4 +1,4 @@
-"""What client and engine say to each other beside a model's calls: templates, parsers, the machine, given sessions."""
+"""Requests and responses of the engine's queries: templates, parsers, the machine; and imported sessions."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from woodshed.types.record import Record
 
 
 class RenderRequest(Record):
-    """A conversation, to be written out by a served model's chat template; in OpenAI's shape."""
+    """A conversation in OpenAI's shape, to be rendered by a served model's chat template."""
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] = ()
     generation_prompt: bool = True
-    """Whether the opening of the next answer follows."""
+    """Whether the template adds the opening of the next answer."""
 
 
 class Rendered(Record):
-    """A conversation as the model reads it."""
+    """A conversation as tokens."""
 
     token_ids: tuple[int, ...]
 
 
 class ParseRequest(Record):
-    """An answer's tokens, to be read by the tool and reasoning parsers of a served model's vLLM."""
+    """An answer's tokens, to be parsed by the tool and reasoning parsers of a served model's vLLM."""
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -35,10 +35,10 @@ class ParseRequest(Record):
 
 
 class Serving(Record):
-    """What a served model's vLLM offers, and how it was started."""
+    """What a served model's vLLM supports, and how it was started."""
 
     missing_paths: tuple[str, ...]
-    """HTTP paths that woodshed needs and it does not serve."""
+    """HTTP paths that woodshed needs and this vLLM does not serve."""
     stop_ids: tuple[int, ...]
     """Tokens that end an answer."""
     tool_call_parser: str | None = None
@@ -46,8 +46,8 @@ class Serving(Record):
     """Longest prompt plus answer in tokens."""
 
 
-class AdapterPlace(Record):
-    """A policy's newest adapter on the engine's machine."""
+class SavedAdapter(Record):
+    """A policy's newest adapter, as it is stored on the engine's machine."""
 
     version: int
     path: str
@@ -56,10 +56,10 @@ class AdapterPlace(Record):
 
 
 class AdapterLoadTest(Record):
-    """An adapter that was loaded into vLLM, asked and unloaded again, beside the one that serves."""
+    """Result of loading an adapter into vLLM beside the one in use, sampling a token from it and unloading it."""
 
     seconds: float
-    """Time that loading took."""
+    """How long loading took."""
 
 
 class Gpu(Record):
@@ -80,11 +80,11 @@ class Machine(Record):
     """Package → version; None where it is not installed."""
     memory_free_mb: float
     disk_free_mb: float
-    """Where the engine keeps logs, calls and checkpoints."""
+    """Free space where the engine stores logs, calls and checkpoints."""
 
 
 class ImportedConversation(Record):
-    """A finished conversation, whose assistant turns are to be learnt as if the policy had sampled them."""
+    """A finished conversation, whose assistant turns are trained on as if the policy had sampled them."""
 
     rollout_id: str
     policy: str
@@ -93,15 +93,15 @@ class ImportedConversation(Record):
 
 
 class ImportedSession(Record):
-    """Calls that were recorded elsewhere; they are kept like a sealed session of this engine's own."""
+    """Calls that were recorded elsewhere, to be stored like a sealed session of this engine."""
 
     policy: str
     session: SealedSession
 
 
 class Imported(Record):
-    """A given session that the engine now holds; given again, it stays as it was."""
+    """A session that the engine has imported; importing it again changes nothing."""
 
     rollout_id: str
     tokens: int
-    """Tokens that can be learnt."""
+    """How many tokens can be trained on."""

@@ -1,4 +1,4 @@
-"""A conversation as the model saw it: messages, tool requests and tool definitions."""
+"""A conversation as the model reads it: messages, tool requests and tool definitions."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 FORMAT: Literal[1] = 1
-"""Version of every stored format; a reader refuses what it does not know."""
+"""Version of every stored format; a reader refuses another one."""
 
 
 class Record(BaseModel):

@@ -38,15 +38,15 @@ class Score(Record):
     """In 0..1, relative to the other trajectories of the group."""
     explanation: str = ""
     agents: dict[str, float] = Field(default_factory=dict)
-    """Agent → its own score, where the judge was asked for it."""
+    """Agent → its score, where the judge was asked to score agents."""
     calls: dict[str, float] = Field(default_factory=dict)
-    """Call id → the score of that step, where the judge was asked for it."""
+    """Call id → its score, where the judge was asked to score steps."""
     parts: dict[str, float] = Field(default_factory=dict)
-    """Of a blended reward: each part's own score."""
+    """For a blended reward: name of each part → its score."""
 
 
 class Judgement(Record):
-    """How a group was judged, and what it cost."""
+    """How a group was judged, and what that cost."""
 
     scores: tuple[Score, ...] = ()
     judge: str = ""
@@ -60,9 +60,9 @@ class Judgement(Record):
     """Share of pairs of attempts whose order the judge kept when it was shown them in another order; None where each
     was shown in one order only."""
     shortened: int = 0
-    """How many attempts the judge saw in part, because they are too long."""
+    """How many attempts the judge saw only in part, because they are too long."""
     error: Failure | None = None
-    """Set where no usable verdict was had: the whole group is masked."""
+    """Set where there is no usable verdict; the whole group is then masked."""
 
 
 class Group(Record):

@@ -14,7 +14,7 @@ HEADS, HIDDEN, WORDS, TOKENS = 37, 24, 101, 50
 @pytest.mark.parametrize("rows", [1, 5, HEADS, 1000])
 @pytest.mark.parametrize("entropy", [False, True])
 def test_equals_a_full_softmax_in_double_precision(monkeypatch: pytest.MonkeyPatch, rows: int, entropy: bool) -> None:
-    monkeypatch.setitem(head._CHUNK_CELLS, "cpu", rows * WORDS)
+    monkeypatch.setitem(head._CHUNK_LOGITS, "cpu", rows * WORDS)
     draw = torch.Generator().manual_seed(rows)
     hidden = torch.randn(HEADS, HIDDEN, generator=draw, requires_grad=True)
     weight = torch.randn(WORDS, HIDDEN, generator=draw)
@@ -67,4 +67,4 @@ def test_logits_of_all_tokens_are_never_made() -> None:
         found, _ = token_logprobs(hidden, torch.randn(words, 8), torch.ones(tokens), every, every)
         found.sum().backward()
 
-    assert seen.cells <= head._CHUNK_CELLS["cpu"] < tokens * words / 2
+    assert seen.cells <= head._CHUNK_LOGITS["cpu"] < tokens * words / 2

@@ -13,7 +13,6 @@ from woodshed.errors import DriftError, EngineError, EngineUnreachable, PolicyLo
 from woodshed.types import (
     PROTOCOL,
     AdapterLoadTest,
-    AdapterPlace,
     EngineHealth,
     Imported,
     ImportedConversation,
@@ -27,6 +26,7 @@ from woodshed.types import (
     PolicyState,
     Rendered,
     RenderRequest,
+    SavedAdapter,
     SealedSession,
     Serving,
     SessionGrant,
@@ -35,17 +35,17 @@ from woodshed.types import (
 )
 
 Answer = TypeVar("Answer", bound=BaseModel)
-Asked = TypeVar("Asked", OpenSession, PolicyRef, StepRequest)
+RunRequest = TypeVar("RunRequest", OpenSession, PolicyRef, StepRequest)
 
 _ERRORS: dict[str, type[EngineError]] = {kind.__name__: kind for kind in (TrainError, DriftError, PolicyLost)}
-_QUICK_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 class EngineClient:
-    """Talks to one engine; make it with `Engine.local()` or `Engine.connect(url)`, close it with `aclose()`."""
+    """A client of one engine; `Engine.local().running(…)` or `Engine.connect(url).running(…)` opens and closes it."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        """Remember where the engine is; nothing is sent yet.
+        """Prepare a client; nothing is sent yet.
 
         Args:
             url: Root address, such as `http://127.0.0.1:8900`.
@@ -53,15 +53,15 @@ class EngineClient:
         """
         self.url = url.rstrip("/").removesuffix("/v1")
         self.api_key = api_key or "unset"
-        """What an OpenAI client sends for calls that belong to no rollout, such as a judge's."""
+        """The API key for an OpenAI client whose calls belong to no rollout, such as a judge's."""
         self._runs: dict[str, str] = {}
-        """Policy → the run that it was opened for here, which sessions and steps then speak for."""
+        """Policy → the run that this client opened it for, which its sessions and steps are then sent for."""
         self._http = httpx.AsyncClient(
             base_url=f"{self.url}/woodshed/v1",
             headers={"authorization": f"Bearer {self.api_key}"},
-            # The engine may be on loopback or in the same network: a proxy of the environment never leads there.
+            # The engine is on loopback or in the same network, where a proxy of the environment does not lead.
             trust_env=False,
-            timeout=httpx.Timeout(_QUICK_S, connect=10.0),
+            timeout=httpx.Timeout(_TIMEOUT_S, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
 
@@ -71,12 +71,17 @@ class EngineClient:
         return f"{self.url}/v1"
 
     async def health(self) -> EngineHealth:
-        """Return what the engine says of itself, after checking that both speak the same protocol."""
-        answer = await self._ask("GET", "health")
-        spoken = answer.get("protocol")
-        if spoken != PROTOCOL:
+        """Return the engine's state, after checking that client and engine speak the same protocol.
+
+        Raises:
+            EngineError: The engine speaks another protocol.
+            EngineUnreachable: Nothing answers at the engine's address.
+        """
+        answer = await self._send("GET", "health")
+        protocol = answer.get("protocol")
+        if protocol != PROTOCOL:
             raise EngineError(
-                f"the engine at {self.url} speaks protocol {spoken!r}, this client {PROTOCOL}; "
+                f"the engine at {self.url} speaks protocol {protocol!r}, this client {PROTOCOL}; "
                 "install the same version of woodshed on both sides"
             )
         return self._read(EngineHealth, answer)
@@ -84,89 +89,93 @@ class EngineClient:
     async def open_policy(self, request: OpenPolicy) -> PolicyState:
         """Open a policy for training; one that was trained before continues from its newest checkpoint.
 
-        From then on this client's sessions and steps of that policy are the run's, where they name no other.
+        From then on this client's sessions and steps of that policy belong to that run, unless they name another one.
+
+        Raises:
+            EngineError: The engine cannot train the policy as requested, or another run is using it.
+            TrainError: The trainer could not start.
         """
-        state = self._read(PolicyState, await self._ask("POST", "policies", request, timeout_s=600.0))
+        state = self._read(PolicyState, await self._send("POST", "policies", request, timeout_s=600.0))
         self._runs[request.name] = request.run_id
         return state
 
     async def open_session(self, request: OpenSession) -> SessionGrant:
-        """Open a session for one rollout; an unsealed session of the same rollout is replaced, its calls forgotten.
+        """Open a session for one rollout; an unsealed one of the same rollout is deleted with its calls.
 
         Raises:
-            PolicyLost: another run holds the policy that this one opened.
+            PolicyLost: Another run holds the policy that this one opened.
         """
-        request = self._by_run(request, request.policy)
-        return self._read(SessionGrant, await self._ask("POST", "sessions", request))
+        request = self._for_run(request, request.policy)
+        return self._read(SessionGrant, await self._send("POST", "sessions", request))
 
     async def seal(self, rollout_id: str) -> SealedSession:
-        """Close a session and return every call it recorded; calls still in flight are cancelled. Repeatable."""
-        return self._read(SealedSession, await self._ask("POST", f"sessions/{quote(rollout_id, safe='')}/seal"))
+        """Close a session and return every call it recorded; may be repeated. Calls still in flight are cancelled."""
+        return self._read(SealedSession, await self._send("POST", f"sessions/{quote(rollout_id, safe='')}/seal"))
 
     async def step(self, policy: str, request: StepRequest) -> StepReport:
-        """Take one optimizer step; when this returns, new calls are answered by the new weights.
+        """Take one optimizer step; once this returns, new calls are answered by the new weights.
 
         Raises:
             TrainError: The step could not be taken; the policy is as it was.
-            PolicyLost: another run holds the policy that this one opened.
+            PolicyLost: Another run holds the policy that this one opened.
         """
-        path, request = f"policies/{quote(policy, safe='')}/step", self._by_run(request, policy)
-        return self._read(StepReport, await self._ask("POST", path, request, timeout_s=None))
+        path, request = f"policies/{quote(policy, safe='')}/step", self._for_run(request, policy)
+        return self._read(StepReport, await self._send("POST", path, request, timeout_s=None))
 
-    async def adapter(self, policy: str) -> AdapterPlace:
-        """Return where an open policy's newest adapter is on the engine's machine.
+    async def adapter(self, policy: str) -> SavedAdapter:
+        """Return where an open policy's newest adapter is stored on the engine's machine.
 
         Raises:
-            PolicyLost: another run holds the policy that this one opened.
+            PolicyLost: Another run holds the policy that this one opened.
         """
-        path, asked = f"policies/{quote(policy, safe='')}/adapter", self._by_run(PolicyRef(), policy)
-        return self._read(AdapterPlace, await self._ask("POST", path, asked))
+        path, request = f"policies/{quote(policy, safe='')}/adapter", self._for_run(PolicyRef(), policy)
+        return self._read(SavedAdapter, await self._send("POST", path, request))
 
     async def test_adapter_load(self, policy: str) -> AdapterLoadTest:
-        """Have vLLM load an open policy's newest adapter beside the one that serves, answer with it, and unload it.
+        """Have vLLM load an open policy's newest adapter beside the one in use, sample a token from it, and unload it.
 
         Raises:
-            PolicyLost: another run holds the policy that this one opened.
+            PolicyLost: Another run holds the policy that this one opened.
         """
-        path, asked = f"policies/{quote(policy, safe='')}/test_adapter_load", self._by_run(PolicyRef(), policy)
-        return self._read(AdapterLoadTest, await self._ask("POST", path, asked))
+        path, request = f"policies/{quote(policy, safe='')}/test_adapter_load", self._for_run(PolicyRef(), policy)
+        return self._read(AdapterLoadTest, await self._send("POST", path, request))
 
     async def import_session(self, imported: ImportedConversation | ImportedSession) -> Imported:
-        """Have the engine keep calls that it did not serve, to be trained like its own.
+        """Have the engine store calls that it did not serve, to be trained on like its own.
 
         Raises:
-            RequestRefused: a conversation cannot be written as its model would have sampled it.
+            RequestRefused: The chat template cannot write a conversation as the model would have sampled it.
         """
         kind = "conversation" if isinstance(imported, ImportedConversation) else "session"
-        return self._read(Imported, await self._ask("POST", f"imported/{kind}", imported))
+        return self._read(Imported, await self._send("POST", f"imported/{kind}", imported))
 
     async def machine(self) -> Machine:
-        """Return the engine's machine as it is now."""
-        return self._read(Machine, await self._ask("POST", "machine"))
+        """Return the engine's machine: its GPUs, free memory and disk, and installed packages."""
+        return self._read(Machine, await self._send("POST", "machine"))
 
     async def serving(self, model: str) -> Serving:
         """Return what a served model's vLLM offers."""
-        return self._read(Serving, await self._ask("POST", f"models/{quote(model, safe='')}/serving"))
+        return self._read(Serving, await self._send("POST", f"models/{quote(model, safe='')}/serving"))
 
     async def render(self, model: str, request: RenderRequest) -> Rendered:
-        """Return a conversation as a served model reads it."""
-        return self._read(Rendered, await self._ask("POST", f"models/{quote(model, safe='')}/render", request))
+        """Return a conversation's tokens, as a served model's chat template writes it."""
+        return self._read(Rendered, await self._send("POST", f"models/{quote(model, safe='')}/render", request))
 
     async def parse(self, model: str, request: ParseRequest) -> Message:
-        """Return what a served model's own parsers make of an answer's tokens."""
-        return self._read(Message, await self._ask("POST", f"models/{quote(model, safe='')}/parse", request))
+        """Return an answer's tokens as a message, parsed by a served model's own parsers."""
+        return self._read(Message, await self._send("POST", f"models/{quote(model, safe='')}/parse", request))
 
     async def pause(self) -> None:
         """Answer new model calls 429 with `Retry-After` until `resume`; calls in flight finish."""
-        await self._ask("POST", "pause")
+        await self._send("POST", "pause")
 
     async def resume(self) -> None:
         """Answer model calls again."""
-        await self._ask("POST", "resume")
+        await self._send("POST", "resume")
 
     async def shutdown(self) -> None:
         """Stop the engine and everything it started."""
-        await self._ask("POST", "shutdown")
+        await self._send("POST", "shutdown")
 
     async def aclose(self) -> None:
         """Close this client's connections; the engine keeps running."""
@@ -182,13 +191,13 @@ class EngineClient:
         """Close the connections."""
         await self.aclose()
 
-    def _by_run(self, request: Asked, policy: str) -> Asked:
-        """Return the request in the name of the run that the policy was opened for."""
+    def _for_run(self, request: RunRequest, policy: str) -> RunRequest:
+        """Return the request for the run that the policy was opened for, unless it names a run."""
         run_id = request.run_id or self._runs.get(policy)
         return request.model_copy(update={"run_id": run_id})
 
-    async def _ask(
-        self, method: str, path: str, body: BaseModel | None = None, *, timeout_s: float | None = _QUICK_S
+    async def _send(
+        self, method: str, path: str, body: BaseModel | None = None, *, timeout_s: float | None = _TIMEOUT_S
     ) -> dict[str, Any]:
         content = None if body is None else body.model_dump_json().encode()
         headers = {"content-type": "application/json"}

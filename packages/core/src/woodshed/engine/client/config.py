@@ -1,4 +1,4 @@
-"""What an engine serves and where: the settings a client writes and the engine's server reads."""
+"""What an engine serves and where: settings that a client writes and the engine reads."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ LoraRank = Literal[8, 16, 32, 64, 128, 256]
 
 
 class ServedModel(Record):
-    """One model that the engine serves with a vLLM of its own."""
+    """One model that the engine serves, with a vLLM server of its own."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    """What calls ask for: `policy`, `judge`, …"""
+    """The model name in calls: `policy`, `judge`, …"""
     path: str
     """A folder with `config.json`, weights and tokenizer, or a name on the Hugging Face hub."""
     trainable: bool = False
     """Whether a LoRA of it can be trained and swapped in."""
     adapter: str | None = None
-    """Folder of a PEFT LoRA that every answer goes through, such as a judge's; only for models that are not trained."""
+    """Folder of a PEFT LoRA that is always applied, such as a judge's; only for models that are not trained."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int | None = Field(default=None, ge=16)
-    """Longest prompt plus answer in tokens; None means what the model's own config says."""
+    """Longest prompt plus answer in tokens; None means the value in the model's own config."""
     max_num_seqs: int = Field(default=64, ge=1)
-    """Calls that are decoded together; more wait."""
+    """How many calls are decoded at the same time; further ones wait."""
     max_lora_rank: LoraRank = 16
     tool_call_parser: str | None = "hermes"
     """vLLM's name of the tool-call format; None turns tool calls off."""
@@ -42,12 +42,12 @@ class ServedModel(Record):
     chat_template: str | None = None
     """Path of a Jinja file that replaces the tokenizer's own template."""
     kv_cache_gib: float | None = Field(default=None, gt=0)
-    """Memory for the KV cache on a machine without a GPU; None means enough for all calls, at most 4."""
+    """Memory for the KV cache in GiB on a machine without a GPU; None means enough for all calls, at most 4."""
     gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
-    """Share of the GPU's memory that this model's vLLM takes when it starts; what is left is the trainer's."""
+    """Share of the GPU's memory that this model's vLLM takes when it starts; the trainer uses what is left."""
 
     def is_hub_name(self) -> bool:
-        """Whether `path` names a model on the hub: it has the shape of one, and no such folder exists."""
+        """Whether `path` is a name on the hub: it looks like `owner/model`, and no such folder exists."""
         return bool(_HUB_NAME.match(self.path)) and not Path(self.path).is_dir()
 
 
@@ -62,15 +62,15 @@ class EngineConfig(Record):
     """0 lets the system choose a free one."""
     api_key: str | None = None
     parent_pid: int | None = None
-    """The engine shuts down when this process is no longer its parent."""
+    """The engine shuts down when the process with this id is no longer its parent."""
 
 
 def check_config(config: EngineConfig) -> EngineConfig:
-    """Return `config` with absolute paths, or say what cannot work before anything is started.
+    """Return `config` with absolute paths, after checking it before anything is started.
 
     Raises:
-        ConfigError: No model, two of one name, a folder that holds no model, an open door without a key, or more of
-            the GPU's memory given away than there is.
+        ConfigError: There is no model, two have one name, a folder holds no model, other machines can reach the engine
+            without a key, or the models take more of the GPU's memory than there is.
     """
     if not config.models:
         raise ConfigError("the engine was given no model to serve; name at least one, such as {'policy': './my-model'}")
@@ -90,24 +90,24 @@ def check_config(config: EngineConfig) -> EngineConfig:
 
 
 def check_trainer(trainer: TrainerKind, load_in_4bit: bool) -> None:
-    """Say, before an engine is started on this machine, that it could not train as asked.
+    """Check, before an engine is started on this machine, that it can train as requested.
 
     Raises:
-        ConfigError: Unsloth is asked for and there is no NVIDIA GPU.
+        ConfigError: Unsloth is requested and there is no NVIDIA GPU.
     """
     if (trainer == "unsloth" or load_in_4bit) and not has_gpu():
-        asked = "trainer='unsloth'" if trainer == "unsloth" else "load_in_4bit=True"
+        setting = "trainer='unsloth'" if trainer == "unsloth" else "load_in_4bit=True"
         raise ConfigError(
-            f"{asked} needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L); use trainer='auto' and "
+            f"{setting} needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L); use trainer='auto' and "
             "load_in_4bit=False, or an engine on a machine with one: Engine.connect(url)"
         )
 
 
 def check_split(models: Sequence[ServedModel]) -> None:
-    """Check that the models leave room on a GPU they share with the trainer.
+    """Check that the models fit on the GPU that they share with the trainer.
 
     Raises:
-        ConfigError: Together they take more than there is, or leave a trained model's trainer less than a tenth.
+        ConfigError: Together they take more than there is, or leave less than a tenth to a trainer that needs some.
     """
     taken = sum(model.gpu_memory_fraction for model in models)
     limit = 0.9 if any(model.trainable for model in models) else 1.0
@@ -121,10 +121,10 @@ def check_split(models: Sequence[ServedModel]) -> None:
 
 
 def check_model(model: ServedModel) -> ServedModel:
-    """Return `model` with absolute paths, if its folders hold a model and an adapter.
+    """Return `model` with absolute paths, after checking that its folders hold a model and an adapter.
 
     Raises:
-        ConfigError: A folder does not exist or lacks its config file, or a trained model is to have a fixed adapter.
+        ConfigError: A folder does not exist or lacks its config file, or a model with a fixed adapter is trainable.
     """
     if model.adapter is not None:
         if model.trainable:
@@ -145,13 +145,13 @@ def _checked(model: ServedModel, path: str, config: str, hint: str) -> str:
     if not folder.is_dir():
         raise ConfigError(f"model {model.name!r}: there is no folder {path!r}; {hint}")
     if not (folder / config).is_file():
-        found = sorted(entry.name for entry in folder.iterdir())[:8]
-        raise ConfigError(f"model {model.name!r}: {path!r} has no {config} (it holds {found or 'nothing'})")
+        contents = sorted(entry.name for entry in folder.iterdir())[:8]
+        raise ConfigError(f"model {model.name!r}: {path!r} has no {config} (it holds {contents or 'nothing'})")
     return str(folder)
 
 
 def to_models(models: Mapping[str, str | ServedModel]) -> tuple[ServedModel, ...]:
-    """Return served models from `{name: path or ServedModel}`; a name on the left wins over the model's own."""
+    """Return served models from `{name: path or ServedModel}`; the key wins over the model's own name."""
     return tuple(
         ServedModel(name=name, path=model) if isinstance(model, str) else model.model_copy(update={"name": name})
         for name, model in models.items()

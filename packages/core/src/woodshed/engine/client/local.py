@@ -1,4 +1,4 @@
-"""An engine to work with: one that is started here and stopped again, or one that runs elsewhere.
+"""Engines for a run: one that is started on this machine and stopped again, or one that runs elsewhere.
 
 ```python
 policy = ServedModel(name="policy", path="./my-model", trainable=True)
@@ -51,12 +51,12 @@ class LocalEngine:
     async def running(
         self, models: Sequence[ServedModel] = (), home: Path | None = None, *, progress: ReportProgress = _quiet
     ) -> AsyncIterator[EngineClient]:
-        """Start the engine, yield a client when it is ready, stop it at the end; it also stops when this process dies.
+        """Start the engine, yield a client once it is ready, and stop it at the end or when this process dies.
 
         Args:
-            models: What a run needs served; a model of the same name given to `Engine.local` wins.
+            models: Models that the run needs; one of the same name given to `Engine.local` wins.
             home: Folder for logs, calls and checkpoints; a home given to `Engine.local` wins.
-            progress: Told what is happening, in a few words at a time.
+            progress: Called with a few words whenever something happens.
 
         Raises:
             ConfigError: A model's folder or the address cannot be used.
@@ -95,7 +95,7 @@ class LocalEngine:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectedEngine:
-    """An engine that runs elsewhere and goes on running; made by `Engine.connect`."""
+    """An engine that runs elsewhere and keeps running; made by `Engine.connect`."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -104,11 +104,11 @@ class ConnectedEngine:
     async def running(
         self, models: Sequence[ServedModel] = (), home: Path | None = None, *, progress: ReportProgress = _quiet
     ) -> AsyncIterator[EngineClient]:
-        """Yield a client, after checking that the engine answers and serves every model that is needed.
+        """Yield a client, after checking that the engine answers and serves every model that the run needs.
 
         Raises:
-            EngineUnreachable: Nothing answers there.
-            EngineError: It speaks another protocol, or does not serve a model.
+            EngineUnreachable: Nothing answers at `url`.
+            EngineError: The engine speaks another protocol, or does not serve one of the models.
         """
         async with EngineClient(self.url, self.api_key) as client:
             health = await client.health()
@@ -123,7 +123,7 @@ class ConnectedEngine:
 
 
 class Engine:
-    """Where policies are served and trained."""
+    """Where policies are served and trained: on this machine (`local`) or elsewhere (`connect`)."""
 
     @staticmethod
     def local(
@@ -140,9 +140,9 @@ class Engine:
         Args:
             models: More models to serve, by name, such as `{"judge": "./my-judge"}`.
             home: Folder for logs, calls and checkpoints; a run uses its own folder otherwise.
-            host: Address to listen on; off loopback an `api_key` is required.
-            port: 0 takes a free one.
-            api_key: What callers must send; not needed on loopback.
+            host: Address to listen on; any but loopback requires an `api_key`.
+            port: Port to listen on; 0 takes a free one.
+            api_key: The key that clients must send; not needed on loopback.
             python: Interpreter of the engine environment; the one that `woodshed engine install` made otherwise.
         """
         return LocalEngine(
@@ -172,14 +172,14 @@ async def _spawn(python: Path, config: EngineConfig) -> asyncio.subprocess.Proce
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            # Ctrl-C is for this process, which then decides about the engine.
+            # Ctrl-C reaches only this process, which then stops the engine.
             start_new_session=True,
             env=engine_environment(python),
         )
 
 
 def engine_environment(python: Path) -> dict[str, str]:
-    """Return the engine's environment: this one's, without what would lead it to this environment's packages."""
+    """Return the engine's environment variables: ours, without those that would make it import our packages."""
     foreign = {"PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
     if str(python) != sys.executable and "WOODSHED_ENGINE_PYTHON" not in os.environ:
         foreign.add("PYTHONPATH")
@@ -215,7 +215,7 @@ async def _events(process: asyncio.subprocess.Process) -> AsyncIterator[tuple[st
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Ask the engine to stop, and end it where it does not; its own children end with it either way."""
+    """Ask the engine to stop, and kill it if it does not; its own children end with it either way."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):

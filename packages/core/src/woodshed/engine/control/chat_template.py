@@ -1,4 +1,4 @@
-"""A served model's chat template and parsers, asked of its vLLM: conversation → tokens, tokens → message, and turns."""
+"""A served model's chat template and parsers, through its vLLM: conversation → tokens, tokens → message, and turns."""
 
 from __future__ import annotations
 
@@ -11,43 +11,56 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from woodshed.engine.gateway.chat_request import BadRequest, parse_request, to_message, to_messages, to_tools
+from woodshed.engine.gateway.chat_request import BadRequest, parse_request
+from woodshed.engine.gateway.messages import to_message, to_messages, to_tools
 from woodshed.engine.gateway.upstream_call import Upstream
 from woodshed.errors import EngineError
 from woodshed.types import Completion, Message, TokenCall
 
-_NONE = -1
-"""The version of weights that sampled nothing."""
-_RENDER, _PARSE = "/v1/chat/completions/render", "/v1/chat/completions/derender"
-NEEDED = ("/v1/chat/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", _RENDER, _PARSE, "/tokenize")
+_NO_VERSION = -1
+"""Stands for the weight version of tokens that no weights sampled."""
+_RENDER_PATH, _PARSE_PATH = "/v1/chat/completions/render", "/v1/chat/completions/derender"
+REQUIRED_PATHS = (
+    "/v1/chat/completions",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    _RENDER_PATH,
+    _PARSE_PATH,
+    "/tokenize",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderedTurn:
-    """One assistant message of a finished conversation, as its model would have had to sample it."""
+    """One assistant message of a finished conversation, as the tokens that a model would have sampled for it."""
 
     index: int
-    """Which message it is."""
+    """Index of the message in the conversation."""
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
-    """The answer, with the token that ends it."""
+    """The answer, including the token that ends it."""
 
 
 class ServedTemplate:
     """The chat template and the parsers of one served model."""
 
     def __init__(self, upstream: Upstream) -> None:
-        """Ask the vLLM of `upstream`."""
+        """Use the vLLM of `upstream`."""
         self._upstream = upstream
         self._stop_ids: frozenset[int] | None = None
 
     async def render(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], *, generation_prompt: bool = True
     ) -> tuple[int, ...]:
-        """Return the tokens of a conversation; raises BadRequest where it cannot be served."""
-        body = _checked(messages, tools)
+        """Return the tokens of a conversation.
+
+        Raises:
+            BadRequest: The conversation cannot be served.
+            EngineError: vLLM failed.
+        """
+        body = _request_body(messages, tools)
         body["add_generation_prompt"] = generation_prompt
-        return tuple((await self._post(_RENDER, body))["token_ids"])
+        return tuple((await self._post(_RENDER_PATH, body))["token_ids"])
 
     async def parse(
         self,
@@ -56,20 +69,21 @@ class ServedTemplate:
         prompt_ids: Sequence[int],
         token_ids: Sequence[int],
     ) -> Message:
-        """Return what vLLM's own parsers make of an answer to a conversation."""
+        """Return an answer's tokens as a message, parsed by vLLM's own tool and reasoning parsers."""
         model = self._upstream.server.model.name
         choice = {"index": 0, "token_ids": list(token_ids), "finish_reason": "stop"}
         body = {
             "generate_response": {"request_id": "parse", "model": model, "choices": [choice]},
             "prompt_token_ids": list(prompt_ids),
-            "chat_request": _checked(messages, tools) | {"model": model},
+            "chat_request": _request_body(messages, tools) | {"model": model},
         }
-        return to_message((await self._post(_PARSE, body))["choices"][0]["message"])
+        return to_message((await self._post(_PARSE_PATH, body))["choices"][0]["message"])
 
     async def missing_paths(self) -> tuple[str, ...]:
-        """Return those of the HTTP paths woodshed needs that this vLLM does not serve."""
-        # Asked for nothing, a path that is served complains about the body; openapi.json would take vLLM a second.
-        return tuple([path for path in NEEDED if await self._status(path) in (403, 404, 405)])
+        """Return the HTTP paths that woodshed needs and this vLLM does not serve."""
+        # A path that is served complains about the empty body with another status. openapi.json would take vLLM a
+        # second.
+        return tuple([path for path in REQUIRED_PATHS if await self._status(path) in (403, 404, 405)])
 
     async def _status(self, path: str) -> int:
         async with self._upstream.http.post(self._upstream.server.url + path, json={}) as reply:
@@ -77,33 +91,35 @@ class ServedTemplate:
             return reply.status
 
     async def max_model_len(self) -> int:
-        """Return the longest prompt plus answer in tokens, as vLLM itself says it."""
+        """Return the longest prompt plus answer in tokens, as vLLM reports it."""
         async with self._upstream.http.get(f"{self._upstream.server.url}/v1/models") as reply:
             cards = (await reply.json())["data"]
         return int(next(card["max_model_len"] for card in cards if card.get("max_model_len")))
 
     async def stop_ids(self) -> frozenset[int]:
-        """Return the tokens that end an answer: those vLLM stops at, of the model's configuration and its tokenizer."""
+        """Return the tokens at which vLLM ends an answer, from the model's configuration and its tokenizer."""
         if self._stop_ids is None:
             model = self._upstream.server.model
-            found = set(_declared_stop_ids(model.path))
+            stop_ids = set(_declared_stop_ids(model.path))
             if (text := _json_file(model.path, "tokenizer_config.json").get("eos_token")) is not None:
                 text = text["content"] if isinstance(text, dict) else text
-                asked = {"prompt": text, "add_special_tokens": False}
-                ids = (await self._post("/tokenize", asked))["tokens"]
-                found |= set(ids) if len(ids) == 1 else set()
-            self._stop_ids = frozenset(found)
+                body = {"prompt": text, "add_special_tokens": False}
+                token_ids = (await self._post("/tokenize", body))["tokens"]
+                stop_ids |= set(token_ids) if len(token_ids) == 1 else set()
+            self._stop_ids = frozenset(stop_ids)
         return self._stop_ids
 
     async def turns(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[RenderedTurn]:
-        """Return every assistant message as a turn under exactly the prompt that the template puts before it.
+        """Return every assistant message as a turn, under exactly the prompt that the template writes before it.
 
-        Raises BadRequest where the template does not write a turn as what follows its prompt, up to an end token.
+        Raises:
+            BadRequest: There is no assistant message, or the template does not write one as its prompt followed by an
+                answer that ends with a stop token.
         """
-        places = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
-        if not places:
-            raise BadRequest("there is no assistant message to learn from", "messages")
-        return [await self._turn(messages, tools, index) for index in places]
+        indices = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
+        if not indices:
+            raise BadRequest("there is no assistant message to train on", "messages")
+        return [await self._turn(messages, tools, index) for index in indices]
 
     async def _turn(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], index: int
@@ -115,19 +131,19 @@ class ServedTemplate:
         whole = await self.render(messages[: index + 1], tools, generation_prompt=False)
         if whole[: len(prompt)] != prompt:
             raise BadRequest(
-                f"{where} cannot be split from its prompt: the chat template writes the conversation otherwise once it "
-                "is there, so no model could have sampled it under this prompt",
+                f"{where} cannot be split from its prompt: with this message the chat template writes the messages "
+                "before it differently, so no model could have sampled it under this prompt",
                 where,
             )
-        rest, stops = whole[len(prompt) :], await self.stop_ids()
-        end = next((place for place, token in enumerate(rest) if token in stops), None)
+        answer_ids, stop_ids = whole[len(prompt) :], await self.stop_ids()
+        end = next((k for k, token_id in enumerate(answer_ids) if token_id in stop_ids), None)
         if end is None:
             raise BadRequest(
-                f"{where} does not end with a token the model stops at ({sorted(stops)}) in its chat template; a model "
-                "that learnt it would never stop",
+                f"{where} does not end with a token the model stops at ({sorted(stop_ids)}) in its chat template; a "
+                "model trained on it would never stop",
                 where,
             )
-        return RenderedTurn(index=index, prompt_ids=prompt, token_ids=rest[: end + 1])
+        return RenderedTurn(index=index, prompt_ids=prompt, token_ids=answer_ids[: end + 1])
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         server = self._upstream.server
@@ -141,9 +157,9 @@ class ServedTemplate:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineError(f"vLLM for {server.model.name!r} did not answer {path}: {error}") from error
         if status == 400:
-            raise BadRequest(_said(text))
+            raise BadRequest(_error_message(text))
         if status != 200:
-            raise EngineError(f"vLLM for {server.model.name!r} answered {path} with {status}: {_said(text)}")
+            raise EngineError(f"vLLM for {server.model.name!r} answered {path} with {status}: {_error_message(text)}")
         answer: dict[str, Any] = msgspec.json.decode(text)
         return answer
 
@@ -151,24 +167,24 @@ class ServedTemplate:
 def to_calls(
     turns: Sequence[RenderedTurn], messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], rollout_id: str
 ) -> tuple[TokenCall, ...]:
-    """Return turns as calls; nothing sampled them, so their log-probabilities and versions say nothing."""
-    body = _checked(messages, tools)
-    known, offered = to_messages(body["messages"]), tuple(to_tools(body.get("tools")))
+    """Return turns as recorded calls, with placeholders for log-probabilities and versions: nothing sampled them."""
+    body = _request_body(messages, tools)
+    converted, tool_specs = to_messages(body["messages"]), tuple(to_tools(body.get("tools")))
     return tuple(
         TokenCall(
             call_id=f"{rollout_id}/{turn.index}",
             started_s=float(turn.index),
             latency_s=0.0,
-            messages=tuple(known[: turn.index]),
-            tools=offered,
+            messages=tuple(converted[: turn.index]),
+            tools=tool_specs,
             prompt_ids=turn.prompt_ids,
             completions=(
                 Completion(
                     index=0,
-                    message=known[turn.index],
+                    message=converted[turn.index],
                     token_ids=turn.token_ids,
                     logprobs=(0.0,) * len(turn.token_ids),
-                    weight_versions=(_NONE,) * len(turn.token_ids),
+                    weight_versions=(_NO_VERSION,) * len(turn.token_ids),
                     finish_reason="stop",
                 ),
             ),
@@ -178,14 +194,14 @@ def to_calls(
     )
 
 
-def _checked(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a request's body as the gateway itself would send it on."""
-    asked = {"model": "any", "messages": list(messages)} | ({"tools": list(tools)} if tools else {})
-    return dict(parse_request(msgspec.json.encode(asked)).body)
+def _request_body(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a conversation as a request body, checked and completed as the gateway does it."""
+    request = {"model": "any", "messages": list(messages)} | ({"tools": list(tools)} if tools else {})
+    return dict(parse_request(msgspec.json.encode(request)).body)
 
 
-def _said(raw: bytes) -> str:
-    """Return the message of an error in OpenAI's shape, or what there is."""
+def _error_message(raw: bytes) -> str:
+    """Return the message of an error in OpenAI's shape, or the raw text of anything else."""
     try:
         return str(msgspec.json.decode(raw)["error"]["message"])
     except (msgspec.DecodeError, KeyError, TypeError):
@@ -193,7 +209,7 @@ def _said(raw: bytes) -> str:
 
 
 def _declared_stop_ids(model: str) -> list[int]:
-    """Return the end tokens of a model's generation configuration, or where it has none, of its configuration."""
+    """Return the end tokens in a model's generation configuration, or else in its configuration."""
     declared = _json_file(model, "generation_config.json").get("eos_token_id")
     if declared is None:
         declared = _json_file(model, "config.json").get("eos_token_id")
@@ -201,7 +217,7 @@ def _declared_stop_ids(model: str) -> list[int]:
 
 
 def _json_file(model: str, name: str) -> dict[str, Any]:
-    """Return a file of a model's folder, or of the hub's cache that vLLM has filled; empty where there is none."""
+    """Return a JSON file of a model's folder, or of the hub's cache that vLLM has filled; empty where there is none."""
     path = Path(model) / name
     if not path.is_file():
         from huggingface_hub import try_to_load_from_cache
@@ -210,5 +226,5 @@ def _json_file(model: str, name: str) -> dict[str, Any]:
         if not isinstance(cached, str):
             return {}
         path = Path(cached)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

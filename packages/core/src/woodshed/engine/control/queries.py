@@ -1,4 +1,4 @@
-"""The control plane's questions about what is served: templates and parsers, the machine, adapters, given sessions."""
+"""The control plane's queries: chat templates and parsers, the machine, adapters; and the import of sessions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 from starlette.requests import Request
@@ -14,57 +13,57 @@ from starlette.responses import Response
 
 from woodshed.engine.client.machine import machine
 from woodshed.engine.control.chat_template import ServedTemplate, to_calls
-from woodshed.engine.control.responses import NotFound, answer, read
+from woodshed.engine.control.policies import Policies
+from woodshed.engine.control.responses import NotFound, parse_body, record_response
 from woodshed.engine.gateway.sessions import Sessions
 from woodshed.engine.gateway.upstream_call import Upstream
-from woodshed.engine.trainer import Trainer
 from woodshed.errors import EngineError
 from woodshed.tokens import build_rows
 from woodshed.types import (
     AdapterLoadTest,
-    AdapterPlace,
     Imported,
     ImportedConversation,
     ImportedSession,
     ParseRequest,
     PolicyRef,
-    PolicyState,
     Rendered,
     RenderRequest,
+    SavedAdapter,
     SealedSession,
     Serving,
 )
 
-_LOAD_TESTED = "rehearsal"
+_LOAD_TEST = "load-test"
+"""Stands in for the version in the name of an adapter that is loaded to see whether vLLM accepts it."""
 
 
-class OpenedPolicy(Protocol):
-    """A policy that is being trained."""
-
-    trainer: Trainer
-    state: PolicyState
-
-
-class Probes:
-    """Answers what a doctor and a warm-up ask."""
+class Queries:
+    """Answers what `doctor`, a warm-up and an export ask about the models that are served."""
 
     def __init__(
         self,
         upstreams: Mapping[str, Upstream],
-        opened: Callable[[str, str | None], OpenedPolicy],
+        policies: Policies,
         sessions: Sessions,
         home: Path,
     ) -> None:
-        """Look at `upstreams` and what `opened` finds of a policy; keep given sessions in `sessions`."""
+        """Answer about one engine.
+
+        Args:
+            upstreams: Model name → its vLLM server.
+            policies: The policies that are open for training.
+            sessions: Where imported sessions are kept.
+            home: The engine's folder, whose disk is reported.
+        """
         self._templates = {name: ServedTemplate(upstream) for name, upstream in upstreams.items()}
         self._upstreams = upstreams
-        self._opened = opened
+        self._policies = policies
         self._sessions = sessions
         self._home = home
         self._load_test_lock = asyncio.Lock()
 
     def posts(self) -> dict[str, Callable[[Request], Awaitable[Response]]]:
-        """Return path → handler."""
+        """Return path → handler of the POST routes."""
         return {
             "/machine": self._machine,
             "/models/{name:path}/serving": self._serving,
@@ -77,62 +76,64 @@ class Probes:
         }
 
     async def _machine(self, _: Request) -> Response:
-        return answer(await asyncio.to_thread(machine, self._home))
+        return record_response(await asyncio.to_thread(machine, self._home))
 
-    async def _serving(self, request: Request) -> Response:
-        template, model = self._template(request.path_params["name"])
-        return answer(
+    async def _serving(self, http_request: Request) -> Response:
+        template, upstream = self._template(http_request.path_params["name"])
+        return record_response(
             Serving(
                 missing_paths=await template.missing_paths(),
                 stop_ids=tuple(sorted(await template.stop_ids())),
-                tool_call_parser=model.server.model.tool_call_parser,
+                tool_call_parser=upstream.server.model.tool_call_parser,
                 max_model_len=await template.max_model_len(),
             )
         )
 
-    async def _render(self, request: Request) -> Response:
-        asked = await read(request, RenderRequest)
-        template, _ = self._template(request.path_params["name"])
-        ids = await template.render(asked.messages, asked.tools, generation_prompt=asked.generation_prompt)
-        return answer(Rendered(token_ids=ids))
+    async def _render(self, http_request: Request) -> Response:
+        request = await parse_body(http_request, RenderRequest)
+        template, _ = self._template(http_request.path_params["name"])
+        token_ids = await template.render(request.messages, request.tools, generation_prompt=request.generation_prompt)
+        return record_response(Rendered(token_ids=token_ids))
 
-    async def _parse(self, request: Request) -> Response:
-        asked = await read(request, ParseRequest)
-        template, _ = self._template(request.path_params["name"])
-        return answer(await template.parse(asked.messages, asked.tools, asked.prompt_ids, asked.token_ids))
+    async def _parse(self, http_request: Request) -> Response:
+        request = await parse_body(http_request, ParseRequest)
+        template, _ = self._template(http_request.path_params["name"])
+        return record_response(
+            await template.parse(request.messages, request.tools, request.prompt_ids, request.token_ids)
+        )
 
-    async def _adapter(self, request: Request) -> Response:
-        return answer(await self._place(request))
+    async def _adapter(self, http_request: Request) -> Response:
+        return record_response(await self._newest_adapter(http_request))
 
-    async def _test_adapter_load(self, request: Request) -> Response:
-        """Load the newest adapter beside the one that serves, have it answer one token, and unload it."""
-        place, upstream = await self._place(request), self._upstreams[request.path_params["name"]]
-        adapter = f"{upstream.server.model.name}@{_LOAD_TESTED}"
+    async def _test_adapter_load(self, http_request: Request) -> Response:
+        """Load the newest adapter beside the one in use, sample one token from it, and unload it."""
+        saved, upstream = await self._newest_adapter(http_request), self._upstreams[http_request.path_params["name"]]
+        adapter = f"{upstream.server.model.name}@{_LOAD_TEST}"
         async with self._load_test_lock:
             await upstream.server.ready()
             began = time.monotonic()
-            await _post(upstream, "/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": place.path})
+            await _post(upstream, "/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": saved.path})
             seconds = time.monotonic() - began
             try:
-                asked = {"model": adapter, "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 1}
-                await _post(upstream, "/v1/chat/completions", asked)
+                call = {"model": adapter, "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 1}
+                await _post(upstream, "/v1/chat/completions", call)
             finally:
                 await _post(upstream, "/v1/unload_lora_adapter", {"lora_name": adapter})
-        return answer(AdapterLoadTest(seconds=seconds))
+        return record_response(AdapterLoadTest(seconds=seconds))
 
-    async def _import_conversation(self, request: Request) -> Response:
-        asked = await read(request, ImportedConversation)
-        template, _ = self._template(asked.policy)
-        turns = await template.turns(asked.messages, asked.tools)
-        calls = to_calls(turns, asked.messages, asked.tools, asked.rollout_id)
-        return answer(self._keep(asked.policy, SealedSession(rollout_id=asked.rollout_id, calls=calls)))
+    async def _import_conversation(self, http_request: Request) -> Response:
+        request = await parse_body(http_request, ImportedConversation)
+        template, _ = self._template(request.policy)
+        turns = await template.turns(request.messages, request.tools)
+        calls = to_calls(turns, request.messages, request.tools, request.rollout_id)
+        return record_response(self._import(request.policy, SealedSession(rollout_id=request.rollout_id, calls=calls)))
 
-    async def _import_session(self, request: Request) -> Response:
-        asked = await read(request, ImportedSession)
-        self._template(asked.policy)
-        return answer(self._keep(asked.policy, asked.session))
+    async def _import_session(self, http_request: Request) -> Response:
+        request = await parse_body(http_request, ImportedSession)
+        self._template(request.policy)
+        return record_response(self._import(request.policy, request.session))
 
-    def _keep(self, policy: str, session: SealedSession) -> Imported:
+    def _import(self, policy: str, session: SealedSession) -> Imported:
         self._sessions.import_session(policy, session)
         tokens = sum(sum(row.trained) for row in build_rows(session.calls))
         return Imported(rollout_id=session.rollout_id, tokens=tokens)
@@ -142,16 +143,16 @@ class Probes:
             raise NotFound(f"there is no model {name!r}; this engine serves {sorted(self._templates)}")
         return self._templates[name], self._upstreams[name]
 
-    async def _place(self, request: Request) -> AdapterPlace:
-        asked = await read(request, PolicyRef)
-        policy = self._opened(request.path_params["name"], asked.run_id)
+    async def _newest_adapter(self, http_request: Request) -> SavedAdapter:
+        request = await parse_body(http_request, PolicyRef)
+        policy = self._policies.get(http_request.path_params["name"], request.run_id)
         path = policy.trainer.adapter_path(policy.state.version)
         size = sum(file.stat().st_size for file in path.iterdir())
-        return AdapterPlace(version=policy.state.version, path=str(path), size_mb=size / 2**20)
+        return SavedAdapter(version=policy.state.version, path=str(path), size_mb=size / 2**20)
 
 
 async def _post(upstream: Upstream, path: str, body: dict[str, object]) -> None:
-    """Send a request to vLLM, and raise EngineError where it refuses."""
+    """Send a request to vLLM; raises EngineError where vLLM refuses it or does not answer."""
     try:
         async with upstream.http.post(upstream.server.url + path, json=body) as reply:
             if reply.status != 200:

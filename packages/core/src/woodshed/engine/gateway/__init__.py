@@ -1,1 +1,1 @@
-"""The OpenAI-compatible door: sessions, conversations, and one call on its way through vLLM."""
+"""The OpenAI-compatible API: sessions, conversations, and each call's way through vLLM."""

@@ -1,4 +1,7 @@
-"""The few lines of ASGI that the gateway speaks directly, to spend nothing on a call that it can save."""
+"""The small part of ASGI that the gateway uses directly, without a framework's overhead on each call.
+
+ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Headers = dict[str, str]
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """Return the whole request body, or None where the client has gone before its end."""
+    """Return the whole request body, or None if the client disconnected before its end."""
     parts = []
     while True:
         event = await receive()
@@ -25,8 +28,8 @@ async def read_body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-async def until_gone(receive: Receive) -> None:
-    """Return when the client has closed the connection."""
+async def until_disconnect(receive: Receive) -> None:
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -40,20 +43,20 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 class Reply:
-    """One answer on its way to a client: whole, or begun and continued."""
+    """The response to one HTTP request: sent at once, or as a stream."""
 
     def __init__(self, send: Send) -> None:
         """Nothing is sent yet."""
         self._send = send
         self.has_begun = False
 
-    async def whole(self, status: int, body: bytes, headers: Headers | None = None) -> None:
-        """Send a JSON answer and end."""
-        sized = {"content-type": "application/json", "content-length": str(len(body))} | (headers or {})
-        await self._begin(status, sized)
+    async def send_json(self, status: int, body: bytes, headers: Headers | None = None) -> None:
+        """Send a JSON body and end the response."""
+        complete = {"content-type": "application/json", "content-length": str(len(body))} | (headers or {})
+        await self._begin(status, complete)
         await self._send({"type": "http.response.body", "body": body})
 
-    async def error(
+    async def send_error(
         self,
         status: int,
         message: str,
@@ -63,11 +66,11 @@ class Reply:
         code: str | None = None,
         headers: Headers | None = None,
     ) -> None:
-        """Send an error in OpenAI's shape and end."""
-        await self.whole(status, error_body(message, kind=kind, param=param, code=code), headers)
+        """Send an error in OpenAI's shape and end the response."""
+        await self.send_json(status, error_body(message, kind=kind, param=param, code=code), headers)
 
-    async def stream(self, data: bytes, headers: Headers, *, last: bool = False) -> None:
-        """Send a part of an event stream, after its head where it is the first."""
+    async def send_event(self, data: bytes, headers: Headers, *, last: bool = False) -> None:
+        """Send a part of an event stream; the first part is preceded by the response's head."""
         if not self.has_begun:
             await self._begin(
                 200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"} | headers

@@ -1,6 +1,7 @@
-"""What a chat completion request may hold: everything that is served as asked, and nothing that would be ignored.
+"""A chat completion request, checked: what is served as requested, and nothing that would silently be ignored.
 
-A key is passed on, dropped because it changes nothing about the answer, or refused with a 400 that names it.
+Each key of a request is passed on, or dropped because it does not change the answer, or refused with a 400 that names
+it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from typing import Any
 
 import msgspec
 
-from woodshed.types import Message, ToolRequest, ToolSpec
-
 _NUMBERS = {
     "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "min_tokens", "n", "seed",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "top_logprobs",
@@ -22,16 +21,16 @@ _SERVED = _NUMBERS | {
     "tool_choice", "parallel_tool_calls", "response_format", "include_stop_str_in_output", "chat_template_kwargs",
     "structured_outputs",
 }  # fmt: skip
-# Book-keeping of the caller's own; the answer is the same with and without it.
+# The caller's own bookkeeping, which does not change the answer.
 _NO_EFFECT = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
-# Refused unless they ask for what happens anyway.
+# Refused unless they have one of these values, which change nothing.
 _DEFAULTS: dict[str, tuple[Any, ...]] = {
     "store": (False,), "modalities": (["text"],), "service_tier": ("auto", "default"), "logit_bias": ({},),
     "functions": ([],), "verbosity": ("medium",),
 }  # fmt: skip
 _SAMPLING = (_NUMBERS - {"top_logprobs"}) | {"stop", "stop_token_ids", "ignore_eos"}
-# These bend the distribution in a way that temperature alone does not describe.
-_BENT = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "min_tokens": 0, "min_p": 0}
+# Parameter → the value at which it leaves the distribution unchanged. Temperature alone does not describe the others.
+_NEUTRAL = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "min_tokens": 0, "min_p": 0}
 
 _ROLES = ("system", "user", "assistant", "tool")
 _MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
@@ -39,10 +38,10 @@ _MESSAGE_NO_EFFECT = {"annotations", "cache_control", "id", "parsed", "provider_
 
 
 class BadRequest(Exception):
-    """A request that is answered 400, in OpenAI's shape."""
+    """A request that is answered with status 400, in OpenAI's shape."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
-        """Say what is wrong, and with which part of the request."""
+        """Describe what is wrong, and name the part of the request."""
         super().__init__(message)
         self.message = message
         self.param = param
@@ -50,27 +49,32 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatRequest:
-    """A request that can be served: what goes to vLLM, and what is recorded of it."""
+    """A request that can be served, as it goes to vLLM."""
 
     body: dict[str, Any]
-    """What the caller asked, without what has no effect; `model` is filled in when the call is sent."""
+    """The caller's request without keys that have no effect; `model` is filled in when the call is sent."""
     model: str
-    """The name that the caller asked for, and reads in the answer."""
+    """The model name that the caller used; the answer carries it."""
     stream: bool
     wants_logprobs: bool
+    """Whether the caller asked for log-probabilities, which are otherwise removed from the answer."""
     constrained: bool
-    """Whether anything but temperature, top_p and top_k shapes the distribution."""
+    """Whether anything but temperature, top_p and top_k shapes the distribution, such as a grammar or a penalty."""
 
 
 def parse_request(raw: bytes) -> ChatRequest:
-    """Return the request in a body, or raise BadRequest."""
+    """Return the request in an HTTP body.
+
+    Raises:
+        BadRequest: The body is not JSON, or a part of it cannot be served.
+    """
     try:
-        asked = msgspec.json.decode(raw)
+        request = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
-    if not isinstance(asked, dict):
-        raise BadRequest(f"the body is a {type(asked).__name__}, expected a JSON object")
-    body = _served_keys(asked)
+    if not isinstance(request, dict):
+        raise BadRequest(f"the body is a {type(request).__name__}, expected a JSON object")
+    body = _served_keys(request)
     model = body.pop("model", None)
     if not isinstance(model, str) or not model:
         raise BadRequest(f"'model' is {model!r}, expected a name", "model")
@@ -90,7 +94,7 @@ def parse_request(raw: bytes) -> ChatRequest:
 
 
 def check_sampling(sampling: Mapping[str, Any]) -> None:
-    """Raise BadRequest where a session's overrides hold something that is not a sampling parameter."""
+    """Raise BadRequest if a session's overrides contain something that is not a sampling parameter."""
     unknown = sorted(set(sampling) - _SAMPLING)
     if unknown:
         raise BadRequest(f"sampling overrides {unknown} are not known; known are {sorted(_SAMPLING)}", unknown[0])
@@ -98,9 +102,10 @@ def check_sampling(sampling: Mapping[str, Any]) -> None:
 
 
 def with_sampling(request: ChatRequest, sampling: Mapping[str, Any]) -> ChatRequest:
-    """Return the request under a session's overrides, which win over what the caller asked.
+    """Return the request with a session's overrides, which win over the caller's own values.
 
-    A caller's seed goes with what it was for: all rollouts of a group would answer the same, and nothing be learnt.
+    Where there are overrides the caller's seed is dropped: with it, all rollouts of a group would get the same answer,
+    and there would be nothing to learn from.
     """
     if not sampling:
         return request
@@ -119,62 +124,16 @@ def with_sampling(request: ChatRequest, sampling: Mapping[str, Any]) -> ChatRequ
 
 
 def sampling_of(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sampling parameters in effect, with the defaults that matter written out."""
+    """Return the sampling parameters in effect; `temperature` and `top_p` are always included."""
     sampling = {"temperature": 1.0, "top_p": 1.0} | {key: body[key] for key in _SAMPLING & body.keys()}
     if "max_completion_tokens" in sampling:
         sampling["max_tokens"] = sampling.pop("max_completion_tokens")
     return sampling
 
 
-def to_messages(messages: list[dict[str, Any]]) -> list[Message]:
-    """Return checked request messages as woodshed's own."""
-    return [to_message(message) for message in messages]
-
-
-def to_message(message: Mapping[str, Any]) -> Message:
-    """Return one message of a request or an answer as woodshed's own; text parts become one text."""
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "\n".join(part["text"] for part in content)
-    return Message(
-        role=message["role"],
-        content=content,
-        tool_requests=tuple(
-            ToolRequest(id=call.get("id") or "", name=call["function"]["name"], arguments=call["function"]["arguments"])
-            for call in message.get("tool_calls") or ()
-        ),
-        tool_call_id=message.get("tool_call_id"),
-        name=message.get("name"),
-    )
-
-
-def from_message(message: Message, reasoning: str | None = None) -> dict[str, Any]:
-    """Return one message as it goes over the wire."""
-    sent: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_requests:
-        sent["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_requests
-        ]
-    named = {"tool_call_id": message.tool_call_id, "name": message.name, "reasoning": reasoning}
-    return sent | {key: value for key, value in named.items() if value is not None}
-
-
-def to_tools(tools: list[dict[str, Any]] | None) -> list[ToolSpec]:
-    """Return a request's tools as woodshed's own."""
-    return [
-        ToolSpec(
-            name=tool["function"]["name"],
-            description=tool["function"].get("description") or "",
-            parameters=tool["function"].get("parameters") or {},
-        )
-        for tool in tools or ()
-    ]
-
-
-def _served_keys(asked: dict[str, Any]) -> dict[str, Any]:
+def _served_keys(request: dict[str, Any]) -> dict[str, Any]:
     body = {}
-    for key, value in asked.items():
+    for key, value in request.items():
         if value is None or key in _NO_EFFECT or value in _DEFAULTS.get(key, ()):
             continue
         if key not in _SERVED:
@@ -263,8 +222,8 @@ def _check_tools(body: dict[str, Any]) -> None:
         )
 
 
-def _check_response_format(wanted: Any) -> None:
-    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
+def _check_response_format(response_format: Any) -> None:
+    kind = response_format.get("type") if isinstance(response_format, dict) else response_format
     if kind not in (None, "text", "json_object", "json_schema"):
         raise BadRequest(
             f"'response_format' is {kind!r}; this engine serves text, json_object and json_schema", "response_format"
@@ -283,15 +242,15 @@ def _check_stream(body: dict[str, Any]) -> None:
 
 
 def _is_constrained(body: Mapping[str, Any]) -> bool:
-    wanted = body.get("response_format", {}).get("type", "text")
+    response_type = body.get("response_format", {}).get("type", "text")
     choice = body.get("tool_choice", "none")
-    # With a strict tool, vLLM pins the arguments of that tool by a grammar.
+    # With a strict tool, vLLM constrains the arguments by a grammar.
     strict = any(tool["function"].get("strict") is True for tool in body.get("tools", ()))
     return (
-        wanted != "text"
+        response_type != "text"
         or "structured_outputs" in body
         or isinstance(choice, dict)
         or choice == "required"
         or (choice == "auto" and strict)
-        or any(body.get(key, neutral) != neutral for key, neutral in _BENT.items())
+        or any(body.get(key, neutral) != neutral for key, neutral in _NEUTRAL.items())
     )

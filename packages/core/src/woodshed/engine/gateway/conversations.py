@@ -1,4 +1,4 @@
-"""What one rollout has sampled so far, and which of it a new call goes on from."""
+"""The turns that one rollout has sampled so far, and which of them a new call continues."""
 
 from __future__ import annotations
 
@@ -8,42 +8,46 @@ from typing import Any
 
 import msgspec
 
-from woodshed.engine.gateway.chat_request import from_message, to_messages
+from woodshed.engine.gateway.messages import from_message, to_messages
 from woodshed.types import ForkReason, TokenCall, ToolSpec, identity
 
-_CANDIDATES = 2
-# A bound on memory; a rollout's further turns are recorded as ever, and only not gone on from.
-_MOST_TURNS = 2048
+_MAX_CANDIDATES = 2
+"""How many turns the model server is offered to continue from."""
+_MAX_TURNS = 2048
+"""Bounds memory. Turns beyond it are recorded as always, but later calls are not continued from them."""
 
-_Said = tuple[tuple[Any, ...], ...]
+_Identities = tuple[tuple[Any, ...], ...]
+"""The identity of each message of a conversation (`types.identity`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampledTurn:
-    """One sampled answer and the conversation it closes."""
+    """One sampled answer with the conversation that it ends."""
 
     call_id: str
-    said: _Said
-    """What makes each message of the conversation itself, the answer included."""
+    identities: _Identities
+    """The identity of each message of the conversation, the answer included."""
     messages: list[dict[str, Any]]
-    """The conversation as the model's side of it was sampled, reasoning included."""
+    """The conversation with the model's turns as they were sampled, reasoning included."""
     options: bytes
+    """Tools and template options of the call, as `_options` encodes them."""
     prompt_ids: tuple[int, ...]
     sampled_ids: tuple[int, ...]
     is_rendered: bool
+    """Whether the chat template wrote all of `prompt_ids`; False where they continue an earlier turn."""
 
     def is_held_by(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether a prompt starts with this turn's own prompt and then with what was sampled."""
+        """Whether a prompt starts with this turn's own prompt followed by its sampled tokens."""
         size = len(self.prompt_ids)
         return (
             tuple(prompt_ids[:size]) == self.prompt_ids
             and tuple(prompt_ids[size : size + len(self.sampled_ids)]) == self.sampled_ids
         )
 
-    def for_engine(self) -> dict[str, Any]:
-        """Return it as `continuation.Recorded` has it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `continuation.RecordedTurn`, for the request to vLLM."""
         return {
-            "length": len(self.said),
+            "length": len(self.identities),
             "prompt_ids": self.prompt_ids,
             "sampled_ids": self.sampled_ids,
             "is_rendered": self.is_rendered,
@@ -52,77 +56,81 @@ class SampledTurn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """What a new call has to do with the calls before it."""
+    """How a new call is related to the calls before it."""
 
     messages: list[dict[str, Any]]
-    """The call's messages, with the turns of the longest recorded conversation as they were sampled."""
+    """The call's messages; those of the longest recorded conversation they begin with are as they were sampled."""
     turns: tuple[SampledTurn, ...] = ()
-    """Turns whose conversation the call begins with, longest first."""
+    """Turns whose conversation the call's messages begin with, longest first."""
     fork: ForkReason | None = None
-    """Why a turn that the client sent back is in none of them."""
+    """Why a turn that the client sent back is not among `turns`; None where nothing is wrong."""
 
     def outcome(
-        self, prompt_ids: Sequence[int], place: str | None, fork: str | None
+        self, prompt_ids: Sequence[int], continued_index: str | None, fork: str | None
     ) -> tuple[str | None, ForkReason | None]:
-        """Return the call that a prompt continues, and why it does not hold a turn that was sent back.
+        """Return the id of the call that a prompt continues, and why the prompt lacks a turn that was sent back.
 
         Args:
             prompt_ids: The prompt as it was served.
-            place: Which turn the model server says it went on from.
-            fork: Why it says that it did not go on from the first of them.
+            continued_index: Index in `turns` of the turn that the model server says it continued.
+            fork: The reason it gives for not continuing the first of them.
         """
         if not self.turns or not prompt_ids:
             return None, self.fork if prompt_ids else None
-        told = self.turns[int(place) : int(place) + 1] if place is not None else self.turns
-        held = next((turn for turn in told if turn.is_held_by(prompt_ids)), None)
-        if held is self.turns[0]:
-            return held.call_id, self.fork
+        start = None if continued_index is None else int(continued_index)
+        candidates = self.turns if start is None else self.turns[start : start + 1]
+        continued = next((turn for turn in candidates if turn.is_held_by(prompt_ids)), None)
+        if continued is self.turns[0]:
+            return continued.call_id, self.fork
         reason = msgspec.convert(fork or "unsupported", ForkReason)
-        return (None if held is None else held.call_id), self.fork or reason
+        return (None if continued is None else continued.call_id), self.fork or reason
 
 
 @dataclass(slots=True)
 class Conversations:
-    """The sampled turns of one rollout, found by the conversation they close."""
+    """The sampled turns of one rollout, looked up by the conversation they end."""
 
     _turns: dict[int, list[SampledTurn]] = field(default_factory=dict)
-    """Hash of a conversation → the turns that close it, oldest first."""
+    """Hash of a conversation → the turns that end it, oldest first."""
     _prompts: set[int] = field(default_factory=set)
     """Hashes of the conversations that were answered."""
     _answers: dict[tuple[Any, ...], list[SampledTurn]] = field(default_factory=dict)
-    """What an answer says → the turns that said it."""
+    """Identity of an answer → the turns with that answer."""
     _calls: set[str] = field(default_factory=set)
     _count: int = 0
 
     @classmethod
     def of(cls, calls: Iterable[TokenCall]) -> Conversations:
-        """Return the conversations of calls that were recorded by an earlier life of the engine."""
-        found = cls()
+        """Return the conversations of calls that were recorded before the engine was restarted."""
+        conversations = cls()
         for call in calls:
-            found.add(call, found.history([from_message(m) for m in call.messages], call.tools, call.template_options))
-        return found
+            messages = [from_message(message) for message in call.messages]
+            conversations.add(call, conversations.history(messages, call.tools, call.template_options))
+        return conversations
 
     def history(
         self, messages: list[dict[str, Any]], tools: Sequence[ToolSpec], template_options: Mapping[str, Any]
     ) -> History:
-        """Return what a call with these messages goes on from."""
+        """Return how a call with these messages is related to the recorded ones."""
         if not self._count or not any(message["role"] == "assistant" for message in messages):
             return History(messages=messages)
-        said, options = tuple(identity(message) for message in to_messages(messages)), _options(tools, template_options)
-        hashes = _hashes(said)
-        alike = [turn for end in range(len(said), 0, -1) for turn in self._closing(said[:end], hashes[end])]
-        turns = tuple(turn for turn in alike if turn.options == options)[:_CANDIDATES]
-        known = len(turns[0].said) if turns else 0
-        if any(len(turn.said) > known for turn in alike):
+        identities = tuple(identity(message) for message in to_messages(messages))
+        options = _options(tools, template_options)
+        hashes = _hashes(identities)
+        lengths = range(len(identities), 0, -1)
+        matching = [turn for length in lengths for turn in self._ending(identities[:length], hashes[length])]
+        turns = tuple(turn for turn in matching if turn.options == options)[:_MAX_CANDIDATES]
+        known = len(turns[0].identities) if turns else 0
+        if any(len(turn.identities) > known for turn in matching):
             fork: ForkReason | None = "options_changed"
         else:
-            fork = "history_edited" if self._is_edited(said, hashes, known, options) else None
+            fork = "history_edited" if self._is_edited(identities, hashes, known, options) else None
         return History(messages=[*turns[0].messages, *messages[known:]] if turns else messages, turns=turns, fork=fork)
 
     def add(self, call: TokenCall, history: History) -> None:
-        """Keep what a call sampled; `history` is what the call went on from."""
+        """Add a call's sampled turns; `history` is what `history()` returned for the call."""
         self._forget(call.call_id)
-        if call.error is not None or not call.prompt_ids or self._count >= _MOST_TURNS:
+        if call.error is not None or not call.prompt_ids or self._count >= _MAX_TURNS:
             return
         prompt = tuple(identity(message) for message in call.messages)
         options = _options(call.tools, call.template_options)
@@ -133,49 +141,50 @@ class Conversations:
             answer = identity(completion.message)
             turn = SampledTurn(
                 call_id=call.call_id,
-                said=(*prompt, answer),
+                identities=(*prompt, answer),
                 messages=[*history.messages, from_message(completion.message, completion.reasoning)],
                 options=options,
                 prompt_ids=call.prompt_ids,
                 sampled_ids=completion.token_ids,
                 is_rendered=call.continued_from is None,
             )
-            self._turns.setdefault(_hashes(turn.said)[-1], []).append(turn)
+            self._turns.setdefault(_hashes(turn.identities)[-1], []).append(turn)
             self._answers.setdefault(answer, []).append(turn)
             self._calls.add(call.call_id)
             self._count += 1
 
     def _forget(self, call_id: str) -> None:
-        """Drop what a call sampled before it was repeated."""
+        """Remove the turns that a call sampled before the client repeated it."""
         if call_id in self._calls:
             self._calls.discard(call_id)
             for turns in (*self._turns.values(), *self._answers.values()):
                 turns[:] = [turn for turn in turns if turn.call_id != call_id]
 
-    def _closing(self, said: _Said, key: int) -> list[SampledTurn]:
-        """Return the turns that close a conversation, newest first."""
-        return [turn for turn in reversed(self._turns.get(key, ())) if turn.said == said]
+    def _ending(self, identities: _Identities, hash_: int) -> list[SampledTurn]:
+        """Return the turns that end a conversation, newest first."""
+        return [turn for turn in reversed(self._turns.get(hash_, ())) if turn.identities == identities]
 
-    def _is_edited(self, said: _Said, hashes: Sequence[int], known: int, options: bytes) -> bool:
-        """Whether a message behind the first `known` is a sampled turn, or stands where one was sampled."""
-        for place in range(known, len(said)):
-            if said[place][0] != "assistant":
+    def _is_edited(self, identities: _Identities, hashes: Sequence[int], known: int, options: bytes) -> bool:
+        """Whether a message after the first `known` is a sampled turn, or is in a position where one was sampled."""
+        for index in range(known, len(identities)):
+            message = identities[index]
+            if message[0] != "assistant":
                 continue
-            # An example that the agent puts into its prompts may say the same as an answer.
-            sampled = (turn for turn in self._answers.get(said[place], ()) if said[place] not in turn.said[:-1])
-            if hashes[place] in self._prompts or any(turn.options == options for turn in sampled):
+            # An example that the agent puts into its prompts may have the same text as an answer.
+            sampled = (turn for turn in self._answers.get(message, ()) if message not in turn.identities[:-1])
+            if hashes[index] in self._prompts or any(turn.options == options for turn in sampled):
                 return True
         return False
 
 
 def _options(tools: Sequence[ToolSpec], template_options: Mapping[str, Any]) -> bytes:
-    """Return all that a template is given besides the messages, to compare."""
+    """Return what the chat template gets besides the messages, as bytes to compare."""
     return msgspec.json.encode([[(t.name, t.description, t.parameters) for t in tools], template_options])
 
 
-def _hashes(said: _Said) -> list[int]:
-    """Return one hash for each beginning of a conversation, the empty one first."""
+def _hashes(identities: _Identities) -> list[int]:
+    """Return a hash for each prefix of a conversation, the empty one first."""
     hashes = [0]
-    for message in said:
+    for message in identities:
         hashes.append(hash((hashes[-1], message)))
     return hashes

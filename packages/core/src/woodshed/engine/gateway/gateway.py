@@ -1,4 +1,4 @@
-"""The OpenAI-compatible door: whose call is it, may it pass, and where does it go."""
+"""The OpenAI-compatible API: whose call it is, whether it may pass, and which model it goes to."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from dataclasses import replace
 
 import msgspec
 
-from woodshed.engine.gateway.asgi import Headers, Receive, Reply, Scope, Send, header, read_body, until_gone
+from woodshed.engine.gateway.asgi import Headers, Receive, Reply, Scope, Send, header, read_body, until_disconnect
 from woodshed.engine.gateway.chat_request import (
     BadRequest,
     ChatRequest,
     parse_request,
     sampling_of,
-    to_messages,
-    to_tools,
     with_sampling,
 )
-from woodshed.engine.gateway.sessions import PREFIX, InFlight, Session, Sessions
+from woodshed.engine.gateway.messages import to_messages, to_tools
+from woodshed.engine.gateway.sessions import SECRET_PREFIX, InFlight, Session, Sessions
 from woodshed.engine.gateway.upstream_call import Exchange, Outcome, Upstream
 from woodshed.types import TokenCall
 
 CALL_ID = "x-woodshed-call-id"
 _RETRY_AFTER_S = "1"
 _REPEATED = "the client repeated the call"
-# OpenAI's SDKs repeat a 409 unless they are told not to.
+# OpenAI's SDKs retry a 409 unless this header tells them not to.
 _NO_RETRY = {"x-should-retry": "false"}
 
 
 class Gateway:
     """Answers `/v1/chat/completions` and `/v1/models`.
 
-    A session's secret makes a tracked call of that session's policy, whatever model it names. The engine's own key (or,
-    on loopback without a key, any other) makes an untracked call of a served model, such as a judge.
+    A call with a session's secret is tracked: it goes to that session's policy, whatever model it names, and is
+    recorded. A call with the engine's own key (or, on loopback without a key, any other) is untracked: it goes to the
+    model it names, such as a judge.
     """
 
     def __init__(self, upstreams: Mapping[str, Upstream], sessions: Sessions, api_key: str | None) -> None:
@@ -68,13 +68,13 @@ class Gateway:
             return
         names = list(self._upstreams) if session is None else [session.policy]
         cards = [{"id": name, "object": "model", "created": 0, "owned_by": "woodshed"} for name in names]
-        await reply.whole(200, msgspec.json.encode({"object": "list", "data": cards}))
+        await reply.send_json(200, msgspec.json.encode({"object": "list", "data": cards}))
 
     def allows(self, bearer: str) -> bool:
-        """Whether a bearer that is no open session's may use this engine."""
+        """Whether a bearer token that is not an open session's secret may use this engine."""
         if self._api_key is not None:
             return hmac.compare_digest(bearer.encode(), self._api_key.encode())
-        return not bearer.startswith(PREFIX)
+        return not bearer.startswith(SECRET_PREFIX)
 
     async def _tracked(self, session: Session, raw: bytes, scope: Scope, receive: Receive, reply: Reply) -> None:
         if session.is_sealed:
@@ -82,26 +82,26 @@ class Gateway:
             await _refuse_sealed(session, reply)
             return
         if session.lost is not None:
-            await reply.error(409, session.lost, kind="conflict_error", code="policy_lost", headers=_NO_RETRY)
+            await reply.send_error(409, session.lost, kind="conflict_error", code="policy_lost", headers=_NO_RETRY)
             return
         request = await self._admit(raw, reply)
         if request is None:
             return
         request = with_sampling(request, session.sampling)
         call_id, retries = self._sessions.receive(session, header(scope, CALL_ID.encode()), raw, _sdk_retries(scope))
-        former = session.in_flight.get(call_id)
-        if former is not None:
-            # The client has stopped waiting for its first attempt; only the one it waits for is answered.
-            former.stopped_because = _REPEATED
-            former.task.cancel()
-            await asyncio.wait([former.task])
+        first_attempt = session.in_flight.get(call_id)
+        if first_attempt is not None:
+            # The client no longer waits for its first attempt; only the new one is answered.
+            first_attempt.stopped_because = _REPEATED
+            first_attempt.task.cancel()
+            await asyncio.wait([first_attempt.task])
         started_s, began = time.time(), time.monotonic()
         messages, tools = to_messages(request.body["messages"]), to_tools(request.body.get("tools"))
         template_options = request.body.get("chat_template_kwargs", {})
         history = self._sessions.history(session, request.body["messages"], tools, template_options)
         request = replace(request, body=request.body | {"messages": history.messages})
 
-        def keep(outcome: Outcome) -> None:
+        def record(outcome: Outcome) -> None:
             call = TokenCall(
                 call_id=call_id,
                 started_s=started_s,
@@ -120,15 +120,15 @@ class Gateway:
             )
             self._sessions.record(session, call, history)
             if outcome.error is not None and in_flight.stopped_because != _REPEATED:
-                self._sessions.left(session, call_id, raw)
+                self._sessions.mark_unanswered(session, call_id, raw)
 
         exchange = self._exchange(request, session.policy, reply, {CALL_ID: call_id})
-        exchange.keep, exchange.history = keep, history
+        exchange.record, exchange.history = record, history
         in_flight = InFlight(task=asyncio.ensure_future(exchange.run()))
         exchange.stopped_because = lambda: in_flight.stopped_because
         session.in_flight[call_id] = in_flight
         try:
-            await _answer_or_gone(in_flight.task, receive)
+            await _run_while_connected(in_flight.task, receive)
         finally:
             if session.in_flight.get(call_id) is in_flight:
                 del session.in_flight[call_id]
@@ -140,7 +140,7 @@ class Gateway:
         if request is None:
             return
         if request.model not in self._upstreams:
-            await reply.error(
+            await reply.send_error(
                 404,
                 f"there is no model {request.model!r}; this engine serves {sorted(self._upstreams)}",
                 param="model",
@@ -148,7 +148,7 @@ class Gateway:
             )
             return
         exchange = self._exchange(request, request.model, reply, {})
-        await _answer_or_gone(asyncio.ensure_future(exchange.run()), receive)
+        await _run_while_connected(asyncio.ensure_future(exchange.run()), receive)
 
     def _exchange(self, request: ChatRequest, model: str, reply: Reply, headers: Headers) -> Exchange:
         return Exchange(request=request, upstream=self._upstreams[model], reply=reply, headers=headers)
@@ -157,25 +157,25 @@ class Gateway:
         if self.paused:
             message = f"the engine is paused; try again in {_RETRY_AFTER_S} s"
             headers = {"retry-after": _RETRY_AFTER_S}
-            await reply.error(429, message, kind="rate_limit_error", code="engine_paused", headers=headers)
+            await reply.send_error(429, message, kind="rate_limit_error", code="engine_paused", headers=headers)
             return None
         try:
             return parse_request(raw)
         except BadRequest as error:
-            await reply.error(400, error.message, param=error.param)
+            await reply.send_error(400, error.message, param=error.param)
             return None
 
 
-async def _answer_or_gone(task: asyncio.Task[None], receive: Receive) -> None:
-    """Wait for an answer, and stop making it when the client leaves."""
-    gone = asyncio.ensure_future(until_gone(receive))
+async def _run_while_connected(task: asyncio.Task[None], receive: Receive) -> None:
+    """Wait for an answer, and cancel it if the client disconnects."""
+    disconnected = asyncio.ensure_future(until_disconnect(receive))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
     finally:
-        gone.cancel()
+        disconnected.cancel()
         if not task.done():
             task.cancel()
     if not task.cancelled():
@@ -183,15 +183,17 @@ async def _answer_or_gone(task: asyncio.Task[None], receive: Receive) -> None:
 
 
 async def _refuse_key(reply: Reply, bearer: str) -> None:
-    what = "this session is not known here" if bearer.startswith(PREFIX) else "the API key is not this engine's"
-    await reply.error(
-        401, f"{what}; send 'Authorization: Bearer <secret>'", kind="authentication_error", code="invalid_api_key"
+    reason = (
+        "this session is not known here" if bearer.startswith(SECRET_PREFIX) else "the API key is not this engine's"
+    )
+    await reply.send_error(
+        401, f"{reason}; send 'Authorization: Bearer <secret>'", kind="authentication_error", code="invalid_api_key"
     )
 
 
 async def _refuse_sealed(session: Session, reply: Reply) -> None:
     message = f"the session of rollout {session.rollout_id!r} is sealed; this call came too late and is not recorded"
-    await reply.error(409, message, kind="conflict_error", code="session_sealed", headers=_NO_RETRY)
+    await reply.send_error(409, message, kind="conflict_error", code="session_sealed", headers=_NO_RETRY)
 
 
 def _bearer(scope: Scope) -> str:
@@ -200,5 +202,5 @@ def _bearer(scope: Scope) -> str:
 
 
 def _sdk_retries(scope: Scope) -> int:
-    said = header(scope, b"x-stainless-retry-count") or "0"
-    return int(said) if said.isascii() and said.isdigit() else 0
+    count = header(scope, b"x-stainless-retry-count") or "0"
+    return int(count) if count.isascii() and count.isdigit() else 0

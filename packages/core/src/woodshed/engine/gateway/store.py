@@ -1,4 +1,4 @@
-"""Sessions and calls on disk: SQLite in WAL mode, written before an answer's last byte goes out."""
+"""Sessions and calls on disk: SQLite in WAL mode, written before an answer's last byte is sent."""
 
 from __future__ import annotations
 
@@ -34,28 +34,30 @@ class SessionRow(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """The engine's memory of sessions and calls; it survives `kill -9` of the engine at any point."""
+    """The engine's sessions and calls, stored so that they survive `kill -9` of the engine at any point."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it.
+        """Open the file, or create it.
 
         Raises:
             EngineError: The file was written by another version's format.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        # One event loop writes and reads: a statement takes microseconds, and a thread would cost more than it gives.
+        # One event loop writes and reads: a statement takes microseconds, less than handing it to a thread.
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA foreign_keys=ON")
-        (found,) = self._db.execute("PRAGMA user_version").fetchone()
-        if found not in (0, FORMAT):
-            raise EngineError(f"{str(path)!r} has format {found}, this woodshed reads {FORMAT}; use a new run folder")
+        (stored_format,) = self._db.execute("PRAGMA user_version").fetchone()
+        if stored_format not in (0, FORMAT):
+            raise EngineError(
+                f"{str(path)!r} has format {stored_format}, this woodshed reads {FORMAT}; use a new run folder"
+            )
         self._db.executescript(_SCHEMA)
         self._db.execute(f"PRAGMA user_version={FORMAT}")
 
     def open_session(self, session: OpenSession, secret: str) -> None:
-        """Remember a new session; an unsealed one of the same rollout is forgotten with its calls.
+        """Store a new session; an unsealed one of the same rollout is deleted with its calls.
 
         Raises:
             EngineError: The rollout's session was sealed already.
@@ -75,7 +77,7 @@ class Store:
         self._db.execute("COMMIT")
 
     def sessions(self) -> list[SessionRow]:
-        """Return every session there is."""
+        """Return every stored session."""
         rows = self._db.execute("SELECT rollout_id, secret, policy, sampling, sealed_s IS NOT NULL FROM sessions")
         return [
             SessionRow(rollout_id, secret, policy, msgspec.json.decode(sampling), bool(sealed))
@@ -83,7 +85,7 @@ class Store:
         ]
 
     def record(self, rollout_id: str, call_id: str, started_s: float, call: bytes) -> None:
-        """Keep a call (a `TokenCall` as JSON); a repeated call id replaces what was there."""
+        """Store a call (a `TokenCall` as JSON), in place of an earlier one with the same call id."""
         self._db.execute(
             "INSERT OR REPLACE INTO calls (rollout_id, call_id, started_s, record) VALUES (?, ?, ?, ?)",
             (rollout_id, call_id, started_s, call.decode()),
@@ -96,15 +98,15 @@ class Store:
         )
 
     def import_session(self, policy: str, secret: str, session: SealedSession) -> None:
-        """Keep a sealed session whole, or not at all; one of the same rollout that is there already stays."""
+        """Store a sealed session with all its calls; a stored session of the same rollout stays as it is."""
         now = time.time()
         self._db.execute("BEGIN IMMEDIATE")
-        made = self._db.execute(
+        inserted = self._db.execute(
             "INSERT OR IGNORE INTO sessions (rollout_id, secret, policy, sampling, opened_s, sealed_s) "
             "VALUES (?, ?, ?, '{}', ?, ?)",
             (session.rollout_id, secret, policy, now, now),
         )
-        if made.rowcount:
+        if inserted.rowcount:
             for call in session.calls:
                 self.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json().encode())
         self._db.execute("COMMIT")

@@ -1,4 +1,4 @@
-"""One call on its way through vLLM: sent with the newest weights, sent again where a server died, answered once."""
+"""One call through vLLM: sent with the newest weights, sent again if the server dies, answered and recorded once."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from woodshed.engine.gateway.asgi import Headers, Reply, error_body
 from woodshed.engine.gateway.chat_request import ChatRequest
 from woodshed.engine.gateway.conversations import History
 from woodshed.engine.gateway.vllm_response import DONE, StreamSplitter, rename, split_reply
-from woodshed.engine.vllm.lora_slots import Adapter, AdapterSlots
+from woodshed.engine.vllm.lora_slots import LoraSlots, LoraVersion
 from woodshed.engine.vllm.model_server import ModelServer
 from woodshed.errors import EngineError
 from woodshed.types import Completion, Failure, ForkReason
 
-_TRIES = 4
-_TRIES_ALIVE = 2
+_MAX_ATTEMPTS = 4
+"""How often a call is sent while its server keeps dying and restarting."""
+_MAX_FAILURES_ALIVE = 2
+"""How often a call is sent while its server stays alive but fails."""
 _PATH = "/v1/chat/completions"
 _JSON = {"content-type": "application/json"}
-# `prompt_tokens` says these within vLLM; its names cannot be imported where vLLM is not.
+# The names in `patches.prompt_tokens`, which cannot be imported where vLLM is not installed.
 _HISTORY, _CONTINUED, _FORK = "woodshed_history", "x-woodshed-continued", "x-woodshed-fork"
 
 
 class UpstreamError(Exception):
-    """vLLM failed in the middle of a call: it answered 5xx, broke off, or sent something that is no answer."""
+    """vLLM failed during a call: it answered 5xx, broke off, or sent an error in the stream."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of a call, for the record."""
+    """The result of a call, to be recorded."""
 
     prompt_ids: list[int] = field(default_factory=list)
     completions: list[Completion] = field(default_factory=list)
@@ -44,42 +46,43 @@ class Outcome:
 
 @dataclass(kw_only=True, slots=True)
 class Upstream:
-    """Where a call goes: one vLLM server, and the adapters of the policy it serves, if it serves one."""
+    """Where a call goes: one vLLM server and, if its model is trained, the LoRA versions loaded there."""
 
     server: ModelServer
-    slots: AdapterSlots | None
+    slots: LoraSlots | None
     http: aiohttp.ClientSession
     failed_calls: int = 0
     """Answers of 500 and above that were given to clients."""
 
-    def lease(self) -> AbstractContextManager[Adapter]:
-        """Return the newest weights, held while a call uses them."""
+    def lease(self) -> AbstractContextManager[LoraVersion]:
+        """Return a context manager that yields the newest weights and keeps them loaded."""
         if self.slots is not None:
             return self.slots.lease()
-        return nullcontext(Adapter(name=self.server.model.name, version=0, path=None))
+        return nullcontext(LoraVersion(name=self.server.model.name, version=0, path=None))
 
 
 @dataclass(kw_only=True, slots=True)
 class Exchange:
-    """One request and where its answer goes."""
+    """One request, sent to vLLM and answered to the client."""
 
     request: ChatRequest
     upstream: Upstream
     reply: Reply
     headers: Headers
-    keep: Callable[[Outcome], None] | None = None
-    """Told the outcome before the last byte of the answer is sent; None for a call that is not recorded."""
+    record: Callable[[Outcome], None] | None = None
+    """Called with the outcome before the last byte of the answer is sent; None for a call that is not recorded."""
     history: History | None = None
-    """What the call goes on from; None for a call that is not recorded."""
+    """How the call is related to earlier ones; None for a call that is not recorded."""
     stopped_because: Callable[[], str] = lambda: "the client closed the connection"
-    _heard: tuple[StreamSplitter, int, aiohttp.ClientResponse] | None = None
+    _partial: tuple[StreamSplitter, int, aiohttp.ClientResponse] | None = None
+    """Of a stream that has begun: what was received, the version of the weights, and vLLM's response."""
 
     async def run(self) -> None:
-        """Answer the client; every failure becomes an answer and a record."""
+        """Answer the client; every failure is answered and recorded too."""
         try:
-            await self._persist(self._stream if self.request.stream else self._whole)
+            await self._send_until_answered(self._stream if self.request.stream else self._whole)
         except asyncio.CancelledError:
-            self._keep_error("CallCancelled", self.stopped_because())
+            self._record_error("CallCancelled", self.stopped_because())
             raise
         except EngineError as error:
             await self._fail(503, str(error), "EngineError")
@@ -89,116 +92,116 @@ class Exchange:
                 502, f"vLLM failed to answer this call ({error}); see logs/{log} of the engine", "UpstreamError"
             )
 
-    async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Try until answered: again after each restart, and once more with a server that lives."""
-        server, alive = self.upstream.server, 0
-        for _ in range(_TRIES):
+    async def _send_until_answered(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Run `attempt` again after each restart of the server, and once more if a server that stays alive fails."""
+        server, failures_alive = self.upstream.server, 0
+        for _ in range(_MAX_ATTEMPTS):
             await server.ready()
-            generation, self._heard = server.generation, None
+            generation, self._partial = server.generation, None
             try:
                 return await attempt()
             except (UpstreamError, aiohttp.ClientError, OSError, msgspec.DecodeError):
                 if self.reply.has_begun:
                     raise
-                alive += 0 if await server.ready_after(generation) else 1
-                if alive == _TRIES_ALIVE:
+                failures_alive += 0 if await server.ready_after(generation) else 1
+                if failures_alive == _MAX_FAILURES_ALIVE:
                     raise
-        raise EngineError(f"vLLM for {server.model.name!r} died {_TRIES} times during this call")
+        raise EngineError(f"vLLM for {server.model.name!r} died {_MAX_ATTEMPTS} times during this call")
 
     async def _whole(self) -> None:
-        with self.upstream.lease() as adapter:
-            async with self._send(adapter) as answer:
-                raw, status = await answer.read(), answer.status
+        with self.upstream.lease() as lora:
+            async with self._send(lora) as response:
+                raw, status = await response.read(), response.status
         if status != 200:
-            await self._refused(status, raw)
+            await self._pass_on_refusal(status, raw)
             return
-        if self.keep is not None:
-            raw, prompt_ids, completions = split_reply(raw, self.request, adapter.version)
-            self._keep(answer, prompt_ids, completions)
-        elif adapter.name != self.request.model:
+        if self.record is not None:
+            raw, prompt_ids, completions = split_reply(raw, self.request, lora.version)
+            self._record(response, prompt_ids, completions)
+        elif lora.name != self.request.model:
             raw = rename(raw, self.request.model)
-        await self.reply.whole(200, raw, self._versioned(adapter))
+        await self.reply.send_json(200, raw, self._headers_with_version(lora))
 
     async def _stream(self) -> None:
-        with self.upstream.lease() as adapter:
-            async with self._send(adapter) as answer:
-                if answer.status == 200:
-                    await self._pass_on(answer, adapter)
+        with self.upstream.lease() as lora:
+            async with self._send(lora) as response:
+                if response.status == 200:
+                    await self._pass_on_stream(response, lora)
                 else:
-                    await self._refused(answer.status, await answer.read())
+                    await self._pass_on_refusal(response.status, await response.read())
 
-    async def _pass_on(self, answer: aiohttp.ClientResponse, adapter: Adapter) -> None:
-        """Send the stream's events on as they come; the first are held back until one says something."""
-        splitter, headers, held = StreamSplitter(self.request), self._versioned(adapter), b""
-        self._heard = (splitter, adapter.version, answer)
-        async for data in answer.content.iter_any():
+    async def _pass_on_stream(self, response: aiohttp.ClientResponse, lora: LoraVersion) -> None:
+        """Pass on the stream's events as they arrive; the first ones are held back until one has content."""
+        splitter, headers, held = StreamSplitter(self.request), self._headers_with_version(lora), b""
+        self._partial = (splitter, lora.version, response)
+        async for data in response.content.iter_any():
             held += splitter.feed(data)
             if splitter.error is not None:
                 raise UpstreamError(splitter.error)
-            if held and splitter.said_something:
-                await self.reply.stream(held, headers)
+            if held and splitter.has_content:
+                await self.reply.send_event(held, headers)
                 held = b""
         if not splitter.is_done:
             raise UpstreamError("the stream broke off")
-        if self.keep is not None:
-            self._keep(answer, splitter.prompt_ids, splitter.completions(adapter.version))
-        await self.reply.stream(held + DONE, headers, last=True)
+        if self.record is not None:
+            self._record(response, splitter.prompt_ids, splitter.completions(lora.version))
+        await self.reply.send_event(held + DONE, headers, last=True)
 
-    def _send(self, adapter: Adapter) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        tokens = {} if self.keep is None else {"logprobs": True, "return_token_ids": True}
-        if self.keep is not None and not self.request.wants_logprobs:
-            # Nobody will read the tokens' texts: `sampled_logprobs` then sends numbers alone.
+    def _send(self, lora: LoraVersion) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        tokens = {} if self.record is None else {"logprobs": True, "return_token_ids": True}
+        if self.record is not None and not self.request.wants_logprobs:
+            # Nobody reads the tokens' texts, so `patches.sampled_logprobs` may send numbers alone.
             tokens["return_tokens_as_token_ids"] = True
         turns = () if self.history is None else self.history.turns
-        past = {"kv_transfer_params": {_HISTORY: [turn.for_engine() for turn in turns]}} if turns else {}
-        body = msgspec.json.encode(self.request.body | tokens | past | {"model": adapter.name})
+        history = {"kv_transfer_params": {_HISTORY: [turn.to_json() for turn in turns]}} if turns else {}
+        body = msgspec.json.encode(self.request.body | tokens | history | {"model": lora.name})
         return self.upstream.http.post(self.upstream.server.url + _PATH, data=body, headers=_JSON)
 
-    async def _refused(self, status: int, raw: bytes) -> None:
-        """Pass on that vLLM refuses this request; that it fails is another matter."""
+    async def _pass_on_refusal(self, status: int, raw: bytes) -> None:
+        """Pass on vLLM's refusal of the request; raises UpstreamError where vLLM failed instead (5xx)."""
         if status >= 500:
             raise UpstreamError(raw.decode(errors="replace")[:500])
-        self._keep_error("BadRequestError", raw.decode(errors="replace"))
-        await self.reply.whole(status, raw, self.headers)
+        self._record_error("BadRequestError", raw.decode(errors="replace"))
+        await self.reply.send_json(status, raw, self.headers)
 
     async def _fail(self, status: int, message: str, kind: str) -> None:
         self.upstream.failed_calls += 1
-        self._keep_error(kind, message)
+        self._record_error(kind, message)
         if self.reply.has_begun:
             event = b"data: " + error_body(message, kind="server_error", code=kind) + b"\n\n"
-            await self.reply.stream(event + DONE, {}, last=True)
+            await self.reply.send_event(event + DONE, {}, last=True)
         else:
-            await self.reply.error(status, message, kind="server_error", code=kind)
+            await self.reply.send_error(status, message, kind="server_error", code=kind)
 
-    def _keep_error(self, kind: str, message: str) -> None:
-        if self.keep is None:
+    def _record_error(self, kind: str, message: str) -> None:
+        if self.record is None:
             return
         error = Failure(kind=kind, message=message)
-        if self._heard is None:
-            self.keep(Outcome(error=error))
+        if self._partial is None:
+            self.record(Outcome(error=error))
         else:
-            splitter, version, answer = self._heard
-            self._keep(answer, splitter.prompt_ids, splitter.completions(version), error)
+            splitter, version, response = self._partial
+            self._record(response, splitter.prompt_ids, splitter.completions(version), error)
 
-    def _keep(
+    def _record(
         self,
-        answer: aiohttp.ClientResponse,
+        response: aiohttp.ClientResponse,
         prompt_ids: list[int],
         completions: list[Completion],
         error: Failure | None = None,
     ) -> None:
-        """Hand over what an answer held, and what its prompt has become of."""
-        assert self.keep is not None
+        """Record what an answer contained, and which earlier call its prompt continues."""
+        assert self.record is not None
         continued_from = fork = None
         if self.history is not None:
             continued_from, fork = self.history.outcome(
-                prompt_ids, answer.headers.get(_CONTINUED), answer.headers.get(_FORK)
+                prompt_ids, response.headers.get(_CONTINUED), response.headers.get(_FORK)
             )
-        self.keep(
+        self.record(
             Outcome(
                 prompt_ids=prompt_ids, completions=completions, continued_from=continued_from, fork=fork, error=error
             )
         )
 
-    def _versioned(self, adapter: Adapter) -> Headers:
-        return self.headers | {"x-woodshed-weight-version": str(adapter.version)}
+    def _headers_with_version(self, lora: LoraVersion) -> Headers:
+        return self.headers | {"x-woodshed-weight-version": str(lora.version)}

@@ -1,4 +1,4 @@
-"""vLLM's answer, taken apart: what the caller asked for goes on, and the tokens stay here."""
+"""vLLM's answer, split in two: what the caller asked for is passed on, and the tokens are kept for the record."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from woodshed.engine.gateway.chat_request import ChatRequest, to_message
+from woodshed.engine.gateway.chat_request import ChatRequest
+from woodshed.engine.gateway.messages import to_message
 from woodshed.types import Completion, Message, ToolRequest
 
 DONE = b"data: [DONE]\n\n"
 
-# Fields of vLLM's that OpenAI's answer does not have.
+# Fields that vLLM adds to OpenAI's answer.
 _NOT_OPENAI = (
     "prompt_token_ids",
     "prompt_logprobs",
@@ -23,12 +24,12 @@ _NOT_OPENAI = (
     "metrics",
 )
 _NOT_OPENAI_CHOICE = ("token_ids", "routed_experts", "stop_reason")
-_NULL_IN_MESSAGE = ("reasoning", "audio", "function_call", "annotations")
+_OPTIONAL_IN_MESSAGE = ("reasoning", "audio", "function_call", "annotations")
 
 
 @dataclass(kw_only=True, slots=True)
 class _Choice:
-    """One answer of a stream, as far as it has come."""
+    """One streamed answer as received so far."""
 
     role: str = "assistant"
     content: list[str] = field(default_factory=list)
@@ -40,7 +41,13 @@ class _Choice:
 
 
 def split_reply(raw: bytes, request: ChatRequest, version: int) -> tuple[bytes, list[int], list[Completion]]:
-    """Return the caller's answer, the prompt's tokens and the completions of a whole answer."""
+    """Return the caller's part of a complete answer, the prompt's tokens, and the completions.
+
+    Args:
+        raw: vLLM's answer, as JSON.
+        request: What the caller asked for.
+        version: Version of the weights that sampled it.
+    """
     reply = msgspec.json.decode(raw)
     prompt_ids = reply["prompt_token_ids"]
     completions = [_completion(choice, version) for choice in reply["choices"]]
@@ -50,33 +57,34 @@ def split_reply(raw: bytes, request: ChatRequest, version: int) -> tuple[bytes, 
     for choice in reply["choices"]:
         _strip_choice(choice, request)
         message = choice["message"]
-        for name in _NULL_IN_MESSAGE:
+        for name in _OPTIONAL_IN_MESSAGE:
             if message.get(name) is None:
                 message.pop(name, None)
     return msgspec.json.encode(reply), prompt_ids, completions
 
 
 class StreamSplitter:
-    """Takes a stream of server-sent events apart while it passes."""
+    """Splits a stream of server-sent events while it is passed on."""
 
     def __init__(self, request: ChatRequest) -> None:
         """Start before the first event."""
         self.prompt_ids: list[int] = []
         self.error: str | None = None
-        self.said_something = False
-        """Whether the caller was sent any part of an answer; if not, the call can be made again unseen."""
+        self.has_content = False
+        """Whether the caller was sent any part of an answer; if not, the call can be repeated without the caller
+        noticing."""
         self._request = request
         self._choices: dict[int, _Choice] = {}
         self._rest = b""
         self.is_done = False
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes as they come; return the bytes that go on to the caller (all but the final `[DONE]`)."""
+        """Take the next bytes of the stream; return those for the caller (all but the final `[DONE]`)."""
         *events, self._rest = (self._rest + data).split(b"\n\n")
-        return b"".join(self._pass_on(events))
+        return b"".join(self._split(events))
 
     def completions(self, version: int) -> list[Completion]:
-        """Return what has been sampled so far."""
+        """Return the completions sampled so far, by the weights of `version`."""
         return [
             Completion(
                 index=index,
@@ -94,7 +102,7 @@ class StreamSplitter:
             for index, choice in sorted(self._choices.items())
         ]
 
-    def _pass_on(self, events: list[bytes]) -> Iterator[bytes]:
+    def _split(self, events: list[bytes]) -> Iterator[bytes]:
         for event in events:
             payload = event.strip().removeprefix(b"data:").strip()
             if payload == b"[DONE]":
@@ -103,46 +111,46 @@ class StreamSplitter:
                 chunk = msgspec.json.decode(payload)
                 if "error" in chunk:
                     self.error = str(chunk["error"].get("message", chunk["error"]))
-                elif self._keep(chunk):
+                elif self._strip(chunk):
                     yield b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
-    def _keep(self, chunk: dict[str, Any]) -> bool:
-        """Note a chunk's tokens, strip them, and say whether anything is left that the caller asked for."""
+    def _strip(self, chunk: dict[str, Any]) -> bool:
+        """Record a chunk's tokens, remove them, and return whether anything is left that the caller asked for."""
         self.prompt_ids = chunk.get("prompt_token_ids") or self.prompt_ids
         chunk["model"] = self._request.model
         for name in _NOT_OPENAI:
             chunk.pop(name, None)
-        keep = not chunk["choices"]
+        is_wanted = not chunk["choices"]
         for choice in chunk["choices"]:
-            self._note(choice)
+            self._record(choice)
             delta = choice["delta"]
             opens = "role" in delta
             _strip_choice(choice, self._request)
             has_logprobs = choice["logprobs"] is not None
-            keep = keep or bool(delta) or choice.get("finish_reason") is not None or has_logprobs
-            self.said_something = self.said_something or (keep and not opens)
-        return keep
+            is_wanted = is_wanted or bool(delta) or choice.get("finish_reason") is not None or has_logprobs
+            self.has_content = self.has_content or (is_wanted and not opens)
+        return is_wanted
 
-    def _note(self, choice: dict[str, Any]) -> None:
-        seen = self._choices.setdefault(choice["index"], _Choice())
+    def _record(self, choice: dict[str, Any]) -> None:
+        received = self._choices.setdefault(choice["index"], _Choice())
         delta = choice["delta"]
         if delta.get("content"):
-            seen.content.append(delta["content"])
+            received.content.append(delta["content"])
         if delta.get("reasoning"):
-            seen.reasoning.append(delta["reasoning"])
+            received.reasoning.append(delta["reasoning"])
         for part in delta.get("tool_calls") or ():
-            call = seen.tool_calls.setdefault(part["index"], {"id": "", "name": "", "arguments": ""})
+            call = received.tool_calls.setdefault(part["index"], {"id": "", "name": "", "arguments": ""})
             function = part.get("function") or {}
             call["id"] = part.get("id") or call["id"]
             call["name"] = function.get("name") or call["name"]
             call["arguments"] += function.get("arguments") or ""
-        seen.token_ids.extend(choice.get("token_ids") or ())
-        seen.logprobs.extend(_logprobs(choice))
-        seen.finish_reason = choice.get("finish_reason") or seen.finish_reason
+        received.token_ids.extend(choice.get("token_ids") or ())
+        received.logprobs.extend(_logprobs(choice))
+        received.finish_reason = choice.get("finish_reason") or received.finish_reason
 
 
 def rename(raw: bytes, model: str) -> bytes:
-    """Return a whole answer under the name that the caller asked for."""
+    """Return a complete answer with the model name that the caller used."""
     reply = msgspec.json.decode(raw)
     reply["model"] = model
     return msgspec.json.encode(reply)

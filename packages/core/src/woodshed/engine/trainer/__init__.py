@@ -1,6 +1,6 @@
-"""The trainer: calls the engine recorded → one optimizer step on a LoRA → a checkpoint that vLLM loads.
+"""The trainer: calls that the engine recorded → one optimizer step on a LoRA → a checkpoint that vLLM loads.
 
-`Trainer` is the parent's side and imports no torch; the model lives in a process of its own (`child`).
+`Trainer` runs in the engine's process and imports no torch; the model is in a process of its own (`worker`).
 """
 
 from woodshed.engine.trainer.process import Trainer

@@ -1,10 +1,10 @@
-"""Checkpoints on disk: written aside, flushed, renamed. What is there under its own name was made whole.
+"""Checkpoints on disk: written to a temporary folder, flushed, then renamed, so one with a final name is complete.
 
 `home/checkpoints/00007/` holds:
 
 - `adapter/`: PEFT layout, which vLLM loads: `adapter_config.json` and `adapter_model.safetensors`;
 - `state.pt`: optimizer and random state;
-- `position.json`: version, steps taken with their reports, sizes of the files above; written last.
+- `position.json`: version, reports of the steps taken, sizes of the files above; written last.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _POSITION = "position.json"
 
 
 class Position(Record):
-    """Where a run stands at a checkpoint."""
+    """The state of a run at a checkpoint."""
 
     format: Literal[1] = FORMAT
     version: int
     policy: OpenPolicy
     reports: tuple[StepReport, ...] = ()
-    """Every step taken so far, oldest first, also those that trained nothing."""
+    """Every step taken so far, oldest first, including those that trained nothing."""
     sizes: dict[str, int] = Field(default_factory=dict)
     """Size in bytes of each other file of the checkpoint, by relative path."""
 
@@ -42,32 +42,32 @@ class Checkpoints:
     """The checkpoint folder of one policy."""
 
     def __init__(self, home: Path) -> None:
-        """Use `home/checkpoints`; nothing is read or made yet."""
+        """Use the folder `home/checkpoints`; nothing is read or created yet."""
         self.folder = home / "checkpoints"
 
     def path(self, version: int) -> Path:
-        """Return where the checkpoint of `version` lives."""
+        """Return the folder of the checkpoint of `version`."""
         return self.folder / f"{version:05d}"
 
     def kept(self) -> tuple[int, ...]:
-        """Return the versions on disk that are whole, oldest first."""
+        """Return the versions with a complete checkpoint on disk, oldest first."""
         if not self.folder.is_dir():
             return ()
-        found = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
-        return tuple(version for version in found if self.position(version) is not None)
+        versions = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        return tuple(version for version in versions if self.position(version) is not None)
 
     def position(self, version: int) -> Position | None:
-        """Return the position of a checkpoint, or None where it is missing or not whole."""
+        """Return the position of a checkpoint, or None where it is missing or incomplete."""
         try:
             return _read(self.path(version))
         except (OSError, ValueError):
             return None
 
     def clean(self) -> None:
-        """Remove what a killed process left half-written, which has no name of its own yet.
+        """Remove what a killed process left half-written, which has no final name yet.
 
         Raises:
-            TrainError: a checkpoint cannot be read. It was whole when it got its name, so it is left for its owner.
+            TrainError: A checkpoint cannot be read. It was complete when it got its name, so it is not deleted.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.iterdir():
@@ -77,9 +77,9 @@ class Checkpoints:
                 _check(path)
 
     def save(self, position: Position, write: Callable[[Path], None]) -> None:
-        """Make a checkpoint of what `write` puts into the folder it is given, and drop the oldest beyond `KEPT`.
+        """Make a checkpoint of the files that `write` puts into a folder, and delete the oldest beyond `KEPT`.
 
-        A kill at any moment leaves either no checkpoint of this version or all of it.
+        A kill at any moment leaves either no checkpoint of this version or a complete one.
         """
         target = self.path(position.version)
         aside = self.folder / f".{target.name}"
@@ -97,10 +97,10 @@ class Checkpoints:
             self._remove(old)
 
     def restate(self, position: Position) -> None:
-        """Replace the position of an existing checkpoint: a step was taken that changed no weights."""
+        """Replace the position of an existing checkpoint, after a step that changed no weights."""
         folder = self.path(position.version)
         before = self.position(position.version)
-        assert before is not None, f"{folder} is not whole"
+        assert before is not None, f"{folder} is not complete"
         aside = folder / f".{_POSITION}"
         aside.write_text(position.model_copy(update={"sizes": before.sizes}).model_dump_json())
         _flush(aside)
@@ -108,20 +108,25 @@ class Checkpoints:
         _flush(folder)
 
     def _remove(self, version: int) -> None:
-        # Renamed first, so that a kill in the middle of the removal leaves nothing that looks whole.
+        # Renamed first, so that a kill during the removal leaves nothing that looks complete.
         aside = self.folder / f".old-{version:05d}"
         self.path(version).rename(aside)
         shutil.rmtree(aside)
 
 
 def _read(folder: Path) -> Position:
-    """Return the position in a checkpoint's folder; an OSError or ValueError says what is wrong with it."""
+    """Return the position in a checkpoint's folder.
+
+    Raises:
+        OSError: A file is missing.
+        ValueError: A file has the wrong content or size.
+    """
     position = Position.model_validate_json((folder / _POSITION).read_bytes())
     if position.version != int(folder.name):
         raise ValueError(f"{_POSITION} is of version {position.version}")
     for name, size in position.sizes.items():
-        if (found := (folder / name).stat().st_size) != size:
-            raise ValueError(f"{name} has {found} bytes, expected {size}")
+        if (actual := (folder / name).stat().st_size) != size:
+            raise ValueError(f"{name} has {actual} bytes, expected {size}")
     return position
 
 
@@ -131,9 +136,9 @@ def _check(folder: Path) -> None:
         _read(folder)
     except (OSError, ValueError) as error:
         raise TrainError(
-            f"checkpoint {str(folder)!r} cannot be read: {' '.join(str(error).split())}. It was written whole, so it "
-            "is another version's or was changed since, and it is left as it is. Use the woodshed that wrote it, put a "
-            "copy in its place, or move the folder away to go on from the newest that is left"
+            f"checkpoint {str(folder)!r} cannot be read: {' '.join(str(error).split())}. It was complete when it was "
+            "written, so another version of woodshed wrote it or it was changed since; it is left as it is. Use the "
+            "woodshed that wrote it, restore a copy, or move the folder away to continue from the newest one left"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """Packs of rows → the model's log-probability of every trained token, with gradient.
 
-Shapes: B sequences, N positions, M trained tokens, P distinct (position, temperature) pairs that predict them, V words.
+Shapes: B sequences, N positions, M trained tokens, P distinct (position, temperature) pairs that predict them,
+V vocabulary size.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ from woodshed.loss.head import token_logprobs
 from woodshed.tokens import Pack, Row, pack_rows
 
 ForwardMode = Literal["tree", "dense", "rows"]
-"""How rows go through the model: shared prefixes once with attention along the trie; once with a mask of every pair of
-positions; or row by row, padded."""
+"""How rows go through the model. `tree`: shared prefixes once, with attention along the trie. `dense`: shared prefixes
+once, with a mask over every pair of positions. `rows`: each row on its own, padded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """As many rows as go through the model at once."""
+    """The rows that go through the model together."""
 
     input_ids_BN: Tensor
     position_ids_BN: Tensor
     plan: TreePlan | None
-    """Who sees whom; None for plain causal rows, padded on the right."""
+    """Which positions attend to which; None for plain causal rows, padded on the right."""
     columns: Tensor
-    """Columns at which logits are needed, in any of the B sequences."""
-    heads_P: Tensor
-    """For each distinct pair, its index into the logits at B x `columns`, flattened."""
+    """Positions at which logits are needed, in any of the B sequences."""
+    logit_row_P: Tensor
+    """Index of each pair's row in the logits at B x `columns`, flattened."""
     temperature_P: Tensor
-    head_of_M: Tensor
-    """Which pair predicts each trained token."""
+    """Temperature of each pair, by which its logits are divided."""
+    pair_of_M: Tensor
+    """Index of the pair that predicts each trained token."""
     token_M: Tensor
     old_logprobs_M: Tensor
     rollout_of_M: Tensor
@@ -47,7 +49,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprobs:
-    """What the model says of a micro-batch's trained tokens, in fp32 and at the temperature each was sampled with."""
+    """A micro-batch's log-probabilities and entropies in nats and fp32, at each token's sampling temperature."""
 
     logprobs_M: Tensor
     entropies_M: Tensor | None
@@ -55,11 +57,11 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRow:
-    """A row with what its trained tokens are worth."""
+    """A row with the advantages of its trained tokens."""
 
     row: Row
     rollout: int
-    """Index of its rollout."""
+    """Index of the row's rollout in the batch."""
     advantages: Sequence[float]
     """Advantage of each position of the row; only those of trained tokens are read."""
 
@@ -67,13 +69,13 @@ class TrainingRow:
 def micro_batches(
     rows: Sequence[TrainingRow], *, token_budget: int, mode: ForwardMode, device: torch.device
 ) -> list[MicroBatch]:
-    """Return micro-batches that together hold every row once, of about `token_budget` positions each.
+    """Return micro-batches that together hold every row once, of at most about `token_budget` positions each.
 
     Args:
         rows: Rows of any rollouts.
-        token_budget: Positions of a micro-batch, padding included; a longer row goes alone.
-        mode: What `choose_forward_mode` chose. For `rows`, those of similar length are padded to one length.
-        device: Where the tensors go.
+        token_budget: Positions of a micro-batch, padding included; a longer row gets a micro-batch of its own.
+        mode: What `choose_forward_mode` returned. In `rows`, rows of similar length are padded to one length.
+        device: Device of the tensors.
     """
     ids = [row.row.token_ids for row in rows]
     packs = pack_rows(ids, token_budget=token_budget, share=mode != "rows")
@@ -84,9 +86,17 @@ def micro_batches(
 def forward_logprobs(
     model: Any, batch: MicroBatch, mode: ForwardMode, *, entropy: bool = False, checkpointed: bool = False
 ) -> TokenLogprobs:
-    """Return what the model says of the micro-batch's trained tokens, with gradient."""
+    """Return the log-probabilities (M) of the micro-batch's trained tokens, with gradient to the LoRA.
+
+    Args:
+        model: A PEFT model around a causal language model.
+        batch: What `micro_batches` made for the same `mode`.
+        mode: How the rows go through the model.
+        entropy: Whether to return the entropies (M) too.
+        checkpointed: Whether to keep only each layer's input and run it again in the backward pass (`tree` only).
+    """
     if mode == "tree":
-        return _forward_along_the_tree(model, batch, entropy=entropy, checkpointed=checkpointed)
+        return _forward_tree(model, batch, entropy=entropy, checkpointed=checkpointed)
     mask_11NN = None if batch.plan is None or len(batch.plan.segments) < 2 else batch.plan.mask_QN[None, None]
     logits = model(
         input_ids=batch.input_ids_BN,
@@ -95,38 +105,41 @@ def forward_logprobs(
         logits_to_keep=batch.columns,
         use_cache=False,
     ).logits
-    if logits.shape[1] != len(batch.columns):  # Unsloth's forward pass makes them all
+    if logits.shape[1] != len(batch.columns):  # Unsloth's forward pass returns those of all positions
         logits = logits[:, batch.columns]
     logits = logits.flatten(0, 1)
-    logits_PV = _picked(logits, batch.heads_P).float() / batch.temperature_P[:, None]
+    logits_PV = _pick_rows(logits, batch.logit_row_P).float() / batch.temperature_P[:, None]
     log_sum_P = logits_PV.logsumexp(-1)
     entropies_M = None
     if entropy:
-        entropies_M = (log_sum_P - torch.linalg.vecdot(logits_PV.softmax(-1), logits_PV))[batch.head_of_M]
-    logprobs_M = logits_PV[batch.head_of_M, batch.token_M] - log_sum_P[batch.head_of_M]
+        entropies_M = (log_sum_P - torch.linalg.vecdot(logits_PV.softmax(-1), logits_PV))[batch.pair_of_M]
+    logprobs_M = logits_PV[batch.pair_of_M, batch.token_M] - log_sum_P[batch.pair_of_M]
     return TokenLogprobs(logprobs_M=logprobs_M, entropies_M=entropies_M)
 
 
-def _forward_along_the_tree(model: Any, batch: MicroBatch, *, entropy: bool, checkpointed: bool) -> TokenLogprobs:
+def _forward_tree(model: Any, batch: MicroBatch, *, entropy: bool, checkpointed: bool) -> TokenLogprobs:
     assert batch.plan is not None, "a micro-batch of padded rows has no tree"
     last = batch.plan.only(batch.columns.tolist())
     states = predicting_states(
         model, batch.input_ids_BN[0], batch.position_ids_BN[0], batch.plan, last, checkpointed=checkpointed
     )
     logprobs_M, entropy_P = token_logprobs(
-        _picked(states, batch.heads_P), head_weight(model), batch.temperature_P, batch.head_of_M, batch.token_M,
+        _pick_rows(states, batch.logit_row_P), head_weight(model), batch.temperature_P, batch.pair_of_M, batch.token_M,
         entropy=entropy,
     )  # fmt: skip
-    return TokenLogprobs(logprobs_M=logprobs_M, entropies_M=None if entropy_P is None else entropy_P[batch.head_of_M])
+    return TokenLogprobs(logprobs_M=logprobs_M, entropies_M=None if entropy_P is None else entropy_P[batch.pair_of_M])
 
 
-def _picked(states: Tensor, heads_P: Tensor) -> Tensor:
-    same = len(heads_P) == len(states) and bool((heads_P == torch.arange(len(states), device=states.device)).all())
-    return states if same else states[heads_P]
+def _pick_rows(states: Tensor, logit_row_P: Tensor) -> Tensor:
+    """Return the pairs' rows, without a copy where that is every row in order."""
+    every = torch.arange(len(states), device=states.device)
+    if len(logit_row_P) == len(states) and bool((logit_row_P == every).all()):
+        return states
+    return states[logit_row_P]
 
 
 def _by_length(packs: Sequence[Pack], token_budget: int) -> list[tuple[Pack, ...]]:
-    """Return packs of one row each in batches of similar length."""
+    """Group packs of one row each by similar length."""
     parts: list[list[Pack]] = []
     for pack in sorted(packs, key=lambda p: len(p.token_ids)):
         if parts and (len(parts[-1]) + 1) * len(pack.token_ids) <= token_budget:
@@ -140,19 +153,23 @@ def _micro_batch(
     packs: Sequence[Pack], rows: Sequence[TrainingRow], mode: ForwardMode, device: torch.device
 ) -> MicroBatch:
     width = max(len(pack.token_ids) for pack in packs)
+    # One entry per trained token, which the position before it on its row's path predicts.
     targets = [
-        (line, where[k - 1], given.row.temperatures[k], k, given)
-        for line, pack in enumerate(packs)
-        for index, where in zip(pack.rows, pack.paths, strict=True)
-        for given in (rows[index],)
-        for k, is_trained in enumerate(given.row.trained)
+        (sequence, path[k - 1], training_row.row.temperatures[k], k, training_row)
+        for sequence, pack in enumerate(packs)
+        for index, path in zip(pack.rows, pack.paths, strict=True)
+        for training_row in (rows[index],)
+        for k, is_trained in enumerate(training_row.row.trained)
         if is_trained
     ]
     columns = sorted({column for _, column, *_ in targets})
-    place = {column: k for k, column in enumerate(columns)}
-    pairs = [(line * len(columns) + place[column], heat) for line, column, heat, *_ in targets]
-    heads = sorted(set(pairs))
-    head_of = {head: k for k, head in enumerate(heads)}
+    index_of_column = {column: k for k, column in enumerate(columns)}
+    pair_by_token = [
+        (sequence * len(columns) + index_of_column[column], temperature)
+        for sequence, column, temperature, *_ in targets
+    ]
+    pairs = sorted(set(pair_by_token))
+    index_of_pair = {pair: k for k, pair in enumerate(pairs)}
 
     def tensor(values: Sequence[Any], dtype: torch.dtype = torch.long) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)
@@ -162,12 +179,12 @@ def _micro_batch(
         position_ids_BN=tensor([pack.depths + (0,) * (width - len(pack.depths)) for pack in packs]),
         plan=None if mode == "rows" else TreePlan(segments=packs[0].segments(), device=device),
         columns=tensor(columns),
-        heads_P=tensor([at for at, _ in heads]),
-        temperature_P=tensor([heat for _, heat in heads], torch.float32),
-        head_of_M=tensor([head_of[pair] for pair in pairs]),
-        token_M=tensor([given.row.token_ids[k] for *_, k, given in targets]),
-        old_logprobs_M=tensor([given.row.logprobs[k] for *_, k, given in targets], torch.float32),
-        rollout_of_M=tensor([given.rollout for *_, given in targets]),
-        advantages_M=tensor([given.advantages[k] for *_, k, given in targets], torch.float32),
-        version_M=tensor([given.row.weight_versions[k] for *_, k, given in targets]),
+        logit_row_P=tensor([logit_row for logit_row, _ in pairs]),
+        temperature_P=tensor([temperature for _, temperature in pairs], torch.float32),
+        pair_of_M=tensor([index_of_pair[pair] for pair in pair_by_token]),
+        token_M=tensor([training_row.row.token_ids[k] for *_, k, training_row in targets]),
+        old_logprobs_M=tensor([training_row.row.logprobs[k] for *_, k, training_row in targets], torch.float32),
+        rollout_of_M=tensor([training_row.rollout for *_, training_row in targets]),
+        advantages_M=tensor([training_row.advantages[k] for *_, k, training_row in targets], torch.float32),
+        version_M=tensor([training_row.row.weight_versions[k] for *_, k, training_row in targets]),
     )

@@ -1,4 +1,4 @@
-"""How a given model's rows can go through it: tried on a probe, not assumed from its name."""
+"""Which forward mode a given model supports: measured on a few random rows, not assumed from the model's name."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import torch
 from woodshed.engine.trainer.forward import ForwardMode, TrainingRow, forward_logprobs, micro_batches
 from woodshed.tokens import Row
 
-_NOT_FOLLOWED = ("dynamic", "longrope")
-"""Rotations that depend on the length of the whole sequence, which a pack does not have."""
+_UNSUPPORTED_ROPE = ("dynamic", "longrope")
+"""Rotary embeddings that depend on the length of the whole sequence, which a pack does not have."""
 _NOISE = 0.02
-"""A fresh LoRA does nothing; with this much of it the probe sees it, too."""
+"""Standard deviation of the noise on the LoRA's weights: a new LoRA changes nothing, so a probe could not see it."""
 
 
 def choose_forward_mode(model: Any, vocabulary: int, device: torch.device) -> ForwardMode:
-    """Return the fastest mode that gives this model's own log-probabilities.
+    """Return the fastest mode in which the log-probabilities equal those of the model's own forward pass.
 
-    Sliding windows, recurrent layers and models with a mask of their own do not follow a trie: `rows`. A decoder that
-    is not of the Llama family, or has a head that is more than a matrix, follows it with a mask: `dense`.
+    Models with sliding windows, recurrent layers or a mask of their own cannot attend along a trie: `rows`. A decoder
+    outside the Llama family, or with an output head that is more than a matrix, can do so with a mask: `dense`.
     """
     config = model.config
     if getattr(config, "sliding_window", None) is not None:
         return "rows"
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
         return "rows"
-    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in _NOT_FOLLOWED:
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in _UNSUPPORTED_ROPE:
         return "rows"
     with torch.no_grad(), _noisy(model):
-        plain = _probed(model, vocabulary, "rows", device)
-        close = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.1
+        expected = _probed(model, vocabulary, "rows", device)
+        tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.1
         for mode in ("tree", "dense"):
             try:
-                found = _probed(model, vocabulary, mode, device)
+                actual = _probed(model, vocabulary, mode, device)
             except (AttributeError, TypeError, ValueError, RuntimeError):
                 continue
-            if all(abs(a - b) < close for a, b in zip(found, plain, strict=True)):
+            if all(abs(a - b) < tolerance for a, b in zip(actual, expected, strict=True)):
                 return mode
     return "rows"
 
@@ -46,11 +46,11 @@ def choose_forward_mode(model: Any, vocabulary: int, device: torch.device) -> Fo
 def _probed(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device) -> list[float]:
     """Return the log-probabilities of three rows with a common prefix."""
     rows = probe_rows(vocabulary, shared=16, own=(8, 6, 10))
-    found: list[tuple[int, float]] = []
+    by_rollout: list[tuple[int, float]] = []
     for batch in micro_batches(rows, token_budget=10_000, mode=mode, device=device):
         logprobs = forward_logprobs(model, batch, mode).logprobs_M.tolist()
-        found += zip(batch.rollout_of_M.tolist(), logprobs, strict=True)
-    return [logprob for _, logprob in sorted(found, key=lambda pair: pair[0])]
+        by_rollout += zip(batch.rollout_of_M.tolist(), logprobs, strict=True)
+    return [logprob for _, logprob in sorted(by_rollout, key=lambda pair: pair[0])]
 
 
 def probe_rows(vocabulary: int, *, shared: int, own: tuple[int, ...]) -> list[TrainingRow]:
@@ -76,7 +76,7 @@ def _row(ids: list[int], number: int) -> TrainingRow:
 
 @contextmanager
 def _noisy(model: Any) -> Iterator[None]:
-    """Add noise to what is trained, and take it away again."""
+    """Add noise to the trained parameters until the block ends."""
     trained = [p for p in model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     generator = torch.Generator().manual_seed(0)

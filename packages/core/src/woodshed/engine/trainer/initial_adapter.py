@@ -1,4 +1,4 @@
-"""A run that starts from a LoRA trained before, instead of from the base model."""
+"""Starts a run from an existing LoRA instead of from the base model."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from woodshed.types import LoraSettings
 
 
 def start_from(policy: LoraPolicy, folder: Path) -> None:
-    """Take over the adapter in a folder; the optimizer starts anew.
+    """Load the adapter in a folder into the policy; the optimizer starts from zero.
 
-    Raises TrainError where there is none, or where it was made with other settings: its scale, `alpha / rank`, is not
-    in its tensors.
+    Raises:
+        TrainError: There is no adapter, or it was made with other settings. Its scale, `alpha / rank`, is not in its
+            tensors, so the settings must be the same.
     """
     try:
-        made = json.loads((folder / "adapter_config.json").read_text())
+        config = json.loads((folder / "adapter_config.json").read_text())
         adapter = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError) as error:
         raise TrainError(
             f"there is no LoRA to start from in {str(folder)!r} ({error}); expected PEFT's adapter_config.json and "
             "adapter_model.safetensors there, on the engine's machine"
         ) from error
-    _check_settings(made, policy.settings.lora, folder)
+    _check_settings(config, policy.settings.lora, folder)
     policy.take_adapter(adapter, folder)
 
 
-def _check_settings(made: dict[str, Any], asked: LoraSettings, folder: Path) -> None:
-    found = (made.get("r"), made.get("lora_alpha"), sorted(made.get("target_modules") or ()))
-    if found != (asked.rank, asked.alpha, sorted(asked.targets)):
+def _check_settings(config: dict[str, Any], lora: LoraSettings, folder: Path) -> None:
+    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), sorted(config.get("target_modules") or ())
+    if (rank, alpha, targets) != (lora.rank, lora.alpha, sorted(lora.targets)):
         raise TrainError(
-            f"the LoRA in {str(folder)!r} was made with rank {found[0]}, alpha {found[1]} and targets {found[2]}; the "
-            f"policy asks for rank {asked.rank}, alpha {asked.alpha:g} and targets {sorted(asked.targets)}"
+            f"the LoRA in {str(folder)!r} was made with rank {rank}, alpha {alpha} and targets {targets}; the "
+            f"policy asks for rank {lora.rank}, alpha {lora.alpha:g} and targets {sorted(lora.targets)}"
         )

@@ -1,8 +1,8 @@
 """A base model with a LoRA, ready to be trained: loaded by transformers and PEFT, or by Unsloth on a GPU.
 
-Unsloth changes how a model is loaded (its own kernels, 4 bits) and nothing of how it is trained: the same step, loss
-and checkpoints follow. It shares the GPU with vLLM by a fixed split: vLLM takes `ServedModel.gpu_memory_fraction` when
-it starts, which is before a policy is opened, and a step plans for what is then left (`memory.room`).
+Unsloth changes how a model is loaded (its own kernels, 4 bits), not how it is trained: step, loss and checkpoints are
+the same. Trainer and vLLM share a GPU by a fixed split: vLLM takes `ServedModel.gpu_memory_fraction` when it starts,
+which is before a policy is opened, and a step plans with what is left (`memory.available_bytes`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from woodshed.types import LoraSettings, OpenPolicy
 
 
 def load_with_lora(model_path: str, settings: OpenPolicy, device: torch.device) -> Any:
-    """Return a PEFT model on `device` whose LoRA starts as no change at all.
+    """Return a PEFT model on `device` whose LoRA does not change the base model yet.
 
-    Raises TrainError where the model, its LoRA or what loads it cannot be had.
+    Raises:
+        TrainError: The model cannot be loaded, its LoRA does not fit, or Unsloth is needed and cannot run here.
     """
     loader = choose_loader(settings, cuda=device.type == "cuda")
     load = _by_unsloth if loader == "unsloth" else _by_peft
@@ -43,16 +44,16 @@ def _by_peft(model_path: str, settings: OpenPolicy, device: torch.device) -> Any
 
 
 def _by_unsloth(model_path: str, settings: OpenPolicy, device: torch.device) -> Any:
-    # By name, as a machine without a GPU has no Unsloth to check types against.
+    # Imported by name, because a machine without a GPU has no Unsloth whose types could be checked.
     fast: Any = importlib.import_module("unsloth").FastLanguageModel
     try:
         model, _ = fast.from_pretrained(
             model_name=model_path,
-            # What is longer, its forward pass would cut without a word.
+            # Its forward pass would silently cut a longer sequence.
             max_seq_length=AutoConfig.from_pretrained(model_path).max_position_embeddings,
             dtype=faster_dtype(device.type),
             load_in_4bit=settings.load_in_4bit,
-            # vLLM is a process of its own here, and cut rows are run again by our own checkpointing.
+            # vLLM runs in its own process, and gradient checkpointing is done by `attention.decoder`.
             fast_inference=False,
             use_gradient_checkpointing=False,
             device_map={"": device.index or 0},
@@ -65,7 +66,7 @@ def _by_unsloth(model_path: str, settings: OpenPolicy, device: torch.device) -> 
         return fast.get_peft_model(
             model,
             r=lora.rank,
-            lora_alpha=_whole(lora.alpha),
+            lora_alpha=_without_fraction(lora.alpha),
             target_modules=list(lora.targets),
             lora_dropout=0.0,
             bias="none",
@@ -79,7 +80,7 @@ def _by_unsloth(model_path: str, settings: OpenPolicy, device: torch.device) -> 
 def _lora_config(lora: LoraSettings, model_path: str) -> LoraConfig:
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=_whole(lora.alpha),
+        lora_alpha=_without_fraction(lora.alpha),
         target_modules=list(lora.targets),
         lora_dropout=0.0,
         bias="none",
@@ -88,8 +89,8 @@ def _lora_config(lora: LoraSettings, model_path: str) -> LoraConfig:
     )
 
 
-def _whole(alpha: float) -> Any:
-    """Return 32.0 as 32, as PEFT writes it."""
+def _without_fraction(alpha: float) -> Any:
+    """Return 32.0 as the integer 32, which is how PEFT writes it."""
     return int(alpha) if alpha.is_integer() else alpha
 
 

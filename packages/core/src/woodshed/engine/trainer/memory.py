@@ -1,4 +1,4 @@
-"""What a step will need in memory, whether there is that much, and what it took."""
+"""How much memory a step will need, how much is available, and how much it took."""
 
 from __future__ import annotations
 
@@ -14,69 +14,72 @@ from woodshed.engine.client.machine import available_memory
 from woodshed.engine.trainer.forward import ForwardMode, MicroBatch, forward_logprobs, micro_batches
 from woodshed.engine.trainer.forward_mode import probe_rows
 
-_USED_AT_MOST = 0.7
-"""Share of what is free that a step may plan for: the engine's other processes grow, too."""
-_TEMPORARY = 1.25
-"""What a backward pass holds for a moment, on top of what the forward pass kept."""
+_USABLE_SHARE = 0.7
+"""Share of the free memory that a step may plan with; the engine's other processes grow too."""
+_BACKWARD_FACTOR = 1.25
+"""Peak of the backward pass, relative to what the forward pass kept for it."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_MAPPED_FROM, _MAPS = 2**18, 2**16
+"""glibc's `mallopt` parameters (https://man7.org/linux/man-pages/man3/mallopt.3.html)."""
+_MMAP_FROM_BYTES, _MAX_MMAPS = 2**18, 2**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryModel:
-    """Bytes that a forward pass keeps for its backward pass, found on a probe."""
+    """Bytes that a forward pass keeps for its backward pass, measured on a few random rows."""
 
     per_token: float
     per_token_checkpointed: float
-    per_head: float
-    """For each position that predicts a token."""
+    per_pair: float
+    """For each (position, temperature) pair that predicts a token."""
 
     def predicted(self, batch: MicroBatch, *, checkpointed: bool) -> float:
-        """Return the bytes a micro-batch needs at its peak, the model's own weights not counted."""
-        each = self.per_token_checkpointed if checkpointed else self.per_token
-        return _TEMPORARY * (batch.input_ids_BN.numel() * each + len(batch.heads_P) * self.per_head)
+        """Return the bytes that a micro-batch needs at its peak, without the model's weights."""
+        per_token = self.per_token_checkpointed if checkpointed else self.per_token
+        return _BACKWARD_FACTOR * (batch.input_ids_BN.numel() * per_token + len(batch.logit_row_P) * self.per_pair)
 
-    def positions(self, room: float, *, checkpointed: bool) -> int:
-        """Return how many positions, all of them predicting a token, fit into `room` bytes."""
-        each = self.per_token_checkpointed if checkpointed else self.per_token
-        return int(room / (_TEMPORARY * (each + self.per_head)))
+    def max_positions(self, available: float, *, checkpointed: bool) -> int:
+        """Return how many positions fit into `available` bytes if each predicts a token."""
+        per_token = self.per_token_checkpointed if checkpointed else self.per_token
+        return int(available / (_BACKWARD_FACTOR * (per_token + self.per_pair)))
 
 
 def memory_model(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device) -> MemoryModel:
-    """Measure what this model keeps, on probes of two lengths and two numbers of predicting positions."""
+    """Measure what this model keeps, on rows of two lengths and with two numbers of predicting positions."""
     short, long, sparse = (
-        _kept(model, vocabulary, mode, device, tokens, predicting)
+        _bytes_kept(model, vocabulary, mode, device, tokens, predicting)
         for tokens, predicting in ((64, 64), (128, 128), (128, 64))
     )
     layers = max(1, int(getattr(model.config, "num_hidden_layers", 1)))
-    per_head = max(0.0, (long - sparse) / 64)
-    per_token = max(1.0, (long - short) / 64 - per_head)
+    per_pair = max(0.0, (long - sparse) / 64)
+    per_token = max(1.0, (long - short) / 64 - per_pair)
     # A checkpointed layer keeps its input, and one layer at a time is run again.
     states = layers * model.config.hidden_size * next(model.parameters()).element_size()
     return MemoryModel(
         per_token=per_token,
         per_token_checkpointed=min(per_token, states + per_token / layers),
-        per_head=per_head,
+        per_pair=per_pair,
     )
 
 
-def _kept(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device, tokens: int, predicting: int) -> int:
-    """Return the bytes a forward pass saves, weights not counted, each storage once."""
-    frozen = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    held: dict[int, torch.Tensor] = {}
+def _bytes_kept(
+    model: Any, vocabulary: int, mode: ForwardMode, device: torch.device, tokens: int, predicting: int
+) -> int:
+    """Return the bytes that a forward pass saves for its backward pass, without weights, each storage once."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if (place := tensor.untyped_storage().data_ptr()) not in frozen:
-            held[place] = tensor
+        if (address := tensor.untyped_storage().data_ptr()) not in weights:
+            saved[address] = tensor
         return tensor
 
     (row,) = probe_rows(vocabulary, shared=tokens, own=(0,))
     trained = (False,) * (tokens - predicting + 1) + (True,) * (predicting - 1)
-    cut = type(row)(row=_with_trained(row.row, trained), rollout=0, advantages=row.advantages)
-    (batch,) = micro_batches([cut], token_budget=tokens, mode=mode, device=device)
+    partly_trained = type(row)(row=_with_trained(row.row, trained), rollout=0, advantages=row.advantages)
+    (batch,) = micro_batches([partly_trained], token_budget=tokens, mode=mode, device=device)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         logprobs_M = forward_logprobs(model, batch, mode).logprobs_M
-    total = sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+    total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     del logprobs_M
     return total
 
@@ -88,25 +91,25 @@ def _with_trained(row: Any, trained: tuple[bool, ...]) -> Any:
     )  # fmt: skip
 
 
-def room(device: torch.device) -> float:
-    """Return the bytes a step may plan for now."""
+def available_bytes(device: torch.device) -> float:
+    """Return the bytes that a step may plan with now."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return _USED_AT_MOST * (free + cached)
-    return _USED_AT_MOST * available_memory()
+        return _USABLE_SHARE * (free + cached)
+    return _USABLE_SHARE * available_memory()
 
 
 class PeakWatch:
-    """The most memory this process held since `start`."""
+    """The most memory that this process used since `start`."""
 
     def __init__(self, device: torch.device) -> None:
-        """Watch a device; nothing is reset yet."""
+        """Watch a device's memory (CPU: this process's)."""
         self.device = device
         self._before = 0.0
 
     def start(self) -> None:
-        """Forget earlier peaks and note what is held now."""
+        """Reset earlier peaks and remember what is used now."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = float(torch.cuda.memory_allocated(self.device))
@@ -114,11 +117,11 @@ class PeakWatch:
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
-            pass  # an earlier peak then counts, too
+            pass  # an earlier peak then counts too
         self._before = _status("VmRSS")
 
     def figures(self) -> dict[str, float]:
-        """Return the peak, and how much of it came since `start`, in MiB."""
+        """Return the peak, and how much it is above the use at `start`, in MiB."""
         peak = float(torch.cuda.max_memory_allocated(self.device)) if self.device.type == "cuda" else _status("VmHWM")
         return {"peak_mb": peak / 2**20, "peak_step_mb": max(0.0, peak - self._before) / 2**20}
 
@@ -132,20 +135,20 @@ def _status(name: str) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, for the next tensor of that size.
+    """Make glibc keep freed memory in this process, for the next tensor of that size.
 
-    By default glibc gives every large tensor back to the system at once, and each new one costs its page faults again.
+    By default glibc returns every large tensor to the system at once, and each new one costs page faults again.
     """
     _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1})
 
 
-def give_freed_memory_back() -> None:
-    """Let this process give each large tensor back as it is freed, at the price of page faults.
+def return_freed_memory() -> None:
+    """Make glibc return each large tensor to the system when it is freed, at the price of page faults.
 
-    Layers that run twice keep small tensors between large ones that come and go; in one heap, the gaps they leave grow
-    to several times what is held.
+    Layers that run twice allocate small tensors between large short-lived ones. In one heap the gaps between them would
+    grow to several times the memory in use.
     """
-    _set_malloc({_M_MMAP_MAX: _MAPS, _M_MMAP_THRESHOLD: _MAPPED_FROM, _M_TRIM_THRESHOLD: _MAPPED_FROM})
+    _set_malloc({_M_MMAP_MAX: _MAX_MMAPS, _M_MMAP_THRESHOLD: _MMAP_FROM_BYTES, _M_TRIM_THRESHOLD: _MMAP_FROM_BYTES})
 
 
 def _set_malloc(options: dict[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""The policy in memory: base model, LoRA, optimizer; loaded from and saved to a checkpoint."""
+"""A policy in memory: base model, LoRA and optimizer, loaded from and saved to a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ class LoraPolicy:
     """A frozen base model with a LoRA that is trained by AdamW."""
 
     def __init__(self, model_path: str, settings: OpenPolicy) -> None:
-        """Load the base model and attach a LoRA that starts as the base model itself (its B matrices are zero)."""
+        """Load the base model and add a LoRA that changes nothing yet, because its B matrices are zero.
+
+        Raises:
+            TrainError: The model or its LoRA cannot be loaded.
+        """
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(settings.seed)
@@ -36,15 +40,16 @@ class LoraPolicy:
         )
 
     def update(self, version: int) -> dict[str, float]:
-        """Apply the gradients that were summed up, as the step after `version` optimizer steps; return figures.
+        """Apply the accumulated gradient as the step after `version` optimizer steps, and return metrics.
 
-        Raises TrainError, with weights and optimizer as before, where the gradient is not finite.
+        Raises:
+            TrainError: The gradient is not finite; weights and optimizer are as before.
         """
-        limit = self.settings.optimizer.max_grad_norm
+        max_norm = self.settings.optimizer.max_grad_norm
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if not torch.isfinite(norm):
             raise TrainError(f"the gradient's norm is {norm.item()}; no step was taken and the weights are as before")
-        torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
         rate = learning_rate(version, self.settings.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -52,35 +57,39 @@ class LoraPolicy:
         return {"grad_norm": norm.item(), "learning_rate": rate}
 
     def save(self, folder: Path) -> None:
-        """Write adapter, optimizer and random state into an empty folder."""
+        """Write the adapter, the optimizer and the random state into an empty folder."""
         # Without `save_embedding_layers=False` PEFT asks the model hub whether the vocabulary was resized.
         self.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
         state = {"optimizer": self.optimizer.state_dict(), "random": _random_state()}
         torch.save(state, folder / "state.pt")
 
     def take_adapter(self, adapter: dict[str, Tensor], folder: Path) -> None:
-        """Take over the tensors of the LoRA in a folder; raises TrainError where they do not fit."""
+        """Use the tensors of a LoRA, which were read from `folder`.
+
+        Raises:
+            TrainError: They do not fit the model and its LoRA settings.
+        """
         _check_adapter(adapter, get_peft_model_state_dict(self.model), folder)
         set_peft_model_state_dict(self.model, adapter)
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote."""
+        """Load what `save` wrote."""
         adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
         self.take_adapter(adapter, folder)
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # what is asked for now, not what it was when saved
+        for group in self.optimizer.param_groups:  # the current settings, not those saved
             group.update(betas=self.settings.optimizer.betas, weight_decay=self.settings.optimizer.weight_decay)
         _set_random_state(state["random"])
 
 
 def learning_rate(version: int, settings: OptimizerSettings) -> float:
-    """Return the rate of the step after `version` steps: `warmup_steps` rising ones, then the constant rate."""
+    """Return the learning rate of the step after `version` steps: it rises over `warmup_steps`, then is constant."""
     return settings.learning_rate * min(1.0, (version + 1) / (settings.warmup_steps + 1))
 
 
-def _check_adapter(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:
-    shapes = {name: tuple(t.shape) for name, t in found.items()}
+def _check_adapter(adapter: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:
+    shapes = {name: tuple(t.shape) for name, t in adapter.items()}
     if shapes != {name: tuple(t.shape) for name, t in expected.items()}:
         raise TrainError(
             f"the adapter in {str(folder)!r} does not fit the model and the LoRA settings asked for; "

@@ -1,4 +1,4 @@
-"""One policy and its checkpoint folder: resumes, takes each step once, saves before it answers."""
+"""One policy with its checkpoints: resumes from the newest, takes each step once, and saves before it reports."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from woodshed.types import OpenPolicy, PolicyState, StepReport
 
 
 class PolicyRun:
-    """One policy, from its newest checkpoint on."""
+    """One policy that a run trains."""
 
     def __init__(self, start: Start) -> None:
-        """Load model and newest checkpoint; make checkpoint 0 where there is none."""
+        """Load the model and the newest checkpoint, or make the first checkpoint where there is none.
+
+        Raises:
+            TrainError: The model, its LoRA or a checkpoint cannot be loaded.
+        """
         self.checkpoints = Checkpoints(Path(start.home))
         self.checkpoints.clean()
         self.policy = LoraPolicy(start.model_path, start.policy)
@@ -31,37 +35,41 @@ class PolicyRun:
             self.position = Position(version=int(start.policy.adapter is not None), policy=start.policy)
             self.checkpoints.save(self.position, self.policy.save)
         else:
-            _check_same(position.policy, start.policy, self.checkpoints.path(position.version))
+            _check_same_lora(position.policy, start.policy, self.checkpoints.path(position.version))
             self.policy.load(self.checkpoints.path(position.version))
             self.position = position.model_copy(update={"policy": start.policy})
         self.runner = StepRunner(self.policy)
 
     @property
     def state(self) -> PolicyState:
-        """Where the policy stands."""
+        """The policy's version and the steps it has taken."""
         return PolicyState(
             name=self.position.policy.name,
             version=self.position.version,
             steps=tuple(report.step_id for report in self.position.reports),
         )
 
-    def step(self, asked: Step) -> StepReport:
-        """Take the step, once: its report is in the checkpoint, and a repeated step id is answered from there."""
+    def step(self, message: Step) -> StepReport:
+        """Take a step and return its report; a repeated step id returns the report in the checkpoint.
+
+        Raises:
+            TrainError: The step could not be taken; the policy is as it was.
+        """
         for report in self.position.reports:
-            if report.step_id == asked.request.step_id:
+            if report.step_id == message.request.step_id:
                 return report
-        batch = build_batch(asked.request, asked.sessions)
+        batch = build_batch(message.request, message.sessions)
         version = self.position.version
-        trained = bool(batch.learning) and asked.request.objective != "evaluate"
+        trained = bool(batch.learning) and message.request.objective != "evaluate"
         report = StepReport(
-            step_id=asked.request.step_id,
+            step_id=message.request.step_id,
             version=version + trained,
             trained=trained,
-            metrics=self._metrics(asked, batch) if batch.learning else {"rollouts": float(len(batch.rollouts))},
+            metrics=self._metrics(message, batch) if batch.learning else {"rollouts": float(len(batch.rollouts))},
             quarantined=batch.quarantined,
         )
-        if asked.request.objective == "evaluate":
-            return report  # nothing happened that a checkpoint would have to know
+        if message.request.objective == "evaluate":
+            return report  # nothing changed that belongs in a checkpoint
         position = self.position.model_copy(
             update={"version": report.version, "reports": (*self.position.reports, report)}
         )
@@ -72,9 +80,9 @@ class PolicyRun:
         self.position = position
         return report
 
-    def _metrics(self, asked: Step, batch: TrainingBatch) -> dict[str, float]:
-        """Take the step that was asked for, and return its figures."""
-        match asked.request.objective:
+    def _metrics(self, message: Step, batch: TrainingBatch) -> dict[str, float]:
+        """Take the step that the objective names, and return its metrics."""
+        match message.request.objective:
             case "policy_gradient":
                 return self.runner.take(batch, self.position.version)
             case "supervised":
@@ -83,9 +91,9 @@ class PolicyRun:
                 return evaluation(self.runner, batch, self.position.version)
 
 
-def _check_same(kept: OpenPolicy, asked: OpenPolicy, folder: Path) -> None:
-    if kept.lora != asked.lora:
+def _check_same_lora(kept: OpenPolicy, requested: OpenPolicy, folder: Path) -> None:
+    if kept.lora != requested.lora:
         raise TrainError(
-            f"policy {asked.name!r} was trained with {kept.lora!r} (checkpoint {str(folder)!r}), "
-            f"and {asked.lora!r} is asked for; use the same settings or another policy name"
+            f"policy {requested.name!r} was trained with {kept.lora!r} (checkpoint {str(folder)!r}), "
+            f"and {requested.lora!r} is asked for; use the same settings or another policy name"
         )

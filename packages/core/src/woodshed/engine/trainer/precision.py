@@ -1,4 +1,4 @@
-"""Which precision the base model is held in: the one this machine trains faster in, measured once a process."""
+"""The precision of the base model: the one in which this machine trains faster, measured once per process."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ _log = logging.getLogger("woodshed.trainer")
 
 _ROUNDS, _HEADS = 3, 4
 _TOKENS, _HIDDEN, _WORDS = {"cpu": 128, "cuda": 4096}, {"cpu": 256, "cuda": 2048}, {"cpu": 1024, "cuda": 32768}
-_WORTH_IT = {"cpu": 3.0, "cuda": 1.2}
-"""bfloat16 has 8 bits to fp32's 24. On a CPU only matrix units are worth that, vector instructions are not; and a busy
-machine must not change what a resumed run computes in."""
+_MIN_SPEEDUP = {"cpu": 3.0, "cuda": 1.2}
+"""How much faster bfloat16 must be to be chosen: its mantissa has 8 bits, fp32's 24. On a CPU the limit is high, so
+that only matrix units reach it, and so that a busy machine does not change the precision of a resumed run."""
 
 
 @cache
 def faster_dtype(kind: str) -> torch.dtype:
-    """Return bfloat16 where a step in it is clearly faster on a device of this kind, else fp32, and log why.
+    """Return bfloat16 if a step in it is clearly faster on a device of this kind, else fp32, and log the times.
 
-    A layer's forward and backward pass is measured with a head, not a product alone: processors that multiply bfloat16
-    faster may still lose more in everything between.
+    The forward and backward pass of a layer and an output head are measured, not a matrix product alone: a processor
+    that multiplies bfloat16 faster may lose more time in the other operations.
     """
     layers = {dtype: _tensors(kind, dtype) for dtype in (torch.float32, torch.bfloat16)}
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would wait for each other on a busy machine, and count as work
+    torch.set_num_threads(1)  # on a busy machine several threads would wait for each other, which counts as CPU time
     try:
-        # In turns, so that what else the machine does meets both.
+        # In turns, so that other work on the machine affects both.
         rounds = [[_seconds(kind, tensors) for tensors in layers.values()] for _ in range(_ROUNDS)]
     finally:
         torch.set_num_threads(threads)
     slow, fast = (min(times) for times in zip(*rounds, strict=True))
-    chosen = torch.bfloat16 if slow >= _WORTH_IT[kind] * fast else torch.float32
+    chosen = torch.bfloat16 if slow >= _MIN_SPEEDUP[kind] * fast else torch.float32
     _log.info(
-        "training in %s: on %s a layer takes %.1f ms in fp32, %.1f in bf16, and bf16 is taken where it is at least "
-        "%.1f times as fast", chosen, kind, 1e3 * slow, 1e3 * fast, _WORTH_IT[kind],
+        "training in %s: on %s a layer takes %.1f ms in fp32, %.1f in bf16, and bf16 is used if it is at least "
+        "%.1f times as fast", chosen, kind, 1e3 * slow, 1e3 * fast, _MIN_SPEEDUP[kind],
     )  # fmt: skip
     return chosen
 
 
 def _tensors(kind: str, dtype: torch.dtype) -> list[Tensor]:
-    """Return the states and weights of a layer and a head."""
+    """Return the states and weights of a layer and an output head."""
     tokens, hidden = _TOKENS[kind], _HIDDEN[kind]
     draw = torch.Generator().manual_seed(0)
     sizes = ((tokens, hidden), (3 * hidden, hidden), (3 * hidden, hidden), (hidden, 3 * hidden), (_WORDS[kind], hidden))
@@ -53,8 +53,8 @@ def _tensors(kind: str, dtype: torch.dtype) -> list[Tensor]:
 
 
 def _seconds(kind: str, tensors: list[Tensor]) -> float:
-    """Return the time of one forward and backward pass."""
-    # On a CPU, what other processes do should not count.
+    """Return the seconds of one forward and backward pass."""
+    # On a CPU, the time of other processes should not count.
     clock = time.process_time if kind == "cpu" else time.perf_counter
     began = clock()
     _layer(*tensors).backward()

@@ -1,4 +1,4 @@
-"""The parent's side: starts the trainer's process, asks it, and starts it again when it has died."""
+"""The engine's side of the trainer: starts its process, sends it steps, and starts it again if it has died."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _LOG_LINES = 20
 _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # A thread that waits for the others must not spin on a core that vLLM needs.
+    # A thread that waits for the others must not keep a core busy that vLLM needs.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""What the trainer's environment has where the user's own does not say it."""
+"""Environment variables of the trainer, unless the user has set them."""
 
 
 class Trainer:
     """Trains one policy's LoRA in a process of its own, which dies with this one.
 
-    Steps are taken one at a time, in the order asked for. A process that has died raises `TrainError` with the last
-    lines of its log, and the next step starts it again from the newest checkpoint.
+    Steps are taken one at a time, in the order of the calls. If the process dies, the call raises `TrainError` with the
+    last lines of its log, and the next step starts it again from the newest checkpoint.
     """
 
     def __init__(self, model_path: str, home: Path, policy: OpenPolicy) -> None:
@@ -47,7 +47,7 @@ class Trainer:
 
         Args:
             model_path: Folder or hub name of the base model.
-            home: Folder of this policy alone: checkpoints and the trainer's log.
+            home: Folder for this policy's checkpoints and the trainer's log; no other policy may use it.
             policy: Name, LoRA, optimizer, loss and seed.
         """
         self.log = home / "trainer.log"
@@ -63,18 +63,33 @@ class Trainer:
         return self._process.pid if alive and self._process is not None else None
 
     async def start(self) -> PolicyState:
-        """Start the process (a running one is ended first) and return where the newest checkpoint stands."""
+        """Start the process (a running one is ended first) and return the state at the newest checkpoint.
+
+        Raises:
+            TrainError: The model or its checkpoint cannot be loaded, or the process died.
+        """
         return await asyncio.shield(asyncio.ensure_future(self._started()))
 
     async def step(self, request: StepRequest, sessions: Mapping[str, SealedSession]) -> StepReport:
         """Take one optimizer step; a step id that was taken before returns its first report and trains nothing.
 
-        A caller that is cancelled does not cancel the step.
+        Cancelling the caller does not cancel the step.
+
+        Args:
+            request: The rollouts, their advantages and the objective.
+            sessions: Rollout id → its recorded calls.
+
+        Raises:
+            TrainError: The step could not be taken, or the process died.
         """
         return await asyncio.shield(asyncio.ensure_future(self._stepped(request, sessions)))
 
     def adapter_path(self, version: int) -> Path:
-        """Return the adapter folder of a version, for vLLM; raises TrainError where it is not on disk."""
+        """Return the adapter folder of a version, for vLLM.
+
+        Raises:
+            TrainError: That version is not on disk.
+        """
         if self._checkpoints.position(version) is None:
             kept = ", ".join(map(str, self._checkpoints.kept())) or "none"
             raise TrainError(
@@ -84,7 +99,7 @@ class Trainer:
         return self._checkpoints.path(version) / "adapter"
 
     async def close(self) -> None:
-        """End the process: at once where it is idle, within seconds where it is in the middle of a step."""
+        """End the process: at once if it is idle, within seconds if it is taking a step."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -105,7 +120,7 @@ class Trainer:
             await self.close()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            # A session of its own: Ctrl-C reaches the parent, which then decides about this one.
+            # In a session of its own, so that Ctrl-C reaches only the parent, which then ends this process.
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "woodshed.engine.trainer.worker"),
                 stdin=asyncio.subprocess.PIPE,
@@ -114,7 +129,7 @@ class Trainer:
                 start_new_session=True,
                 env={**_ENVIRONMENT, **os.environ},
             )
-        answer = await self._ask(self._start)
+        answer = await self._exchange(self._start)
         if isinstance(answer, Refused):
             await self.close()
             raise TrainError(answer.message)
@@ -122,30 +137,30 @@ class Trainer:
         return answer.state
 
     async def _stepped(self, request: StepRequest, sessions: Mapping[str, SealedSession]) -> StepReport:
-        wanted = [r.rollout_id for r in request.rollouts if r.rollout_id in sessions]
-        asked = Step(request=request, sessions={i: _slim(sessions[i]) for i in wanted})
+        recorded = [r.rollout_id for r in request.rollouts if r.rollout_id in sessions]
+        message = Step(request=request, sessions={i: _without_texts(sessions[i]) for i in recorded})
         async with self._lock:
             if self.pid is None:
                 await self._launch()
-            answer = await self._ask(asked)
+            answer = await self._exchange(message)
         if isinstance(answer, Refused):
             kind = DriftError if answer.drift else TrainError
             raise kind(f"step {request.step_id!r}: {answer.message}")
         assert isinstance(answer, Stepped)
         return answer.report
 
-    async def _ask(self, question: Question) -> Answer:
+    async def _exchange(self, message: Question) -> Answer:
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(await asyncio.to_thread(frame, question))
+            process.stdin.write(await asyncio.to_thread(frame, message))
             await process.stdin.drain()
             (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
             return ANSWERS.validate_json(await process.stdout.readexactly(size))
         except (OSError, asyncio.IncompleteReadError) as error:
-            raise TrainError(await self._obituary(process)) from error
+            raise TrainError(await self._death_message(process)) from error
 
-    async def _obituary(self, process: asyncio.subprocess.Process) -> str:
+    async def _death_message(self, process: asyncio.subprocess.Process) -> str:
         code = await process.wait()
         self._process = None
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
@@ -156,7 +171,7 @@ class Trainer:
         )
 
 
-def _slim(session: SealedSession) -> SealedSession:
+def _without_texts(session: SealedSession) -> SealedSession:
     """Return the session with token ids but without the texts, which the trainer does not read."""
     calls = tuple(call.model_copy(update={"messages": (), "tools": ()}) for call in session.calls)
     return session.model_copy(update={"calls": calls})

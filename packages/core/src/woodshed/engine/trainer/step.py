@@ -1,4 +1,4 @@
-"""One optimizer step: batch → micro-batches → summed gradient → update."""
+"""One optimizer step: batch → micro-batches → accumulated gradient → update of the LoRA."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from woodshed.engine.trainer.batch import TrainedRollout, TrainingBatch
 from woodshed.engine.trainer.drift import Drift
 from woodshed.engine.trainer.forward import MicroBatch, TrainingRow, forward_logprobs, micro_batches
 from woodshed.engine.trainer.forward_mode import choose_forward_mode
-from woodshed.engine.trainer.memory import PeakWatch, give_freed_memory_back, memory_model, room
+from woodshed.engine.trainer.memory import PeakWatch, available_bytes, memory_model, return_freed_memory
 from woodshed.engine.trainer.policy import LoraPolicy
 from woodshed.engine.trainer.threads import threads_worth
 from woodshed.errors import TrainError
@@ -26,17 +26,17 @@ from woodshed.loss.presets import loss_terms
 _log = logging.getLogger("woodshed.trainer")
 
 _TOKEN_BUDGET = {"tree": 16_384, "dense": 1024, "rows": 4096}
-"""Positions of one micro-batch. A dense mask's cost soon outweighs what a longer pack shares; along a tree, the more
-the better, and memory is the bound."""
-_LOGIT_CELLS = 2**28
-"""Most logits (positions x vocabulary) of one micro-batch where they are all made: 1 GiB in fp32."""
-_WORTH_CUTTING = 4096
-"""A step that would need shorter packs than this, or cut rows, runs its layers twice instead."""
+"""Most positions of one micro-batch. With a dense mask, a longer pack soon costs more than it saves. Along a tree
+longer is always better, up to the memory."""
+_MAX_LOGITS = 2**28
+"""Most logits (positions x vocabulary) of one micro-batch in modes that compute all of them: 1 GiB in fp32."""
+_MIN_PACK = 4096
+"""If memory allows only packs shorter than this, or than the longest row, a step checkpoints: it runs layers twice."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Summed:
-    """What the micro-batches of a batch add up to, beside the gradient."""
+class StepSums:
+    """Sums over the micro-batches of a batch, apart from the gradient."""
 
     loss: float
     stats: TokenStats
@@ -47,7 +47,7 @@ class StepRunner:
     """Takes optimizer steps on one policy."""
 
     def __init__(self, policy: LoraPolicy) -> None:
-        """Find out how this model's rows can go through it, and what they keep in memory."""
+        """Measure which forward mode the model supports and how much memory it needs."""
         self.policy = policy
         self.terms = loss_terms(policy.settings.loss)
         self.vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
@@ -55,7 +55,7 @@ class StepRunner:
         self.memory = memory_model(policy.model, self.vocabulary, self.mode, policy.device)
         self.token_budget = _TOKEN_BUDGET[self.mode]
         if self.mode != "tree":
-            self.token_budget = max(1, min(self.token_budget, _LOGIT_CELLS // self.vocabulary))
+            self.token_budget = max(1, min(self.token_budget, _MAX_LOGITS // self.vocabulary))
         self.checkpointed = False
         self._threads = torch.get_num_threads()
         self._parameters = sum(p.numel() for p in policy.model.parameters())
@@ -65,55 +65,56 @@ class StepRunner:
     def take(self, batch: TrainingBatch, version: int) -> dict[str, float]:
         """Take the step after `version` steps and return its metrics.
 
-        Raises TrainError where loss or gradient is not finite, and DriftError where the engine sampled from another
-        policy; weights and optimizer are then as before.
+        Raises:
+            TrainError: Loss or gradient is not finite; weights and optimizer are as before.
+            DriftError: The engine sampled from another policy; weights and optimizer are as before.
         """
         began = time.monotonic()
         parts = self.micro_batches(batch)
         self._peak.start()
         self.policy.optimizer.zero_grad(set_to_none=True)
         try:
-            summed = self.accumulate(batch, parts, version)
-            summed.drift.check(self.policy.settings.loss)
-            figures = self.policy.update(version)
+            sums = self.accumulate(batch, parts, version)
+            sums.drift.check(self.policy.settings.loss)
+            update_metrics = self.policy.update(version)
         finally:
             self.policy.optimizer.zero_grad(set_to_none=True)
         seconds = time.monotonic() - began
         return {
-            "loss": summed.loss,
-            **figures,
-            **summed.stats.metrics(),
-            **summed.drift.metrics(),
+            "loss": sums.loss,
+            **update_metrics,
+            **sums.stats.metrics(),
+            **sums.drift.metrics(),
             **_staleness(batch, version),
             **self._sizes(batch, parts),
             **self._memory(parts),
-            "train_tokens_per_s": summed.stats.tokens / seconds,
+            "train_tokens_per_s": sums.stats.tokens / seconds,
             "step_seconds": seconds,
         }
 
     def micro_batches(self, batch: TrainingBatch) -> list[MicroBatch]:
-        """Return the batch cut to the token budget and to what fits into memory, and take the threads it is worth."""
-        # A rollout without advantage adds exactly nothing to such a loss: it never goes through the model.
+        """Return the batch in micro-batches that fit the token budget and the memory; sets the number of threads."""
+        # Without a KL term or entropy bonus, a rollout with advantage 0 adds exactly 0 to the loss, so it is left out.
         rows = [
             TrainingRow(row=row, rollout=k, advantages=rollout.advantages(row))
             for k, rollout in enumerate(self._counted(batch))
             for row in rollout.rows
         ]
-        longest = max((len(given.row.token_ids) for given in rows), default=1)
-        free = room(self.policy.device)
-        fits = self.memory.positions(free, checkpointed=False)
-        self.checkpointed = self.mode == "tree" and fits < max(longest, min(_WORTH_CUTTING, self.token_budget))
+        longest = max((len(training_row.row.token_ids) for training_row in rows), default=1)
+        available = available_bytes(self.policy.device)
+        max_positions = self.memory.max_positions(available, checkpointed=False)
+        self.checkpointed = self.mode == "tree" and max_positions < max(longest, min(_MIN_PACK, self.token_budget))
         if self.checkpointed:
-            fits = self.memory.positions(free, checkpointed=True)
-            give_freed_memory_back()
-        budget = max(1, min(self.token_budget, fits))
+            max_positions = self.memory.max_positions(available, checkpointed=True)
+            return_freed_memory()
+        budget = max(1, min(self.token_budget, max_positions))
         parts = micro_batches(rows, token_budget=budget, mode=self.mode, device=self.policy.device)
         longest_part = max((part.input_ids_BN.numel() for part in parts), default=0)
         torch.set_num_threads(threads_worth(longest_part, self._parameters, self._threads))
         return parts
 
-    def accumulate(self, batch: TrainingBatch, parts: list[MicroBatch], version: int = 0) -> Summed:
-        """Sum up gradient and figures of all micro-batches; the optimizer is not touched."""
+    def accumulate(self, batch: TrainingBatch, parts: list[MicroBatch], version: int = 0) -> StepSums:
+        """Accumulate the gradient of all micro-batches and return their sums; the optimizer is not used."""
         tokens_of_R = self._tensor([r.tokens for r in self._counted(batch)], torch.long)
         totals = BatchTotals(rollouts=len(batch.rollouts), tokens=batch.tokens)
         log_ratio_of_R = (
@@ -128,15 +129,15 @@ class StepRunner:
             out.loss.backward()
             loss, stats = loss + value, stats + out.stats
             drift += Drift.of(new_M, part.old_logprobs_M, part.version_M == version)
-        return Summed(loss=loss, stats=stats, drift=drift)
+        return StepSums(loss=loss, stats=stats, drift=drift)
 
     def _loss(
         self, part: MicroBatch, tokens_of_R: Tensor, totals: BatchTotals, log_ratio_of_R: Tensor | None
     ) -> tuple[LossOut, Tensor]:
         model, wants_entropy = self.policy.model, self.terms.entropy_coef > 0
-        found = forward_logprobs(model, part, self.mode, entropy=wants_entropy, checkpointed=self.checkpointed)
+        outputs = forward_logprobs(model, part, self.mode, entropy=wants_entropy, checkpointed=self.checkpointed)
         out = grpo_loss(
-            found.logprobs_M,
+            outputs.logprobs_M,
             part.old_logprobs_M,
             torch.ones_like(part.token_M, dtype=torch.bool),
             part.rollout_of_M,
@@ -145,22 +146,22 @@ class StepRunner:
             totals=totals,
             settings=self.policy.settings.loss,
             log_ratio_of_R=log_ratio_of_R,
-            base_logprobs_M=self._without_gradient(part, adapter=False) if self.terms.kl_coef else None,
-            entropies_M=found.entropies_M,
+            base_logprobs_M=self._no_grad_logprobs(part, adapter=False) if self.terms.kl_coef else None,
+            entropies_M=outputs.entropies_M,
         )
-        return out, found.logprobs_M.detach()
+        return out, outputs.logprobs_M.detach()
 
     def _log_ratios(self, parts: list[MicroBatch], rollouts: int) -> Tensor:
-        """Return each rollout's sum of log ratios: a pass of its own, before any gradient of the batch is known."""
+        """Return each rollout's sum of log ratios (R), from a forward pass before the first backward pass."""
         sums_R = self._tensor([0.0] * rollouts, torch.double)
         for part in parts:
-            new_M = self._without_gradient(part, adapter=True)
+            new_M = self._no_grad_logprobs(part, adapter=True)
             sampled_M = torch.ones_like(part.token_M, dtype=torch.bool)
             sums_R += log_ratio_sums(new_M, part.old_logprobs_M, sampled_M, part.rollout_of_M, rollouts)
         return sums_R
 
-    def _without_gradient(self, part: MicroBatch, *, adapter: bool) -> Tensor:
-        """Return the policy's log-probabilities, or with the adapter off the base model's."""
+    def _no_grad_logprobs(self, part: MicroBatch, *, adapter: bool) -> Tensor:
+        """Return the policy's log-probabilities (M) without gradient, or with `adapter=False` the base model's."""
         with torch.no_grad(), nullcontext() if adapter else self.policy.model.disable_adapter():
             return forward_logprobs(self.policy.model, part, self.mode).logprobs_M
 
@@ -180,11 +181,15 @@ class StepRunner:
         }
 
     def _memory(self, parts: list[MicroBatch]) -> dict[str, float]:
-        """Return what was foreseen and what it took, and warn where it took much more."""
-        foreseen = max(self.memory.predicted(part, checkpointed=self.checkpointed) for part in parts) / 2**20
-        figures = {**self._peak.figures(), "peak_step_predicted_mb": foreseen, "checkpointed": float(self.checkpointed)}
-        if figures["peak_step_mb"] > 1.5 * foreseen + 256:
-            _log.warning("the step took %.0f MiB where %.0f were foreseen", figures["peak_step_mb"], foreseen)
+        """Return the predicted and the measured memory, and warn if the step took much more than predicted."""
+        predicted = max(self.memory.predicted(part, checkpointed=self.checkpointed) for part in parts) / 2**20
+        figures = {
+            **self._peak.figures(),
+            "peak_step_predicted_mb": predicted,
+            "checkpointed": float(self.checkpointed),
+        }
+        if figures["peak_step_mb"] > 1.5 * predicted + 256:
+            _log.warning("the step took %.0f MiB of memory, predicted were %.0f", figures["peak_step_mb"], predicted)
         return figures
 
     def _tensor(self, values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
@@ -192,6 +197,6 @@ class StepRunner:
 
 
 def _staleness(batch: TrainingBatch, version: int) -> dict[str, float]:
-    """How many steps old the weights were that sampled the trained tokens."""
+    """Return how many steps older than the current ones the weights were that sampled the trained tokens."""
     ages = [version - v for r in batch.learning for row in r.rows for v in row.weight_versions if v is not None]
     return {"staleness_mean": sum(ages) / len(ages), "staleness_max": float(max(ages))}

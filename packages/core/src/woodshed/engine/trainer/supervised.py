@@ -1,4 +1,4 @@
-"""Steps on given tokens: cross-entropy along the same packed path, and its figures without a step."""
+"""Supervised steps: cross-entropy on given tokens, packed as in a policy-gradient step; and its evaluation."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from woodshed.loss.sft import sft_loss
 
 @dataclass(slots=True)
 class _Sums:
-    """What the micro-batches of a batch add up to."""
+    """Sums over the micro-batches of a batch."""
 
     tokens: int = 0
-    surprise: float = 0.0
+    nll: float = 0.0
 
     def add(self, logprobs_M: Tensor) -> None:
-        """Count a micro-batch."""
+        """Add a micro-batch's log-probabilities."""
         self.tokens += len(logprobs_M)
-        self.surprise -= logprobs_M.double().sum().item()
+        self.nll -= logprobs_M.double().sum().item()
 
     def metrics(self) -> dict[str, float]:
-        """Return the mean negative log-likelihood in nats a token, and how many tokens there were."""
-        return {"nll": self.surprise / self.tokens, "trained_tokens": float(self.tokens)}
+        """Return the mean negative log-likelihood in nats per token, and the number of tokens."""
+        return {"nll": self.nll / self.tokens, "trained_tokens": float(self.tokens)}
 
 
 def supervised_step(runner: StepRunner, batch: TrainingBatch, version: int) -> dict[str, float]:
     """Take one step of cross-entropy on the batch's tokens, weighted by their advantages, and return its metrics.
 
-    Raises TrainError where loss or gradient is not finite; weights and optimizer are then as before.
+    Raises:
+        TrainError: Loss or gradient is not finite; weights and optimizer are as before.
     """
     began, policy, sums = time.monotonic(), runner.policy, _Sums()
     parts = runner.micro_batches(batch)
@@ -52,14 +53,14 @@ def supervised_step(runner: StepRunner, batch: TrainingBatch, version: int) -> d
                 raise TrainError(f"the loss is {loss}; no step was taken and the weights are as before")
             share.backward()
             sums.add(logprobs_M.detach())
-        figures = policy.update(version)
+        update_metrics = policy.update(version)
     finally:
         policy.optimizer.zero_grad(set_to_none=True)
     seconds = time.monotonic() - began
     return {
         "loss": loss,
         **sums.metrics(),
-        **figures,
+        **update_metrics,
         "train_tokens_per_s": sums.tokens / seconds,
         "step_seconds": seconds,
         "micro_batches": float(len(parts)),
@@ -67,17 +68,15 @@ def supervised_step(runner: StepRunner, batch: TrainingBatch, version: int) -> d
 
 
 def evaluation(runner: StepRunner, batch: TrainingBatch, version: int) -> dict[str, float]:
-    """Return the loss of the batch's tokens, and how far trainer and engine are apart on those of this version."""
+    """Return the mean negative log-likelihood of the batch's tokens, and the drift on those sampled by `version`."""
     sums, drift, drift_max = _Sums(), Drift(), 0.0
     with torch.no_grad():
         for part in runner.micro_batches(batch):
-            logprobs_M, fresh_M = (
-                forward_logprobs(runner.policy.model, part, runner.mode).logprobs_M,
-                part.version_M == version,
-            )
+            logprobs_M = forward_logprobs(runner.policy.model, part, runner.mode).logprobs_M
+            fresh_M = part.version_M == version
             sums.add(logprobs_M)
             drift += Drift.of(logprobs_M, part.old_logprobs_M, fresh_M)
-            away_M = (logprobs_M - part.old_logprobs_M).abs()[fresh_M]
-            drift_max = max(drift_max, away_M.max().item() if len(away_M) else 0.0)
-    measured = drift.metrics()
-    return {**sums.metrics(), **measured, **({"logprob_drift_max": drift_max} if measured else {})}
+            difference_M = (logprobs_M - part.old_logprobs_M).abs()[fresh_M]
+            drift_max = max(drift_max, difference_M.max().item() if len(difference_M) else 0.0)
+    drift_metrics = drift.metrics()
+    return {**sums.metrics(), **drift_metrics, **({"logprob_drift_max": drift_max} if drift_metrics else {})}

@@ -1,4 +1,4 @@
-"""The trainer's own process: `python -m woodshed.engine.trainer.worker`, spoken to by `process.Trainer` over pipes."""
+"""The trainer's own process: `python -m woodshed.engine.trainer.worker`, started by `process.Trainer`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Answer questions until the parent closes the pipe or dies."""
+    """Answer the parent's messages until it closes the pipe or dies."""
     answers = _own_stdout()
     questions = sys.stdin.buffer
     body = read_frame(questions)
@@ -35,10 +35,10 @@ def main() -> None:
     start = QUESTIONS.validate_json(body)
     assert isinstance(start, Start)
     _die_with_parent(start.parent_pid)
-    # What the trainer logs goes to stderr, which is its log.
+    # Logging goes to stderr, which is the trainer's log file.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("woodshed").setLevel(logging.INFO)
-    # torch and transformers take many seconds to import: only now, so that no orphan can live through them.
+    # torch and transformers take seconds to import: only now, when this process would already die with its parent.
     from woodshed.engine.trainer.backend import import_loader
 
     try:
@@ -49,33 +49,33 @@ def main() -> None:
         keep_freed_memory()
         run = PolicyRun(start)
     except TrainError as error:
-        _tell(answers, Refused(message=str(error)))
+        _send(answers, Refused(message=str(error)))
         return
-    _tell(answers, Ready(state=run.state))
+    _send(answers, Ready(state=run.state))
     while (body := read_frame(questions)) is not None:
-        asked = QUESTIONS.validate_json(body)
-        assert isinstance(asked, Step)
+        message = QUESTIONS.validate_json(body)
+        assert isinstance(message, Step)
         try:
-            _tell(answers, Stepped(report=run.step(asked)))
+            _send(answers, Stepped(report=run.step(message)))
         except TrainError as error:
-            _tell(answers, Refused(message=str(error), drift=isinstance(error, DriftError)))
+            _send(answers, Refused(message=str(error), drift=isinstance(error, DriftError)))
         # Anything else ends this process: the parent starts it again from the newest checkpoint.
 
 
-def _tell(pipe: BinaryIO, answer: Answer) -> None:
+def _send(pipe: BinaryIO, answer: Answer) -> None:
     pipe.write(frame(answer))
     pipe.flush()
 
 
 def _own_stdout() -> BinaryIO:
-    """Return the pipe to the parent, and send what libraries print to stderr, which is the log."""
+    """Return the pipe to the parent, and redirect what libraries print to stderr, which is the log."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers
 
 
 def _die_with_parent(parent_pid: int) -> None:
-    """Ask for SIGKILL when the parent is gone; elsewhere than on Linux the closed pipe ends us after the step."""
+    """Ask for SIGKILL when the parent dies (Linux); elsewhere the closed pipe ends this process after the step."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:

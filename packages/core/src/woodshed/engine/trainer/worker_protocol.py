@@ -1,4 +1,4 @@
-"""What parent and child say to each other: one length-prefixed JSON frame per message, over the child's pipes."""
+"""The messages between `process.Trainer` and `worker`: length-prefixed JSON frames over the worker's pipes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTH = struct.Struct(">Q")
 
 
 class Start(Record):
-    """Parent → child, once: load the model and the newest checkpoint."""
+    """Engine → worker, once: load the model and the newest checkpoint."""
 
     type: Literal["start"] = "start"
     model_path: str
@@ -25,7 +25,7 @@ class Start(Record):
 
 
 class Step(Record):
-    """Parent → child: take one optimizer step."""
+    """Engine → worker: take one optimizer step."""
 
     type: Literal["step"] = "step"
     request: StepRequest
@@ -33,33 +33,33 @@ class Step(Record):
 
 
 class Replay(Record):
-    """A line for `replay`: one step from one start."""
+    """One step from one start, for `woodshed.testing.conformance.replay_steps`."""
 
     start: Start
     step: Step
 
 
 class Ready(Record):
-    """Child → parent: the policy is loaded."""
+    """Worker → engine: the policy is loaded."""
 
     type: Literal["ready"] = "ready"
     state: PolicyState
 
 
 class Stepped(Record):
-    """Child → parent: the step's report; its checkpoint is on disk."""
+    """Worker → engine: the step's report; its checkpoint is on disk."""
 
     type: Literal["stepped"] = "stepped"
     report: StepReport
 
 
 class Refused(Record):
-    """Child → parent: the request failed and changed nothing; the child goes on."""
+    """Worker → engine: the request failed and changed nothing; the worker keeps running."""
 
     type: Literal["refused"] = "refused"
     message: str
     drift: bool = False
-    """Whether it is a `DriftError`."""
+    """Whether the failure is a `DriftError`, not another `TrainError`."""
 
 
 Question = Start | Step
@@ -69,13 +69,13 @@ ANSWERS: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator
 
 
 def frame(message: Record) -> bytes:
-    """Return a message as the bytes that go over the pipe."""
+    """Return a message as a frame."""
     body = message.model_dump_json().encode()
     return LENGTH.pack(len(body)) + body
 
 
 def read_frame(pipe: BinaryIO) -> bytes | None:
-    """Return the body of the next frame, or None where the other side has closed the pipe."""
+    """Return the body of the next frame, or None if the other side has closed the pipe."""
     head = pipe.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None

@@ -11,51 +11,51 @@ from woodshed.engine.client.config import ServedModel
 _GIB = 2**30
 
 LORA_SLOTS = 2
-"""Adapters that one batch can mix: the newest, and the one before for the calls that began with it."""
+"""LoRA versions that one batch can mix: the newest, and the previous one for calls that began with it."""
 
 
 def threads_for(models: int) -> int:
-    """Return how many OpenMP threads each vLLM gets when there is no GPU: the cores, shared."""
+    """Return how many OpenMP threads each vLLM server gets without a GPU: an equal share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores // models, cores - 1))
 
 
 def fork_server_environment(models: int, *, gpu: bool) -> dict[str, str]:
-    """Return what must be in the environment before vLLM is imported."""
+    """Return the environment variables that must be set before vLLM is imported."""
     common = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "DO_NOT_TRACK": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        # The gateway keeps its connections; a server that closes idle ones would lose calls to a race.
+        # The gateway keeps its connections open. A server that closes an idle one may do so just as a call is sent on
+        # it.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "86400",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
     if gpu:
         return common
-    # One process holds scheduler and worker: no message queue between them, one import and 0.6 GB less.
+    # Scheduler and worker in one process: no message queue between them, and 0.6 GB less memory.
     return common | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads_for(models)),
-        # A thread that waits for the next step must not spin on a core that someone else needs.
+        # A thread that waits for the next step must not keep a core busy.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
 
 
 def server_environment(model: ServedModel) -> dict[str, str]:
-    """Return what one server's environment adds."""
-    offline = {} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"}
-    return offline
+    """Return the environment variables of one server, in addition to those of the fork server."""
+    return {} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"}
 
 
 def dtype_for(model: ServedModel, *, gpu: bool) -> str:
-    """Return the number format vLLM computes in: what was asked for, else what keeps its log-probabilities exact.
+    """Return vLLM's `--dtype`: the model's own setting, or else what keeps log-probabilities equal to the trainer's.
 
-    The trainer computes in float32 without a GPU and in bfloat16 with one, and the policy must be sampled in the same:
-    vLLM's own "auto" turns a float32 model into 16 bits. A model that is only served keeps float32 without a GPU if
-    that is how its weights are stored.
+    The trainer computes in float32 without a GPU and in bfloat16 with one, and the policy must be sampled in the same
+    precision; vLLM's own "auto" would turn a float32 model into 16 bits. A model that is only served keeps float32
+    without a GPU if its weights are stored so.
     """
     if model.dtype != "auto":
         return model.dtype
@@ -65,7 +65,7 @@ def dtype_for(model: ServedModel, *, gpu: bool) -> str:
 
 
 def _stored_dtype(model: ServedModel) -> str | None:
-    """Return how the weights in a model's folder are stored, as its config says; None where that is not known."""
+    """Return the dtype in a model's config.json; None where there is none."""
     path = Path(model.path) / "config.json"
     if not path.is_file():
         return None
@@ -80,11 +80,11 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         *("--model", model.path, "--served-model-name", *_served_names(model)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", dtype_for(model, gpu=gpu), "--max-num-seqs", str(model.max_num_seqs)),
-        # Temperature, top_p and the rest are what the caller says, not what a generation_config.json says.
+        # Temperature, top_p and so on come from the caller, not from a generation_config.json.
         *("--generation-config", "vllm"),
-        # Log-probabilities of the distribution that was sampled from: after temperature, not before.
+        # Log-probabilities of the distribution that is sampled from: after temperature, not before.
         *("--logprobs-mode", "processed_logprobs"),
-        # Opens `derender`: vLLM's own tool and reasoning parsers for an answer that was not sampled here.
+        # Serves `derender`: vLLM's tool and reasoning parsers for an answer that was not sampled in this call.
         "--enable-scale-out",
         *("--middleware", "woodshed.engine.vllm.patches.prompt_tokens.ForkHeaders"),
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
@@ -95,8 +95,8 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
     if model.tool_call_parser is not None:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", model.tool_call_parser]
     else:
-        # vLLM's first choice, xgrammar, forbids tokens that the grammar allows in some vocabularies: the demo's judge
-        # could not begin its verdict with the one token it knows. This one is exact, but knows no tool calls.
+        # With some vocabularies vLLM's default, xgrammar, forbids tokens that the grammar allows; the demo's judge
+        # could not begin its verdict with the only token it knows. This backend is exact, but has no tool calls.
         arguments += ["--structured-outputs-config.backend", "guidance"]
     if model.reasoning_parser is not None:
         arguments += ["--reasoning-parser", model.reasoning_parser]
@@ -117,25 +117,25 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
     return [
         *arguments,
         "--enforce-eager",
-        # A prompt split over two steps makes vLLM 0.32 rewind the generator of a call with a `seed`, which a CPU's
-        # cannot ("CPU Generator does not use offset"); the server would die of it.
+        # When a prompt is split over two steps, vLLM 0.32 rewinds the random generator of a call with a `seed`. A CPU's
+        # generator cannot do that ("CPU Generator does not use offset"), and the server would die.
         "--no-enable-chunked-prefill",
         *("--distributed-executor-backend", "uni"),
-        # Short blocks: an agent's calls share most of their prompt, and only whole blocks are shared.
+        # Short blocks, because an agent's calls share most of their prompt and only whole blocks are shared.
         *("--block-size", "32"),
         *("--kv-cache-memory-bytes", str(_kv_cache_bytes(model))),
     ]
 
 
 def _served_names(model: ServedModel) -> tuple[str, ...]:
-    # A call that names the model must meet its adapter: the bare model then goes by another name.
+    # Calls to the model's name must use its adapter, so the model without it gets another name.
     return (model.name,) if model.adapter is None else (f"{model.name}.base",)
 
 
 def _kv_cache_bytes(model: ServedModel) -> int:
-    """Return the KV cache's size without a GPU: what was asked for, or what all calls together need.
+    """Return the size of the KV cache without a GPU: the model's own setting, or what all calls together need.
 
-    It is zeroed at every start, page by page: for a small model a gigabyte of it is most of the start.
+    No more than that, because vLLM zeroes it at every start: for a small model, a gigabyte takes most of the start.
     """
     if model.kv_cache_gib is not None:
         return int(model.kv_cache_gib * _GIB)

@@ -1,12 +1,11 @@
-"""A process that has imported vLLM once and forks a vLLM server from itself whenever it is asked to.
+"""A process that imports vLLM once and then forks vLLM servers from itself on request.
 
-Importing vLLM takes longer than everything else a small server does at its start, and a server of its own imports it
-two or three times over. A fork starts, and after a death restarts, in seconds. What runs in the fork is vLLM's own
-`main()` with an ordinary command line.
+Importing vLLM takes longer than the rest of a small server's start, and a server that is started alone imports it two
+or three times. A fork starts, or restarts, in seconds. It runs vLLM's own `main()` with an ordinary command line.
 
-Standard input carries orders and standard output events, one JSON object per line: `{"start", "argv", "env", "log"}`
-and `{"stop", "hard"}` in; `{"ready"}`, `{"started", "pid"}`, `{"exited", "status"}` out. The end of standard input ends
-the fork server and all its servers.
+Commands come on standard input and events go to standard output, one JSON object per line. In:
+`{"start", "argv", "env", "log"}` and `{"stop", "hard"}`. Out: `{"ready"}`, `{"started", "pid"}` and
+`{"exited", "pid", "status"}`. The end of standard input ends the fork server and all its servers.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ _PRELOAD_CPU = ("vllm.v1.worker.cpu_worker", "vllm.model_executor.models.qwen3",
 
 
 def main() -> None:
-    """Import vLLM, then serve orders until standard input ends."""
+    """Import vLLM, then follow commands until standard input ends."""
     die_with_parent(signal.SIGTERM)
     events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # vLLM and its friends print to standard output; that is the log's business.
+    os.dup2(2, 1)  # vLLM and its libraries print to standard output; that goes to the log.
     run = _import_vllm()
     wake_out, wake_in = os.pipe()
     os.set_blocking(wake_in, False)
@@ -52,7 +51,7 @@ def main() -> None:
 
 
 class _ForkServer:
-    """The loop: orders in, forks out, deaths reported."""
+    """The loop: reads commands, forks and stops servers, reports their end."""
 
     def __init__(self, run: Callable[[], None], events: Any, wake: tuple[int, int]) -> None:
         self._run = run
@@ -61,7 +60,7 @@ class _ForkServer:
         self._names: dict[int, str] = {}
 
     def serve(self) -> None:
-        self._tell(ready=True)
+        self._send_event(ready=True)
         pending = b""
         while True:
             readable, _, _ = select.select([0, self._wake[0]], [], [])
@@ -74,26 +73,26 @@ class _ForkServer:
                     return
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
-                    self._obey(json.loads(line))
+                    self._follow(json.loads(line))
 
     def kill_all(self) -> None:
         for pid in self._names:
             kill_group(pid)
 
-    def _obey(self, order: dict[str, Any]) -> None:
-        if "start" in order:
+    def _follow(self, command: dict[str, Any]) -> None:
+        if "start" in command:
             pid = os.fork()
             if pid == 0:
-                self._become(order)
-            self._names[pid] = order["start"]
-            self._tell(started=order["start"], pid=pid)
+                self._become(command)
+            self._names[pid] = command["start"]
+            self._send_event(started=command["start"], pid=pid)
         else:
             for pid, name in self._names.items():
-                if name == order["stop"]:
-                    kill_group(pid) if order["hard"] else os.kill(pid, signal.SIGTERM)
+                if name == command["stop"]:
+                    kill_group(pid) if command["hard"] else os.kill(pid, signal.SIGTERM)
 
-    def _become(self, order: dict[str, Any]) -> NoReturn:
-        """Turn this fork into the ordered vLLM server."""
+    def _become(self, command: dict[str, Any]) -> NoReturn:
+        """Turn this fork into the vLLM server of a start command."""
         status = 1
         try:
             os.setsid()
@@ -104,11 +103,11 @@ class _ForkServer:
             for end in self._wake:
                 os.close(end)
             nothing = os.open(os.devnull, os.O_RDONLY)
-            log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             for source, target in ((nothing, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
-            os.environ.update(order["env"])
-            sys.argv = ["vllm", *order["argv"]]
+            os.environ.update(command["env"])
+            sys.argv = ["vllm", *command["argv"]]
             self._run()
             status = 0
         except SystemExit as exit_:
@@ -124,19 +123,19 @@ class _ForkServer:
 
     def _reap(self) -> None:
         for pid in tuple(self._names):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                # Its children are of no use without it.
+            exited_pid, status = os.waitpid(pid, os.WNOHANG)
+            if exited_pid:
+                # Its child processes have no use without it.
                 kill_group(pid)
-                self._tell(exited=self._names.pop(pid), pid=pid, status=os.waitstatus_to_exitcode(status))
+                self._send_event(exited=self._names.pop(pid), pid=pid, status=os.waitstatus_to_exitcode(status))
 
-    def _tell(self, **event: Any) -> None:
+    def _send_event(self, **event: Any) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._events.write(json.dumps(event) + "\n")
 
 
 def _import_vllm() -> Callable[[], None]:
-    """Import all that a server needs, without starting a thread or touching a device, and return vLLM's main."""
+    """Import what a server needs, without starting a thread or using a device, and return vLLM's `main`."""
     warnings.simplefilter("ignore")
     platform = importlib.import_module("vllm.platforms").current_platform
     on_cpu = bool(platform.is_cpu())
@@ -150,8 +149,8 @@ def _import_vllm() -> Callable[[], None]:
     if on_cpu:
         importlib.import_module("woodshed.engine.vllm.patches.lora_cpu").install()
     run: Callable[[], None] = importlib.import_module("vllm.entrypoints.launchers.api_server.entry").main
-    # Descendants die with whoever forked them, however that one dies. Threads are no parents: the kernel would take
-    # their end for the process's end.
+    # Each process dies with the one that forked it, however that ends. Not if a thread forked it: the kernel would then
+    # send the signal at the end of the thread.
     os.register_at_fork(before=_remember_thread, after_in_child=_follow_parent)
     gc.collect()
     gc.freeze()
@@ -162,7 +161,7 @@ _forking = threading.local()
 
 
 def _remember_thread() -> None:
-    # In the child every forking thread is the main thread, so this must be asked before.
+    # In the child the forking thread is always the main thread, so this is checked before the fork.
     _forking.from_main = threading.current_thread() is threading.main_thread()
 
 
@@ -172,15 +171,15 @@ def _follow_parent() -> None:
 
 
 def _fork_instead_of_spawn() -> None:
-    """Let vLLM fork its engine core, where it would spawn one that imports everything again.
+    """Make vLLM fork its engine core instead of spawning one that imports everything again.
 
-    On a CPU vLLM insists on `spawn` so that each worker reads its own OpenMP settings; here they are the same for all
+    On a CPU vLLM uses `spawn` so that each worker reads its own OpenMP settings. Here the settings are the same for all
     (`VLLM_CPU_OMP_THREADS_BIND=nobind`), and no device has been initialised that a fork could break.
     """
-    real = multiprocessing.get_context
+    original = multiprocessing.get_context
 
     def get_context(method: str | None = None) -> Any:
-        return real("fork" if method == "spawn" else method)
+        return original("fork" if method == "spawn" else method)
 
     multiprocessing.get_context = get_context
 

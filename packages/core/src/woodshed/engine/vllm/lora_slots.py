@@ -1,4 +1,4 @@
-"""One policy's LoRA in its vLLM: a name for every version, so that a swap stops nothing and mixes nothing."""
+"""One policy's LoRA versions in its vLLM: each has its own name, so a swap neither stops calls nor mixes weights."""
 
 from __future__ import annotations
 
@@ -18,35 +18,38 @@ _TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Adapter:
-    """Weights that vLLM has loaded: under which name calls reach them, and which version they are."""
+class LoraVersion:
+    """One version of a policy's weights, loaded in vLLM."""
 
     name: str
+    """Model name under which vLLM serves it."""
     version: int
+    """0 is the base model; every optimizer step adds one."""
     path: Path | None
+    """Folder of the LoRA in PEFT's layout; None for the base model."""
 
 
-class AdapterSlots:
-    """Which weights new calls get, and how they change.
+class LoraSlots:
+    """The versions that vLLM has loaded: which of them new calls get, and how that changes.
 
-    A new version is loaded under a name of its own, then new calls go to it; the version before stays until its last
-    call has ended. So a call has exactly one version of the weights from its first token to its last, no call waits,
-    and vLLM's prefix cache, which is keyed by the adapter's name, cannot serve another version's blocks.
+    A new version is loaded under its own name, then new calls go to it; the previous version stays loaded until its
+    last call has ended. So a call uses exactly one version of the weights from its first token to its last, no call
+    waits, and vLLM's prefix cache, which is keyed by the adapter's name, cannot return another version's blocks.
 
-    Loading in place (`load_inplace`) would do with one name, but vLLM 0.32 then reads the adapter from disk again
-    before every single step of the model, because the flag stays on the requests.
+    Loading in place (`load_inplace`) would need only one name. But vLLM 0.32 then reads the adapter from disk before
+    every decoding step, because the flag stays on the requests.
     """
 
     def __init__(self, server: ModelServer, http: aiohttp.ClientSession) -> None:
         """Start at version 0: the base model, without an adapter."""
         self.swaps = 0
         self._run = 0
-        """Counts the runs that have had this model, so that no two adapters ever share a name."""
+        """Counts the runs that have trained this model, so that no two LoRA versions share a name."""
         self._server = server
         self._http = http
-        self._current = Adapter(name=server.model.name, version=0, path=None)
+        self._current = LoraVersion(name=server.model.name, version=0, path=None)
         self._in_flight: Counter[str] = Counter()
-        self._swapping = asyncio.Lock()
+        self._swap_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         server.prepare = self._reload
 
@@ -56,76 +59,80 @@ class AdapterSlots:
         return self._current.version
 
     @contextmanager
-    def lease(self) -> Iterator[Adapter]:
-        """Yield the newest weights, and keep them loaded meanwhile."""
-        adapter = self._current
-        self._in_flight[adapter.name] += 1
+    def lease(self) -> Iterator[LoraVersion]:
+        """Yield the newest version, which stays loaded until the block ends."""
+        lora = self._current
+        self._in_flight[lora.name] += 1
         try:
-            yield adapter
+            yield lora
         finally:
-            self._in_flight[adapter.name] -= 1
-            self._forget_if_idle(adapter)
+            self._in_flight[lora.name] -= 1
+            self._unload_if_idle(lora)
 
     async def swap(self, version: int, path: Path) -> None:
-        """Load an adapter and send new calls to it; a version that is current already is left alone."""
-        async with self._swapping:
+        """Load the LoRA in `path` and send new calls to it; nothing happens if that version is current already.
+
+        Raises:
+            EngineError: vLLM does not load it; new calls keep the version they had.
+        """
+        async with self._swap_lock:
             if version == self._current.version:
                 return
             run = f".{self._run}" if self._run else ""
-            adapter = Adapter(name=f"{self._server.model.name}@{version}{run}", version=version, path=path)
-            await self._load_alive(adapter)
-            former, self._current = self._current, adapter
+            lora = LoraVersion(name=f"{self._server.model.name}@{version}{run}", version=version, path=path)
+            await self._load_with_retry(lora)
+            previous, self._current = self._current, lora
             self.swaps += 1
-            self._forget_if_idle(former)
+            self._unload_if_idle(previous)
 
-    def _forget_if_idle(self, adapter: Adapter) -> None:
-        """Unload a version that no call uses any more."""
-        if adapter.path is not None and adapter is not self._current and not self._in_flight[adapter.name]:
-            del self._in_flight[adapter.name]
-            task = asyncio.ensure_future(self._unload(adapter))
+    def _unload_if_idle(self, lora: LoraVersion) -> None:
+        """Unload a version that is not current and that no call uses."""
+        if lora.path is not None and lora is not self._current and not self._in_flight[lora.name]:
+            del self._in_flight[lora.name]
+            task = asyncio.ensure_future(self._unload(lora))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def to_base(self) -> None:
-        """Send new calls to the base model, version 0; versions that follow are another run's, under other names."""
-        async with self._swapping:
+    async def reset_to_base(self) -> None:
+        """Send new calls to the base model, version 0; later versions belong to another run and get other names."""
+        async with self._swap_lock:
             self._run += 1
-            former, self._current = self._current, Adapter(name=self._server.model.name, version=0, path=None)
-            self._forget_if_idle(former)
+            previous, self._current = self._current, LoraVersion(name=self._server.model.name, version=0, path=None)
+            self._unload_if_idle(previous)
 
-    async def _load_alive(self, adapter: Adapter) -> None:
-        """Load into a server that is up, and once more if it dies meanwhile."""
+    async def _load_with_retry(self, lora: LoraVersion) -> None:
+        """Load a version, and try again if the server dies meanwhile."""
         for _ in range(_TRIES):
             await self._server.ready()
             generation = self._server.generation
             try:
-                await self._load(adapter)
+                await self._load(lora)
                 return
             except (aiohttp.ClientError, TimeoutError) as error:
                 if not await self._server.ready_after(generation):
-                    raise EngineError(f"vLLM did not load adapter version {adapter.version}: {error}") from error
-        raise EngineError(f"vLLM died {_TRIES} times while it loaded adapter version {adapter.version}")
+                    raise EngineError(f"vLLM did not load adapter version {lora.version}: {error}") from error
+        raise EngineError(f"vLLM died {_TRIES} times while it loaded adapter version {lora.version}")
 
     async def _reload(self) -> None:
-        """After a restart: load again what calls are to get."""
+        """Load the current version again, after a restart."""
         if self._current.path is not None:
             await self._load(self._current)
 
-    async def _load(self, adapter: Adapter) -> None:
-        order = {"lora_name": adapter.name, "lora_path": str(adapter.path)}
-        async with self._http.post(f"{self._server.url}/v1/load_lora_adapter", json=order) as reply:
-            if reply.status != 200 and not await self._has(adapter):
+    async def _load(self, lora: LoraVersion) -> None:
+        body = {"lora_name": lora.name, "lora_path": str(lora.path)}
+        async with self._http.post(f"{self._server.url}/v1/load_lora_adapter", json=body) as reply:
+            if reply.status != 200 and not await self._is_loaded(lora):
                 raise EngineError(
-                    f"vLLM refused adapter version {adapter.version} ({str(adapter.path)!r}): {await reply.text()}"
+                    f"vLLM refused adapter version {lora.version} ({str(lora.path)!r}): {await reply.text()}"
                 )
 
-    async def _has(self, adapter: Adapter) -> bool:
-        """Whether an earlier try got through, although its answer did not."""
+    async def _is_loaded(self, lora: LoraVersion) -> bool:
+        """Whether vLLM has the version: an earlier attempt may have succeeded although its answer was lost."""
         async with self._http.get(f"{self._server.url}/v1/models") as reply:
-            return any(card["id"] == adapter.name for card in (await reply.json())["data"])
+            return any(card["id"] == lora.name for card in (await reply.json())["data"])
 
-    async def _unload(self, adapter: Adapter) -> None:
+    async def _unload(self, lora: LoraVersion) -> None:
         with suppress(aiohttp.ClientError, TimeoutError):
-            order = {"lora_name": adapter.name}
-            async with self._http.post(f"{self._server.url}/v1/unload_lora_adapter", json=order) as reply:
+            body = {"lora_name": lora.name}
+            async with self._http.post(f"{self._server.url}/v1/unload_lora_adapter", json=body) as reply:
                 await reply.read()

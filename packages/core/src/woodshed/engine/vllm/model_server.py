@@ -1,4 +1,4 @@
-"""One vLLM server as the rest of the engine sees it: where it listens, and whether calls can be sent."""
+"""One vLLM server as the rest of the engine uses it: where it listens, and whether calls can be sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WINDOW_S = 600.0
 
 
 class ModelServer:
-    """One vLLM server: where it listens, whether it answers, how often it was restarted."""
+    """One vLLM server: its address, whether calls can be sent, how often it was restarted."""
 
     def __init__(self, model: ServedModel, log: Path) -> None:
         """Describe a server that is not started yet."""
@@ -26,11 +26,11 @@ class ModelServer:
         self.vllm = ""
         self.restarts = 0
         self.generation = 0
-        """Counts the starts; a call remembers it, so that it knows whether *its* server has died."""
+        """Counts the starts. A call remembers it, to know later whether the server it was sent to has died."""
         self.is_started = False
-        """Whether its death is news; one that dies while it starts is the starter's business."""
+        """Whether it has started. If it dies before, the task that starts it reports that."""
         self.prepare: Callable[[], Awaitable[None]] | None = None
-        """Run after each start and before the first call, to load the adapter again."""
+        """Run after each start and before the first call, to load the LoRA again."""
         self.fault: EngineError | None = None
         self._up = asyncio.Event()
         self._deaths: list[float] = []
@@ -41,13 +41,17 @@ class ModelServer:
         return self._up.is_set() and self.fault is None
 
     async def ready(self) -> None:
-        """Return when calls can be sent; raises EngineError where the server is given up."""
+        """Wait until calls can be sent.
+
+        Raises:
+            EngineError: The server was given up.
+        """
         await self._up.wait()
         if self.fault is not None:
             raise self.fault
 
     async def ready_after(self, generation: int, grace_s: float = 3.0) -> bool:
-        """Wait for the start that follows `generation`; False where this generation still lives after the grace."""
+        """Wait for the start after `generation`; False if that generation is still alive after `grace_s` seconds."""
         deadline = time.monotonic() + grace_s
         while self.generation == generation and self._up.is_set():
             if time.monotonic() > deadline:
@@ -57,24 +61,24 @@ class ModelServer:
         return True
 
     def mark_up(self) -> None:
-        """Let calls through."""
+        """Let calls be sent."""
         self._up.set()
 
     def mark_down(self) -> None:
-        """Hold calls back until the next start."""
+        """Make calls wait until the next start."""
         self._up.clear()
 
     def give_up(self, fault: EngineError) -> None:
-        """Answer every waiting and later call with `fault`."""
+        """Raise `fault` in every waiting and later call."""
         self.fault = fault
         self._up.set()
 
     def may_restart(self) -> bool:
-        """Count one death; False where there were too many of late."""
+        """Count one death, and return whether there were few enough recently to restart."""
         now = time.monotonic()
-        self._deaths = [at for at in self._deaths if now - at < _WINDOW_S] + [now]
+        self._deaths = [time_s for time_s in self._deaths if now - time_s < _WINDOW_S] + [now]
         return len(self._deaths) <= _RESTARTS_PER_WINDOW
 
     def backoff_s(self) -> float:
-        """Return how long to wait before the next start."""
+        """Return how many seconds to wait before the next start."""
         return 0.0 if len(self._deaths) <= 1 else min(10.0, 0.5 * 2.0 ** len(self._deaths))

@@ -1,4 +1,4 @@
-"""vLLM servers that stay up: started together, watched, restarted after a death, gone with the engine."""
+"""Keeps vLLM servers up: starts them together, watches them, restarts them after a death, stops them at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOG_LINES = 25
 
 
 def tail(log: Path, lines: int = _LOG_LINES) -> str:
-    """Return the last lines of a log, or say that there is none."""
+    """Return the last lines of a log, or a note that there is none."""
     try:
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
@@ -46,13 +46,13 @@ class Supervisor:
     ) -> None:
         """Prepare; nothing runs before `start`."""
         self.logs = home / "logs"
-        self._list = home / "servers.json"
+        self._servers_file = home / "servers.json"
         self.servers = {model.name: ModelServer(model, self.logs / f"{model.name}.log") for model in models}
         self._http = http
         self._progress = progress
         self._gpu = has_gpu()
         self._fork_server: asyncio.subprocess.Process | None = None
-        self._born: dict[str, asyncio.Future[int]] = {}
+        self._starting: dict[str, asyncio.Future[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -60,10 +60,10 @@ class Supervisor:
         """Start all servers at once and return when each has answered a first call.
 
         Raises:
-            EngineError: One cannot start; carries the last lines of its log.
+            EngineError: One cannot start; the message has the last lines of its log.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
-        await self._start_nursery()
+        await self._start_fork_server()
         try:
             async with asyncio.TaskGroup() as group:
                 for server in self.servers.values():
@@ -73,7 +73,7 @@ class Supervisor:
         self._spawn(self._watch())
 
     async def stop(self) -> None:
-        """Stop all servers, politely first."""
+        """Stop all servers: ask them first, then kill them."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -82,7 +82,7 @@ class Supervisor:
             return
         alive = [server for server in self.servers.values() if server.pid is not None]
         for server in alive:
-            self._order(stop=server.model.name, hard=False)
+            self._command(stop=server.model.name, hard=False)
         deadline = time.monotonic() + _STOP_WITHIN_S
         while any(server.pid is not None for server in alive) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -96,7 +96,7 @@ class Supervisor:
             if server.pid is not None:
                 kill_group(server.pid)
 
-    async def _start_nursery(self) -> None:
+    async def _start_fork_server(self) -> None:
         self._progress("importing vLLM")
         log = self.logs / "vllm.log"
         environment = os.environ | command.fork_server_environment(len(self.servers), gpu=self._gpu)
@@ -115,89 +115,89 @@ class Supervisor:
         self._spawn(self._listen(self._fork_server))
 
     async def _listen(self, fork_server: asyncio.subprocess.Process) -> None:
-        """Follow the fork server's events; when it dies, start another and everything in it."""
+        """Follow the fork server's events; if it dies, start another one and all its servers again."""
         while (event := await self._next_event(fork_server)) is not None:
             if "started" in event:
                 self.servers[event["started"]].pid = event["pid"]
-                self._born.pop(event["started"]).set_result(event["pid"])
+                self._starting.pop(event["started"]).set_result(event["pid"])
             elif "exited" in event:
-                self._died(self.servers[event["exited"]], f"exit status {event['status']}")
+                self._mark_dead(self.servers[event["exited"]], f"exit status {event['status']}")
         if self._stopping:
             return
-        for future in self._born.values():
+        for future in self._starting.values():
             future.cancel()
-        self._born.clear()
+        self._starting.clear()
         orphans = [server for server in self.servers.values() if server.pid is not None]
         for server in orphans:
             assert server.pid is not None
             kill_group(server.pid)
         try:
-            await self._start_nursery()
+            await self._start_fork_server()
         except EngineError as error:
             for server in self.servers.values():
                 server.give_up(error)
             return
         for server in orphans:
-            self._died(server, "its parent died")
+            self._mark_dead(server, "its parent died")
 
     async def _next_event(self, fork_server: asyncio.subprocess.Process) -> dict[str, Any] | None:
         assert fork_server.stdout is not None
         line = await fork_server.stdout.readline()
         return json.loads(line) if line else None
 
-    def _order(self, **order: Any) -> None:
+    def _command(self, **fields: Any) -> None:
         assert self._fork_server is not None and self._fork_server.stdin is not None
         with contextlib.suppress(ConnectionError):
-            self._fork_server.stdin.write(json.dumps(order).encode() + b"\n")
+            self._fork_server.stdin.write(json.dumps(fields).encode() + b"\n")
 
-    def _died(self, server: ModelServer, why: str) -> None:
+    def _mark_dead(self, server: ModelServer, reason: str) -> None:
         server.pid = None
         server.mark_down()
         if not self._stopping and server.is_started:
             server.is_started = False
-            self._spawn(self._restart(server, why))
+            self._spawn(self._restart(server, reason))
 
-    async def _restart(self, server: ModelServer, why: str) -> None:
+    async def _restart(self, server: ModelServer, reason: str) -> None:
         name = server.model.name
         while server.may_restart():
             server.restarts += 1
-            self._progress(f"vLLM for {name!r} died ({why}); starting it again")
+            self._progress(f"vLLM for {name!r} died ({reason}); starting it again")
             await asyncio.sleep(server.backoff_s())
             try:
                 await self._launch(server)
                 return
             except (EngineError, aiohttp.ClientError, TimeoutError) as error:
-                why = str(error)
+                reason = str(error)
         server.give_up(
-            EngineError(f"vLLM for {name!r} keeps dying and was given up ({why}); its log ends:\n{tail(server.log)}")
+            EngineError(f"vLLM for {name!r} keeps dying and was given up ({reason}); its log ends:\n{tail(server.log)}")
         )
 
     async def _launch(self, server: ModelServer) -> None:
-        """Start one server, warm it up and let calls through."""
+        """Start one server, send it first calls and let others through."""
         model, began = server.model, time.monotonic()
         port = free_port()
-        born: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._born[model.name] = born
-        self._order(
+        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._starting[model.name] = started
+        self._command(
             start=model.name,
             argv=command.command_line(model, port, gpu=self._gpu),
             env=command.server_environment(model),
             log=str(server.log),
         )
         self._progress(f"starting vLLM for {model.name!r}")
-        pid = await born
+        pid = await started
         server.url = f"http://127.0.0.1:{port}"
-        await self._answers(server, pid)
+        await self._wait_until_answering(server, pid)
         if server.prepare is not None:
             await server.prepare()
         await self._warm_up(server)
         server.generation += 1
         server.is_started = True
         server.mark_up()
-        self._write_list()
+        self._write_servers_file()
         self._progress(f"{model.name!r} is ready after {time.monotonic() - began:.0f} s")
 
-    async def _answers(self, server: ModelServer, pid: int) -> None:
+    async def _wait_until_answering(self, server: ModelServer, pid: int) -> None:
         deadline = time.monotonic() + _START_WITHIN_S
         while time.monotonic() < deadline:
             if server.pid != pid:
@@ -215,25 +215,25 @@ class Supervisor:
         raise EngineError(f"vLLM for {server.model.name!r} did not answer within {_START_WITHIN_S:.0f} s")
 
     async def _warm_up(self, server: ModelServer) -> None:
-        """Make the first calls ourselves: the very first of each kind compiles and allocates."""
+        """Send the first call of each kind, which is slow because vLLM compiles and allocates during it."""
         call = {"model": server.model.name, "messages": [{"role": "user", "content": "1"}], "max_tokens": 2}
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-        shape = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-        for body in (call | {"logprobs": True}, call | {"response_format": shape}):
+        response_format = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        for body in (call | {"logprobs": True}, call | {"response_format": response_format}):
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with self._http.post(f"{server.url}/v1/chat/completions", json=body) as reply:
                     await reply.read()
 
     async def _watch(self) -> None:
-        """Kill a server that lives but has stopped answering; its death starts it again."""
-        answered = {name: time.monotonic() for name in self.servers}
+        """Kill a server that is alive but no longer answers; it is then restarted."""
+        last_healthy_s = {name: time.monotonic() for name in self.servers}
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
             for name, server in self.servers.items():
                 if server.pid is None or not server.is_ready or await self._is_healthy(server):
-                    answered[name] = time.monotonic()
-                elif time.monotonic() - answered[name] > _HUNG_AFTER_S:
-                    self._order(stop=name, hard=True)
+                    last_healthy_s[name] = time.monotonic()
+                elif time.monotonic() - last_healthy_s[name] > _HUNG_AFTER_S:
+                    self._command(stop=name, hard=True)
 
     async def _is_healthy(self, server: ModelServer) -> bool:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
@@ -242,10 +242,10 @@ class Supervisor:
                 return reply.status == 200
         return False
 
-    def _write_list(self) -> None:
-        """Say where the servers are, for people and benchmarks that want to talk to vLLM itself."""
+    def _write_servers_file(self) -> None:
+        """Write the servers' addresses, for people and benchmarks that call vLLM directly."""
         servers = {name: {"url": server.url, "pid": server.pid} for name, server in self.servers.items()}
-        self._list.write_text(json.dumps(servers, indent=2))
+        self._servers_file.write_text(json.dumps(servers, indent=2))
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)

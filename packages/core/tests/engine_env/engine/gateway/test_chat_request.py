@@ -12,10 +12,9 @@ from woodshed.engine.gateway.chat_request import (
     check_sampling,
     parse_request,
     sampling_of,
-    to_messages,
-    to_tools,
     with_sampling,
 )
+from woodshed.engine.gateway.messages import to_messages, to_tools
 
 USER = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from woodshed.engine.gateway.chat_request import to_messages
 from woodshed.engine.gateway.conversations import Conversations, History
+from woodshed.engine.gateway.messages import to_messages
 from woodshed.types import Completion, Failure, Message, TokenCall, ToolRequest, ToolSpec
 
 SYSTEM = {"role": "system", "content": "You keep a shop."}
@@ -82,7 +82,7 @@ def test_the_longest_conversation_is_gone_on_from_in_its_own_words() -> None:
     found = rollout.history(again)
 
     assert held(found) == [(two.call_id, two.completions[0].token_ids), (one.call_id, one.completions[0].token_ids)]
-    assert [turn.for_engine()["length"] for turn in found.turns] == [5, 3]
+    assert [turn.to_json()["length"] for turn in found.turns] == [5, 3]
     assert found.fork is None
     assert found.messages[2]["reasoning"] == "Look it up."
     assert found.messages[2]["tool_calls"][0]["function"]["arguments"] == '{"of": "harp"}'

@@ -90,9 +90,9 @@ def test_an_sdk_retry_is_the_oldest_call_with_its_body_that_was_left_unanswered(
     session = Session(rollout_id="r", policy="policy", sampling={})
     first, second, third = (sessions.receive(session, None, b"same", 0)[0] for _ in range(3))
     other, _ = sessions.receive(session, None, b"other", 0)
-    sessions.left(session, other, b"other")
-    sessions.left(session, second, b"same")
-    sessions.left(session, first, b"same")
+    sessions.mark_unanswered(session, other, b"other")
+    sessions.mark_unanswered(session, second, b"same")
+    sessions.mark_unanswered(session, first, b"same")
     retries = [sessions.receive(session, None, b"same", count) for count in (1, 0, 2, 1)]
 
     assert len({first, second, third, other}) == 4

@@ -85,7 +85,7 @@ def test_nothing_was_said_before_the_first_content() -> None:
     splitter = StreamSplitter(REQUEST)
     opening, rest = STREAM.split(b"\n\n", 1)
     splitter.feed(opening + b"\n\n")
-    before = splitter.said_something
+    before = splitter.has_content
     splitter.feed(rest)
 
-    assert (before, splitter.said_something) == (False, True)
+    assert (before, splitter.has_content) == (False, True)

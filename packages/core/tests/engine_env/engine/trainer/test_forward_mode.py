@@ -134,5 +134,5 @@ def test_precision_is_the_one_that_trains_faster(
         with caplog.at_level(logging.INFO, "woodshed.trainer"):
             assert precision.faster_dtype("cpu") == expected
         said = f"training in {expected}: on cpu a layer takes 1000.0 ms in fp32, {1e3 * half_s:.1f} in bf16"
-        assert f"{said}, and bf16 is taken where it is at least 3.0 times as fast" in caplog.text
+        assert f"{said}, and bf16 is used if it is at least 3.0 times as fast" in caplog.text
     precision.faster_dtype.cache_clear()

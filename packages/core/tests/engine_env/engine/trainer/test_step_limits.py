@@ -157,7 +157,9 @@ def test_step_that_does_not_fit_runs_its_layers_twice_with_the_same_gradient(
 ) -> None:
     of = runner(model_path)
     plain = gradient(of, batch())
-    monkeypatch.setattr(step_module, "room", lambda device: of.memory.positions(1.0, checkpointed=False) + 2e5)
+    monkeypatch.setattr(
+        step_module, "available_bytes", lambda device: of.memory.max_positions(1.0, checkpointed=False) + 2e5
+    )
     again = gradient(of, batch())
 
     assert of.checkpointed
@@ -169,9 +171,9 @@ def test_step_whose_rows_do_not_fit_together_takes_more_micro_batches(
 ) -> None:
     of = runner(model_path)
     whole = gradient(of, batch())
-    monkeypatch.setattr(of, "memory", replace(of.memory, per_token=1.0, per_token_checkpointed=1.0, per_head=0.0))
-    monkeypatch.setattr(step_module, "_WORTH_CUTTING", 1)
-    monkeypatch.setattr(step_module, "room", lambda device: 50.0)
+    monkeypatch.setattr(of, "memory", replace(of.memory, per_token=1.0, per_token_checkpointed=1.0, per_pair=0.0))
+    monkeypatch.setattr(step_module, "_MIN_PACK", 1)
+    monkeypatch.setattr(step_module, "available_bytes", lambda device: 50.0)
 
     assert len(of.micro_batches(batch())) > 1
     assert not of.checkpointed
@@ -187,7 +189,7 @@ def test_peak_memory_is_foreseen_with_and_without_running_layers_twice(
     asked = build_batch(request("s", {name: 0.5 for name in big}), big)
     (part,) = of.micro_batches(asked)
     plain = of.memory.predicted(part, checkpointed=False)
-    monkeypatch.setattr(step_module, "room", lambda device: 0.9 * plain if is_checkpointed else 10 * plain)
+    monkeypatch.setattr(step_module, "available_bytes", lambda device: 0.9 * plain if is_checkpointed else 10 * plain)
     ctypes.CDLL(None).malloc_trim(0)  # what earlier tests freed would hide what this step takes
     metrics = of.take(asked, 0)
 

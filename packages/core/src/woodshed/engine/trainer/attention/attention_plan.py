@@ -1,8 +1,11 @@
-"""A trie in preorder → the attention calls that together show every position its own path, few and not wasteful.
+"""A trie in preorder → a cheap set of attention calls that together let every query attend to its own path.
 
-A call has a price of its own, and so have pairs that are computed only to be masked. A large run of the trie is seen
-by itself, in blocks that make a staircase below the diagonal, and by all behind it without a mask; small subtrees, and
-small neighbours, are one call under a mask. Which is cheaper is decided from the leaves up.
+A call has a fixed cost, and so has every (query, key) pair it computes, masked or not. A large segment of the trie gets
+two kinds of calls: the segment on itself, causally, in blocks that form a staircase below the diagonal; and all of its
+descendants on it, without a mask. A small subtree, or several small neighbours, get one call with a mask. Which is
+cheaper is decided from the leaves up.
+
+Keys are all positions; queries are the positions whose attention is computed, counted in their own order.
 """
 
 from __future__ import annotations
@@ -14,86 +17,90 @@ from typing import Literal
 from woodshed.tokens.packing import Segment
 
 _CALL = 2048
-"""What a call costs beside its pairs, in pairs: about 0.1 ms on a CPU, as the hidden sizes 128 to 512 have it."""
+"""Fixed cost of a call, in pairs: about 0.1 ms on a CPU for hidden sizes of 128 to 512."""
 _BLOCK = 64
-"""Least length of a block on the diagonal, whose masked half is computed too."""
+"""Smallest block on the diagonal, in positions; the masked half of such a block is computed too."""
 
-Place = Callable[[int], int]
-"""How many of those that ask lie before a position."""
+CountQueries = Callable[[int], int]
+"""Position → how many queries lie before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionTile:
-    """One attention call: some of the queries look at a run of keys, in one block or in several alike."""
+    """One attention call: a run of queries on a run of keys, or several such blocks of one size."""
 
     queries: slice
-    """Of the first block, counted among those that ask."""
+    """Queries of the first block."""
     keys: slice
+    """Positions of the first block's keys."""
     mask: Literal["none", "causal", "tree"]
     is_first: bool
-    """Whether nothing was seen by these before; what they see is joined otherwise."""
+    """Whether no call before it computed these queries; otherwise its result is joined to theirs."""
     blocks: int = 1
     apart: int = 0
-    """From the start of a block to that of the next, in queries and in keys."""
+    """Distance from the start of one block to the next, in queries and in keys."""
 
     @property
     def pairs(self) -> int:
-        """Pairs of a query and a key that are computed, masked or not."""
+        """Number of (query, key) pairs that are computed, masked or not."""
         return self.blocks * (self.queries.stop - self.queries.start) * (self.keys.stop - self.keys.start)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A subtree, or several neighbours under one mask."""
+    """A subtree, or several neighbouring ones that share a call, with the cost of its attention."""
 
     start: int
     stop: int
-    """End of the run that all of it descends from; `below` where it is one call."""
+    """End of its first segment, from which the rest descends; equal to `below` if it is one call."""
     below: int
     cost: float
-    inside: tuple[_Part, ...]
+    children: tuple[_Part, ...]
     is_one_call: bool
 
 
-def plan_attention(segments: Sequence[Segment], place: Place) -> tuple[AttentionTile, ...]:
-    """Return the calls, in an order in which all that ask are first seen by a root.
+def plan_attention(segments: Sequence[Segment], count_queries: CountQueries) -> tuple[AttentionTile, ...]:
+    """Return the calls, ordered so that each query's first call has `is_first`.
 
     Args:
-        segments: The trie's runs in preorder, cut so that all or none of a run's positions ask.
-        place: How many of those that ask lie before a position.
+        segments: The trie's segments in preorder, split so that all or none of a segment's positions are queries.
+        count_queries: How many queries lie before a position.
     """
-    waiting: list[_Part] = []
+    pending: list[_Part] = []
     for segment in reversed(segments):
-        inside = []
-        while waiting and waiting[-1].start < segment.below:
-            inside.append(waiting.pop())
-        waiting.append(_cheapest(segment, _merged(inside, place), place))
-    return tuple(_emitted(_merged(waiting[::-1], place), place))
+        children = []
+        while pending and pending[-1].start < segment.below:
+            children.append(pending.pop())
+        pending.append(_cheapest(segment, _merged(children, count_queries), count_queries))
+    return tuple(_tiles(_merged(pending[::-1], count_queries), count_queries))
 
 
-def _cheapest(segment: Segment, inside: tuple[_Part, ...], place: Place) -> _Part:
-    own, behind = place(segment.stop) - place(segment.start), place(segment.below) - place(segment.stop)
-    apart = _causal_cost(own) + _cost(behind, segment.stop - segment.start) + sum(part.cost for part in inside)
-    together = _one_call(segment.start, segment.below, place)
-    if together.cost < apart:
+def _cheapest(segment: Segment, children: tuple[_Part, ...], count_queries: CountQueries) -> _Part:
+    own = count_queries(segment.stop) - count_queries(segment.start)
+    descendants = count_queries(segment.below) - count_queries(segment.stop)
+    separate = (
+        _causal_cost(own) + _cost(descendants, segment.stop - segment.start) + sum(part.cost for part in children)
+    )
+    together = _one_call(segment.start, segment.below, count_queries)
+    if together.cost < separate:
         return together
-    return _Part(segment.start, segment.stop, segment.below, apart, inside, is_one_call=False)
+    return _Part(segment.start, segment.stop, segment.below, separate, children, is_one_call=False)
 
 
-def _merged(parts: Iterable[_Part], place: Place) -> tuple[_Part, ...]:
-    """Put neighbours under one mask where that is cheaper."""
-    found: list[_Part] = []
+def _merged(parts: Iterable[_Part], count_queries: CountQueries) -> tuple[_Part, ...]:
+    """Merge neighbours into one masked call where that is cheaper."""
+    merged: list[_Part] = []
     for part in parts:
-        together = _one_call(found[-1].start, part.below, place) if found else None
-        if together is not None and together.cost <= found[-1].cost + part.cost:
-            found[-1] = together
+        together = _one_call(merged[-1].start, part.below, count_queries) if merged else None
+        if together is not None and together.cost <= merged[-1].cost + part.cost:
+            merged[-1] = together
         else:
-            found.append(part)
-    return tuple(found)
+            merged.append(part)
+    return tuple(merged)
 
 
-def _one_call(start: int, below: int, place: Place) -> _Part:
-    cost = _cost(place(below) - place(start), below - start)
+def _one_call(start: int, below: int, count_queries: CountQueries) -> _Part:
+    cost = _cost(count_queries(below) - count_queries(start), below - start)
     return _Part(start, below, below, cost, (), is_one_call=True)
 
 
@@ -105,24 +112,25 @@ def _causal_cost(count: int) -> float:
     return sum(_CALL + tile.pairs for tile in _causal(0, 0, count, is_first=True))
 
 
-def _emitted(roots: Sequence[_Part], place: Place) -> Iterator[AttentionTile]:
+def _tiles(roots: Sequence[_Part], count_queries: CountQueries) -> Iterator[AttentionTile]:
     stack = [(part, True) for part in reversed(roots)]
     while stack:
         part, is_first = stack.pop()
         if part.is_one_call:
-            if (queries := slice(place(part.start), place(part.below))).start < queries.stop:
+            if (queries := slice(count_queries(part.start), count_queries(part.below))).start < queries.stop:
                 yield AttentionTile(queries, slice(part.start, part.below), "tree", is_first)
             continue
-        own, behind = slice(place(part.start), place(part.stop)), slice(place(part.stop), place(part.below))
+        own = slice(count_queries(part.start), count_queries(part.stop))
+        descendants = slice(count_queries(part.stop), count_queries(part.below))
         if own.start < own.stop:
             yield from _causal(own.start, part.start, own.stop - own.start, is_first)
-        if behind.start < behind.stop:
-            yield AttentionTile(behind, slice(part.start, part.stop), "none", is_first)
-            stack += [(below, False) for below in reversed(part.inside)]
+        if descendants.start < descendants.stop:
+            yield AttentionTile(descendants, slice(part.start, part.stop), "none", is_first)
+            stack += [(child, False) for child in reversed(part.children)]
 
 
 def _causal(query: int, key: int, count: int, is_first: bool) -> list[AttentionTile]:
-    """Return the cheaper calls for a causal run of `count`, whose queries and keys begin at the places given."""
+    """Return the cheapest calls for `count` positions that attend causally to themselves, from `query` and `key` on."""
     if not count:
         return []
     one = AttentionTile(slice(query, query + count), slice(key, key + count), "causal", is_first)
@@ -131,12 +139,12 @@ def _causal(query: int, key: int, count: int, is_first: bool) -> list[AttentionT
 
 
 def _stairs(query: int, key: int, count: int, is_first: bool) -> Iterator[AttentionTile]:
-    """Yield the blocks on the diagonal as one call, then those below it: of each two, the second sees the first."""
+    """Yield the blocks on the diagonal as one call, then those below it, the second of each pair on the first."""
     blocks = max(1, count // _BLOCK)
     size = count // blocks
     yield AttentionTile(slice(query, query + size), slice(key, key + size), "causal", is_first, blocks, size)
-    if rest := count - blocks * size:
-        yield AttentionTile(slice(query + count - rest, query + count), slice(key, key + count), "tree", is_first)
+    if remainder := count - blocks * size:
+        yield AttentionTile(slice(query + count - remainder, query + count), slice(key, key + count), "tree", is_first)
     while blocks > 1:
         first, second = slice(key, key + size), slice(query + size, query + 2 * size)
         yield AttentionTile(second, first, "none", False, blocks // 2, 2 * size)

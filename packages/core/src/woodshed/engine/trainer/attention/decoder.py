@@ -1,9 +1,10 @@
-"""A decoder of the Llama family over one pack: its own layers and weights, with attention along the trie.
+"""The forward pass of a Llama-family decoder over one pack: the model's own layers, with attention along the trie.
 
-It knows layers of the shape norm, attention, norm, gated MLP (Llama, Qwen2, Qwen3, Mistral and their like). Whether a
-given model is one is not decided by its name: `forward.choose_forward_mode` compares the log-probabilities.
+It handles layers of the form norm, attention, norm, gated MLP (Llama, Qwen2, Qwen3, Mistral and similar). A model's
+name does not decide whether it is one: `forward_mode.choose_forward_mode` compares the log-probabilities.
 
-Shapes: N positions, Q of them that predict a token, D hidden.
+Shapes: N positions, Q queries (in the last layer only the positions that predict a token), D hidden size, F width of
+the MLP, V vocabulary size, H attention heads, K key and value heads, E head size.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ def predicting_states(
     *,
     checkpointed: bool = False,
 ) -> Tensor:
-    """Return the last hidden states, Q x D, of the positions that ask in `last`.
+    """Return the last hidden states, Q x D, of the queries of `last`.
 
     Args:
         model: A PEFT model around a causal language model.
         input_ids_N: The pack's tokens.
-        position_ids_N: Their positions in their rows.
-        plan: Who sees whom.
-        last: The same with only those that predict a token queries; the last layer computes nothing for the others.
-        checkpointed: Keep only each layer's input, and run a layer again in its backward pass.
+        position_ids_N: Position of each token in its row(s).
+        plan: Which positions attend to which.
+        last: The plan of the last layer, whose queries are only the positions that predict a token.
+        checkpointed: Whether to keep only each layer's input and run the layer again in its backward pass.
     """
     body = _causal(model).model
     states_ND = body.embed_tokens(input_ids_N)
@@ -53,10 +54,14 @@ def predicting_states(
 
 
 def head_weight(model: Any) -> Tensor:
-    """Return the frozen matrix, V x D, from hidden states to logits; or raise TypeError where it is more."""
+    """Return the matrix (V x D) from hidden states to logits.
+
+    Raises:
+        TypeError: The output head is more than a frozen matrix.
+    """
     head = _causal(model).lm_head
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
-        raise TypeError(f"the head is {type(head).__name__}, not a frozen matrix")
+        raise TypeError(f"the output head is {type(head).__name__}, expected a frozen matrix without bias")
     return head.weight.detach()
 
 
@@ -86,13 +91,13 @@ def _layer(layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: Tree
         states_ND, normed_ND = states_ND[query_positions_Q], normed_ND[query_positions_Q]
         angles = tuple(x[query_positions_Q] for x in angles)
     query_QHE = _heads(attention, "q", normed_ND, angles)
-    seen_QHE = tree_attention(query_QHE, key_NKE, value_NKE, plan, attention.scaling)
-    states_QD = states_ND + _linear(attention.o_proj, seen_QHE.flatten(1))
+    attended_QHE = tree_attention(query_QHE, key_NKE, value_NKE, plan, attention.scaling)
+    states_QD = states_ND + _linear(attention.o_proj, attended_QHE.flatten(1))
     return states_QD + _mlp(layer.mlp, _norm(layer.post_attention_layernorm, states_QD))
 
 
 def _heads(attention: Any, name: str, normed_ND: Tensor, angles: tuple[Tensor, ...]) -> Tensor:
-    """Return the queries or keys of a layer, normed where it norms them, and rotated."""
+    """Return a layer's queries (name `q`) or keys (`k`), normed if the layer has a norm for them, and rotated."""
     heads_NHE = _linear(getattr(attention, f"{name}_proj"), normed_ND).unflatten(-1, (-1, attention.head_dim))
     if (norm := getattr(attention, f"{name}_norm", None)) is not None:
         heads_NHE = _norm(norm, heads_NHE)
@@ -101,31 +106,31 @@ def _heads(attention: Any, name: str, normed_ND: Tensor, angles: tuple[Tensor, .
 
 def _mlp(mlp: Any, states_ND: Tensor) -> Tensor:
     if not isinstance(getattr(mlp, "act_fn", None), nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":
-        found: Tensor = mlp(states_ND[None])[0]
-        return found
+        out_ND: Tensor = mlp(states_ND[None])[0]
+        return out_ND
     gated_NF = gated_silu(_linear(mlp.gate_proj, states_ND), _linear(mlp.up_proj, states_ND))
     return _linear(mlp.down_proj, gated_NF)
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    # In half precision the order of roundings is the module's own business.
+    # In half precision only the module itself rounds in its own order.
     plain = x.dtype == torch.float32 and hasattr(norm, "variance_epsilon") and not norm.weight.requires_grad
-    found: Tensor = rms_norm(x, norm.weight, norm.variance_epsilon) if plain else norm(x)
-    return found
+    out: Tensor = rms_norm(x, norm.weight, norm.variance_epsilon) if plain else norm(x)
+    return out
 
 
 def _linear(module: Any, x_ND: Tensor) -> Tensor:
-    """Return what a linear layer, with a LoRA or without, makes of `x_ND`."""
+    """Return the output of a linear layer, with or without a LoRA."""
     if not _is_plain_lora(module):
-        found: Tensor = module(x_ND)
-        return found
+        out_NF: Tensor = module(x_ND)
+        return out_NF
     (name,) = module.active_adapters
     base, down, up = module.base_layer, module.lora_A[name], module.lora_B[name]
     return lora_linear(x_ND, base.weight, base.bias, down.weight, up.weight, module.scaling[name])
 
 
 def _is_plain_lora(module: Any) -> bool:
-    """Whether a module is a frozen matrix and one LoRA, and nothing else (dropout, DoRA, ...)."""
+    """Whether a module is a frozen matrix with one LoRA and nothing else (no dropout, DoRA, …)."""
     if type(module) is not PeftLinear or module.disable_adapters or module.merged or len(module.active_adapters) != 1:
         return False
     (name,) = module.active_adapters
@@ -136,6 +141,6 @@ def _is_plain_lora(module: Any) -> bool:
     ):
         return False
     base, up = module.base_layer, module.lora_B[name]
-    quiet = isinstance(module.lora_dropout[name], nn.Identity) and up.bias is None
+    has_no_extras = isinstance(module.lora_dropout[name], nn.Identity) and up.bias is None
     # PEFT holds a LoRA in fp32 where the matrix is in half precision.
-    return quiet and not base.weight.requires_grad and up.weight.dtype in (base.weight.dtype, torch.float32)
+    return has_no_extras and not base.weight.requires_grad and up.weight.dtype in (base.weight.dtype, torch.float32)

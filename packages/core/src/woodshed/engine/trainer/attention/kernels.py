@@ -1,8 +1,10 @@
-"""The small functions of a decoder layer with frozen weights, each with a backward pass that keeps and moves less.
+"""The small functions of a decoder layer with frozen weights, each with a backward pass that stores and moves less.
 
-On a CPU a step's time beside its matrix products is memory traffic; what can be had again cheaply is not kept.
+Apart from its matrix products, a step on a CPU spends its time on memory traffic. So what is cheap to compute again is
+not stored for the backward pass.
 
-Shapes: N tokens, D in, F out, S rank, H heads, E width of a head.
+Shapes: N tokens, D input features, F output features, S LoRA rank, H attention heads, E head size. `to_x` is the
+gradient of the loss with respect to x.
 """
 
 from __future__ import annotations
@@ -19,26 +21,35 @@ from woodshed.loss.products import linear
 def lora_linear(
     x_ND: Tensor, weight_FD: Tensor, bias_F: Tensor | None, down_SD: Tensor, up_FS: Tensor, scale: float
 ) -> Tensor:
-    """Return x W' + b + s (x A') B', with gradients to x, A and B; in the precision of W, which A and B may exceed."""
+    """Return x Wᵀ + b + s (x Aᵀ) Bᵀ (N x F), with gradients to x, A and B; LoRA is arXiv:2106.09685.
+
+    Args:
+        x_ND: Input, in the precision of W.
+        weight_FD: The frozen matrix W.
+        bias_F: Its bias b, or None.
+        down_SD: LoRA matrix A, in the precision of W or in fp32.
+        up_FS: LoRA matrix B, likewise.
+        scale: s, which is alpha / rank.
+    """
     kernel = _LoraLinear if weight_FD.dtype == torch.float32 else _HalfLoraLinear
     out_NF: Tensor = kernel.apply(x_ND, weight_FD, bias_F, down_SD, up_FS, scale)
     return out_NF
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Return x / sqrt(mean x² + ε) · weight, over the last dimension, with a gradient to x."""
+    """Return x / sqrt(mean x² + ε) · weight over the last dimension, gradient to x: RMSNorm, arXiv:1910.07467."""
     out: Tensor = _RmsNorm.apply(x, weight, epsilon)
     return out
 
 
 def rotary(x_NHE: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
-    """Return each head with its two halves rotated by the position's angles."""
+    """Return each head with its two halves rotated by the position's angles (rotary embedding, arXiv:2104.09864)."""
     out_NHE: Tensor = _Rotary.apply(x_NHE, cos_NE, sin_NE)
     return out_NHE
 
 
 def gated_silu(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
-    """Return silu(gate) · up, keeping only the two."""
+    """Return silu(gate) · up (SwiGLU, arXiv:2002.05202), storing only the two inputs for the backward pass."""
     out_NF: Tensor = _GatedSilu.apply(gate_NF, up_NF)
     return out_NF
 
@@ -50,13 +61,13 @@ class _LoraLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x_ND, weight_FD, down_SD, up_FS)
         ctx.scale = scale
-        # One product of N rows instead of three: for many tokens, adding up the weights costs next to nothing.
+        # One product with N rows instead of three: for many tokens, adding s B A to W first costs almost nothing.
         return linear(x_ND, torch.addmm(weight_FD, up_FS, down_SD, alpha=scale), bias_F)
 
     @staticmethod
     def backward(ctx: Any, to_out_NF: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_FD, down_SD, up_FS = ctx.saved_tensors
-        # With the narrow factor first, and in rows, these thin products take a fraction of the time.
+        # These thin products are several times faster with the narrow factor first and stored in rows.
         to_low_SN = (up_FS.t().contiguous() @ to_out_NF.t()).mul_(ctx.scale)
         to_up_FS = linear(down_SD @ x_ND.t(), to_out_NF.t()).mul_(ctx.scale).t()
         to_down_SD = linear(to_low_SN, x_ND.t())
@@ -67,7 +78,7 @@ class _LoraLinear(torch.autograd.Function):
 
 
 class _HalfLoraLinear(torch.autograd.Function):
-    """The same in half precision, where W + s B A would lose a young LoRA to rounding."""
+    """The same in half precision, where rounding W + s B A would lose the small changes of a LoRA early in training."""
 
     @staticmethod
     def forward(

@@ -1,1 +1,1 @@
-"""What runs inside vLLM's own process, and nothing else."""
+"""Patches that run inside vLLM's own process; nothing else of woodshed does, but for the fork server."""

@@ -1,9 +1,9 @@
 """LoRA on a CPU as plain matrix products; runs inside vLLM's own process and nowhere else.
 
 vLLM's CPU path copies the adapter's weights once per *token* before it multiplies, which takes half of a small
-model's time. Tokens of one call stand next to each other, and nearly always all of a batch use one adapter: a product
-per run of tokens gives the same numbers without the copies. Tokens without an adapter are left alone (in vLLM's own
-path their index of -1 reaches the last adapter's weights when a batch mixes both).
+model's time. The tokens of a call are adjacent, and nearly always the whole batch uses one adapter. So one product per
+run of tokens with the same adapter gives the same numbers without the copies. Tokens without an adapter are skipped; in
+vLLM's own path their index of -1 selects the last adapter's weights when a batch mixes both.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class RunwiseLora(PunicaWrapperCPU):
     """vLLM's wrapper, with one matrix product for each run of tokens that share an adapter."""
 
     _runs: tuple[tuple[int, int, int], ...] = ()
-    """First token, token after the last, and the adapter's slot."""
+    """For each run: first token, token after the last, and the adapter's slot."""
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        """Note the runs of the next batch."""
+        """Find the runs of the next batch."""
         super().update_metadata(*args, **kwargs)
         slots, lengths = torch.unique_consecutive(self.token_lora_indices, return_counts=True)
         ends = lengths.cumsum(0).tolist()
@@ -43,14 +43,14 @@ class RunwiseLora(PunicaWrapperCPU):
         """Add `scale · x Aᵀ Bᵀ` of each run's adapter to its rows of `y`, slice by slice."""
         rows_y, rows_x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         for start, end, slot in self._runs:
-            run_x, left = rows_x[start:end], 0
+            run_x, column = rows_x[start:end], 0
             for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
                 low = torch.mm(run_x, a[slot, 0].T)
-                rows_y[start:end, left : left + width].addmm_(low, b[slot, 0, :width].T, alpha=scale)
-                left += width
+                rows_y[start:end, column : column + width].addmm_(low, b[slot, 0, :width].T, alpha=scale)
+                column += width
 
 
 def install() -> None:
-    """Have vLLM use it, through the hook by which a platform names its LoRA implementation."""
+    """Make vLLM use `RunwiseLora`: a platform names its LoRA implementation in `get_punica_wrapper`."""
     name = f"{RunwiseLora.__module__}.{RunwiseLora.__qualname__}"
     type(current_platform).get_punica_wrapper = classmethod(lambda _: name)

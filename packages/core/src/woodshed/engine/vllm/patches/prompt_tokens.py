@@ -1,9 +1,9 @@
-"""A prompt goes on from tokens that were sampled before; runs inside vLLM's own process and nowhere else.
+"""Prompts that continue recorded tokens; runs inside vLLM's own process and nowhere else.
 
-vLLM's chat completions take a prompt as tokens (`kv_transfer_params.prompt_token_ids`, made for a server that decodes
-what another has prefilled) and leave everything else as it is: tool and reasoning parsers, streaming, grammars. This
-fills that field in from the turns that the gateway names, where `continuation` can show that the tokens fit. A header
-tells the gateway which turn was gone on from, or why none was.
+vLLM's chat completions accept a prompt as tokens (`kv_transfer_params.prompt_token_ids`, meant for a server that
+decodes what another has prefilled). Everything else works as usual: tool and reasoning parsers, streaming, grammars.
+This patch fills that field from the turns that the gateway sends, where `continuation` can show that their tokens fit.
+A response header tells the gateway which turn was continued, or why none was.
 """
 
 from __future__ import annotations
@@ -19,50 +19,53 @@ from vllm.renderers import merge_kwargs
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.utils.mistral import is_mistral_tokenizer
 
-from woodshed.engine.vllm.patches.continuation import Fork, Messages, Recorded, continued
+from woodshed.engine.vllm.patches.continuation import Fork, Messages, RecordedTurn, continue_turn
 
 HISTORY = "woodshed_history"
-"""Key of `kv_transfer_params` under which the gateway names the turns, best first."""
+"""Key of `kv_transfer_params` under which the gateway sends the turns, longest first."""
 CONTINUED = b"x-woodshed-continued"
+"""Response header: index of the turn that was continued."""
 FORK = b"x-woodshed-fork"
+"""Response header: why the first turn was not continued (`ForkReason`)."""
 
 _Preprocess = Callable[..., Awaitable[Any]]
-_verdict: ContextVar[dict[bytes, bytes]] = ContextVar("verdict")
+_fork_headers: ContextVar[dict[bytes, bytes]] = ContextVar("fork_headers")
+"""The response headers of the current request, filled in while its prompt is rendered."""
 
 
 def install() -> None:
-    """Put this in front of vLLM's own rendering of a chat."""
+    """Replace vLLM's rendering of a chat by one that tries the recorded tokens first."""
     OnlineRenderer.preprocess_chat = _hooked(OnlineRenderer.preprocess_chat)
 
 
 class ForkHeaders:
-    """Middleware that tells the gateway what became of the turns it named."""
+    """ASGI middleware that adds `CONTINUED` and `FORK` to the response."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        """Stand in front of `app`."""
+        """Wrap `app`."""
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Add the headers that rendering has left."""
+        """Call the app, and add the headers that rendering has set."""
         headers: dict[bytes, bytes] = {}
-        _verdict.set(headers)
+        _fork_headers.set(headers)
 
-        async def tell(message: MutableMapping[str, Any]) -> None:
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if headers and message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *headers.items()]
             await send(message)
 
-        await self._app(scope, receive, tell)
+        await self._app(scope, receive, send_with_headers)
 
 
 def _hooked(original: _Preprocess) -> _Preprocess:
     async def preprocess_chat(online: Any, request: Any, messages: list[Any], **options: Any) -> Any:
         transfer = getattr(request, "kv_transfer_params", None)
         if isinstance(transfer, dict) and HISTORY in transfer:
-            history, headers = transfer.pop(HISTORY), _verdict.get({})
+            history, headers = transfer.pop(HISTORY), _fork_headers.get({})
             messages = [_plain(message) for message in messages]
             chat = _Chat(online, request, options)
-            # The thread in which vLLM renders and tokenizes, too; it would not see the context's variable.
+            # In the thread in which vLLM renders and tokenizes; it does not see the ContextVar, so `headers` is passed.
             token_ids = await asyncio.get_running_loop().run_in_executor(
                 online.renderer._executor, chat.prompt_ids, messages, history, headers
             )
@@ -73,13 +76,13 @@ def _hooked(original: _Preprocess) -> _Preprocess:
 
 
 def _plain(message: Any) -> Any:
-    """Return a message whose tool calls can be read more than once; pydantic's are an iterator."""
+    """Return a message whose tool calls can be read more than once; pydantic's are a one-time iterator."""
     calls = message.get("tool_calls")
     return message if calls is None else {**message, "tool_calls": [dict(call) for call in calls]}
 
 
 class _Chat:
-    """One request's template and tokenizer, as `continuation` wants them."""
+    """One request's template and tokenizer: `continuation.RenderConversation` and `continuation.Codec`."""
 
     def __init__(self, online: Any, request: Any, options: dict[str, Any]) -> None:
         self._renderer = online.renderer
@@ -94,28 +97,28 @@ class _Chat:
     def prompt_ids(
         self, messages: Messages, history: Sequence[dict[str, Any]], headers: dict[bytes, bytes]
     ) -> list[int] | None:
-        """Return the prompt's tokens, or None where it is to be rendered; leave the verdict in `headers`."""
+        """Return the prompt's tokens, or None where vLLM is to render it; set `CONTINUED` or `FORK` in `headers`."""
         if is_mistral_tokenizer(self._tokenizer):
             return None
         try:
             new = self(messages, generation=True)
-            for place, turn in enumerate(history):
+            for index, turn in enumerate(history):
                 try:
-                    token_ids = continued(self, self, messages, new, Recorded(**turn))
+                    token_ids = continue_turn(self, self, messages, new, RecordedTurn(**turn))
                 except Fork as fork:
                     headers.setdefault(FORK, fork.reason.encode())
                 else:
-                    headers[CONTINUED] = str(place).encode()
+                    headers[CONTINUED] = str(index).encode()
                     prompt = self._sizes.apply_post_tokenization(self._tokenizer, {"prompt_token_ids": token_ids})
                     return list(prompt["prompt_token_ids"])
         except VLLMValidationError:
-            # Of the new conversation, or of its size: the plain way meets it again and answers it. Of an older one: a
-            # template that refuses half a conversation.
+            # If it is about the new conversation or its length, vLLM's own rendering raises it again and answers it. If
+            # it is about an earlier part, the template refuses a conversation that ends there.
             headers.setdefault(FORK, b"template_rewrites")
         return None
 
     def __call__(self, messages: Messages, *, generation: bool) -> str:
-        """Return the text that vLLM would tokenize."""
+        """Return the text of a conversation as vLLM would tokenize it."""
         options = self._params.chat_template_kwargs | {"add_generation_prompt": generation}
         _, prompt = self._renderer.render_messages(list(messages), replace(self._params, chat_template_kwargs=options))
         return str(prompt["prompt"])
@@ -129,16 +132,16 @@ class _Chat:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def is_special(self, token_id: int) -> bool:
-        """Whether a token ends or begins something and stands for no text."""
+        """Whether the tokenizer lists a token as special."""
         return token_id in _special_ids(self._tokenizer)
 
 
-_known: dict[int, frozenset[int]] = {}
+_special_ids_of: dict[int, frozenset[int]] = {}
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:
-    # A server has one tokenizer for life, so its address names it.
-    if id(tokenizer) not in _known:
+    # A server has one tokenizer for its whole life, so its address identifies it.
+    if id(tokenizer) not in _special_ids_of:
         added = tokenizer.added_tokens_decoder.items()
-        _known[id(tokenizer)] = frozenset(token_id for token_id, token in added if token.special)
-    return _known[id(tokenizer)]
+        _special_ids_of[id(tokenizer)] = frozenset(token_id for token_id, token in added if token.special)
+    return _special_ids_of[id(tokenizer)]

@@ -1,9 +1,9 @@
-"""The log-probability of the sampled token and nothing else; runs inside vLLM's own process and nowhere else.
+"""A short path to the log-probability of the sampled token; runs inside vLLM's own process and nowhere else.
 
-Every recorded call asks for it. vLLM makes a table of the most probable tokens for each step, ranks the sampled one in
-it, and wraps each number into objects that are checked, turned into dictionaries and written out one by one. Where only
-the sampled token was asked for, the numbers are the same without any of that. A caller that says it can do without the
-tokens' texts (`return_tokens_as_token_ids`) gets one plain list, `logprobs.sampled`.
+Every recorded call requests it. vLLM builds a table of the most probable tokens for each step, ranks the sampled one in
+it, and wraps each number in objects that are validated and serialized one by one. Where only the sampled token was
+requested, the numbers are the same without that work. A caller that does not need the tokens' texts
+(`return_tokens_as_token_ids`) gets one plain list, `logprobs.sampled`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.serial_utils import MsgpackDecoder
 
 _NOTHING = np.empty(0)
-_LEAST = -9999.0
-"""What vLLM says in the place of minus infinity, which JSON does not have."""
+_LOWEST = -9999.0
+"""What vLLM writes in place of minus infinity, which JSON does not have."""
 
 
 def install() -> None:
-    """Put the short ways in front of vLLM's own."""
+    """Put the short paths in front of vLLM's own."""
     Sampler.gather_logprobs = staticmethod(_gather(Sampler.gather_logprobs))
     LogprobsLists.slice_request = _slice(LogprobsLists.slice_request)
     MsgpackDecoder._decode_ndarray = _decode(MsgpackDecoder._decode_ndarray)
@@ -41,7 +41,7 @@ def _gather(original: Callable[..., Any]) -> Callable[..., Any]:
         if num_logprobs != 0:
             return original(logprobs, num_logprobs, token_ids)
         sampled = token_ids.unsqueeze(-1)
-        # No rank: it takes a pass over the vocabulary, and no chat completion shows it.
+        # The rank is left 0: computing it takes a pass over the vocabulary, and no chat completion shows it.
         return LogprobsTensors(sampled.to(torch.int32), logprobs.gather(-1, sampled), torch.zeros_like(token_ids))
 
     return gather_logprobs
@@ -51,8 +51,8 @@ def _slice(original: Callable[..., Any]) -> Callable[..., Any]:
     def slice_request(self: Any, req_idx: int, num_positions: int) -> Any:
         if num_positions != 1 or self.logprobs.shape[1] != 1 or self.cu_num_generated_tokens is not None:
             return original(self, req_idx, num_positions)
-        # Two numbers cross from the engine's core to the server; three arrays of one number each would take longer to
-        # pack and unpack than all else there is to say about a token.
+        # Two numbers go from vLLM's engine core to its server. Three arrays of one number each would take longer to
+        # pack and unpack than everything else about a token.
         sampled = [int(self.logprob_token_ids[req_idx, 0]), float(self.logprobs[req_idx, 0])]
         return LogprobsLists(sampled, None, None, None)
 
@@ -76,7 +76,7 @@ def _update(original: Callable[..., None]) -> Callable[..., None]:
         if lists.logprobs is _NOTHING:
             steps: Iterable[Sequence[float]] = [lists.logprob_token_ids.tolist()]
         else:
-            # The sampled token comes first; others in its row were asked for by other calls of the batch.
+            # The sampled token comes first; others in its row were requested by other calls of the batch.
             steps = zip(lists.logprob_token_ids[:, 0].tolist(), lists.logprobs[:, 0].tolist(), strict=True)
         for number, logprob in steps:
             token_id = int(number)
@@ -105,7 +105,7 @@ def _create(original: Callable[..., Any]) -> Callable[..., Any]:
                 self, token_ids, top_logprobs, tokenizer, num_output_top_logprobs, logprob_token_ids, return_as_token_id
             )
         if return_as_token_id:
-            sampled = [max(step.logprob, _LEAST) for step in steps]
+            sampled = [max(step.logprob, _LOWEST) for step in steps]
             return ChatCompletionLogProbs.model_construct(content=None, sampled=sampled)
         return ChatCompletionLogProbs.model_construct(content=[_content(step) for step in steps])
 
@@ -113,11 +113,11 @@ def _create(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _content(step: Any) -> Any:
-    """Return one token as vLLM shows it, unchecked."""
+    """Return one token in vLLM's own format, without pydantic's validation."""
     text = step.decoded_token
     return ChatCompletionLogProbsContent.model_construct(
         token=text,
-        logprob=max(step.logprob, _LEAST),
+        logprob=max(step.logprob, _LOWEST),
         bytes=list(text.encode("utf-8", errors="replace")),
         top_logprobs=[],
     )

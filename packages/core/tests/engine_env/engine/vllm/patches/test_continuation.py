@@ -10,7 +10,7 @@ from chat_families import FAMILIES, Chat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from woodshed.engine.vllm.patches.continuation import Fork, Recorded, continued
+from woodshed.engine.vllm.patches.continuation import Fork, RecordedTurn, continue_turn
 
 SYSTEM = {"role": "system", "content": "You keep a music shop."}
 TOOL_FAMILIES = [name for name, family in FAMILIES.items() if family.tool_call]
@@ -26,7 +26,7 @@ class Play:
     def __init__(self, name: str, *messages: dict[str, Any]) -> None:
         self.chat = Chat(name)
         self.messages = list(messages)
-        self.turn: Recorded | None = None
+        self.turn: RecordedTurn | None = None
         self.fork: str | None = None
         self.served: list[int] = []
 
@@ -36,7 +36,7 @@ class Play:
         self.fork = None
         try:
             assert self.turn is not None
-            self.served, rendered = continued(self.chat, self.chat, self.messages, new, self.turn), False
+            self.served, rendered = continue_turn(self.chat, self.chat, self.messages, new, self.turn), False
         except (Fork, AssertionError) as error:
             self.served, rendered = self.chat.encode(new), True
             self.fork = error.reason if isinstance(error, Fork) else None
@@ -47,7 +47,7 @@ class Play:
         """Have the model answer the prompt that was served."""
         sampled = self.chat.encode(text + (self.chat.family.end if end is None else end))
         self.messages.append({"role": "assistant"} | message)
-        self.turn = Recorded(
+        self.turn = RecordedTurn(
             length=len(self.messages), prompt_ids=self.served, sampled_ids=sampled, is_rendered=self._rendered
         )
 
@@ -210,7 +210,7 @@ def test_a_prompt_that_the_template_did_not_write_forks() -> None:
     play = tool_loop("llama3", '{"of":"a harp"}')
     assert play.turn is not None
     yesterday = play.chat.decode(play.turn.prompt_ids).replace("26 Jul", "25 Jul")
-    play.turn = Recorded(
+    play.turn = RecordedTurn(
         length=3, prompt_ids=play.chat.encode(yesterday), sampled_ids=play.turn.sampled_ids, is_rendered=True
     )
     play.serve()
@@ -232,7 +232,7 @@ def test_a_message_that_lost_what_was_said_forks() -> None:
     play.sample("12 euro.", {"content": "12 euro.", "reasoning": "A secret."})
     play.messages.append(user("Go on."))
     assert play.turn is not None
-    play.turn = Recorded(
+    play.turn = RecordedTurn(
         length=3,
         prompt_ids=play.turn.prompt_ids,
         sampled_ids=play.chat.encode("A secret. 12 euro.<|end|>"),
