@@ -131,3 +131,13 @@ def test_unsloth_without_a_gpu_is_not_installed(tmp_path: Path, monkeypatch: pyt
         provision.install(tmp_path / "engine", unsloth=True)
 
     assert not (tmp_path / "engine").exists()
+
+
+def test_a_checkout_with_other_dependencies_makes_the_environment_anew(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('dependencies = ["httpx"]')
+    plan = provision._Plan(kind="cpu", requirements=(), source=tmp_path)
+    before = plan.stamp()
+
+    (tmp_path / "pyproject.toml").write_text('dependencies = ["httpx", "psutil"]')
+
+    assert plan.stamp() != before

@@ -8,6 +8,7 @@ command runs inside one; else `woodshed/engine` in the user's data folder (Linux
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -56,7 +57,7 @@ class _Plan:
 
     def stamp(self) -> dict[str, object]:
         source = (
-            ["-e", str(self.source)]
+            ["-e", str(self.source), hashlib.sha256((self.source / "pyproject.toml").read_bytes()).hexdigest()]
             if isinstance(self.source, Path)
             else [self.source.version, own_wheel.digest(self.source)]
         )
