@@ -200,7 +200,7 @@ def test_the_command_line_shows_tools_and_makes_scenarios(
 
     assert "7 tools, 5 taken; 9 prompts" in tools
     assert "allow it with --allow-tool refund_order" in tools
-    assert not status and "9 to practise on and 3 held out" in made
+    assert not status and "9 for training and 3 held out" in made
     assert len((tmp_path / "scenarios.jsonl").read_text().splitlines()) == 12
 
 
@@ -208,10 +208,10 @@ def test_the_command_line_shows_tools_and_makes_scenarios(
     ("arguments", "said"),
     [
         (["http://127.0.0.1:9/mcp", "--only", "tools"], "McpServerUnreachable: nothing answers at"),
-        (["SHOP"], "--policy and --judge not given: a model that practises"),
+        (["SHOP"], "--policy and --judge not given: training needs"),
         (["SHOP", "--policy", "m/m"], "--judge not given"),
         (["SHOP", "--only", "tools", "--tools", "get_stok"], "does not list; it has get_stock"),
-        (["SHOP", "x", "--only", "tools"], "'x' stands behind the address"),
+        (["SHOP", "x", "--only", "tools"], "'x' follows the address"),
         (["SHOP", "--header", "secret-value", "--only", "tools"], "a --header cannot be read; expected 'NAME: VALUE'"),
         (["python x.py", "--env", "NO_SUCH_VARIABLE", "--only", "tools"], "'NO_SUCH_VARIABLE', which is not set here"),
         (["SHOP", "--framework", "autogen", "--policy", "m/m", "--judge", "j"], "no agent is written in 'autogen'"),
