@@ -2,7 +2,8 @@
 
 from woodshed.capture.assemble import assemble
 from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context
-from woodshed.capture.context import bind, current_rollout, require_rollout, untracked
+from woodshed.capture.context import bind, current_rollout, live_rollout, require_rollout, take_late_calls, untracked
+from woodshed.capture.handoffs import HANDOFF_HOOKS as HANDOFF_HOOKS
 from woodshed.capture.hooks import Around, Hook, HookSet
 from woodshed.capture.in_rollout import Steps, in_rollout, method_name
 from woodshed.capture.instrumentor import Instrumentor
@@ -33,6 +34,7 @@ __all__ = [
     "bind",
     "current_call_context",
     "current_rollout",
+    "live_rollout",
     "in_call_context",
     "in_rollout",
     "method_name",
@@ -43,5 +45,6 @@ __all__ = [
     "provider_tool",
     "require_rollout",
     "rollout",
+    "take_late_calls",
     "untracked",
 ]

@@ -1,76 +1,193 @@
-"""Whose rollout is this? One ContextVar; never object identity, a global or an environment variable."""
+"""Whose rollout is this? One ContextVar; never object identity, a global or an environment variable.
+
+A context outlives what it was made for: a thread, a task or a server that was started in one rollout goes on in the
+next one. So a binding knows who made it, and ends with its block: a model call under an ended binding is refused, and
+work that is handed to such a worker through a queue brings the binding of whoever handed it over (`handoffs`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any
 
-from woodshed.capture.propagate import THREAD_HOOKS, propagate
+from woodshed.capture.hooks import HookSet
+from woodshed.capture.propagate import THREAD_HOOKS, propagated
 from woodshed.capture.rollout import Rollout
 from woodshed.errors import LeakError
 
-_UNTRACKED: Literal["untracked"] = "untracked"
-_current: contextvars.ContextVar[Rollout | Literal["untracked"] | None] = propagate(
-    contextvars.ContextVar("woodshed_rollout", default=None)
-)
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Binding:
+    """What code belongs to while a block lasts."""
+
+    rollout: Rollout | None
+    """None for calls that are not to be trained."""
+    owner: weakref.ref[Any] | None
+    """The task or thread that entered the block; None where it is not known whose work this is."""
+    unknown: str = ""
+    """Why it is not known whose work this is; the work is then refused a model."""
+    candidates: tuple[Rollout, ...] = ()
+    """Whose work it may be, where that is not known."""
+
+
+_binding: contextvars.ContextVar[Binding | None] = propagated(contextvars.ContextVar("woodshed_binding", default=None))
 _lock = threading.Lock()
-_active = 0
+_active: Counter[int] = Counter()
+"""How many blocks are open, by `id` of their rollout."""
+_late: Counter[str] = Counter()
+"""Model calls that were refused because nobody knows, or nobody may know, whose they are; by message."""
+_hooks: list[HookSet] = [THREAD_HOOKS]
+
+
+def while_bound(hooks: HookSet) -> HookSet:
+    """Apply `hooks` while at least one rollout is bound, and revert them exactly after the last; returns them."""
+    _hooks.append(hooks)
+    return hooks
 
 
 def current_rollout() -> Rollout | None:
-    """Return the rollout this code runs in, or None outside any and inside `untracked()`."""
-    current = _current.get()
-    return current if isinstance(current, Rollout) else None
+    """Return the rollout this code runs in, or None outside any and inside `untracked()`.
+
+    Raises:
+        LeakError: the rollout has ended, or it is not known whose work this is.
+    """
+    binding = _binding.get()
+    if binding is None:
+        return None
+    _refuse(binding, "woodshed.current_rollout()")
+    return binding.rollout
+
+
+def live_rollout() -> Rollout | None:
+    """Return the rollout that records what happens here; None where nothing is to be recorded, or not any more."""
+    binding = _binding.get()
+    rollout = binding.rollout if binding is not None else None
+    return rollout if rollout is not None and _active[id(rollout)] else None
 
 
 def require_rollout(what: str) -> Rollout | None:
     """Return the rollout a model call belongs to, or None where it may go its own way.
 
     Raises:
-        LeakError: no rollout is bound here while rollouts are active in this process. The call would reach the
-            author's own model in the middle of training, so it is stopped; `what` names it.
+        LeakError: rollouts are active in this process and the call is in none of them, or in one that has ended, or
+            it is not known in which. It would reach the author's own model in the middle of training, or be recorded
+            as another rollout's, so it is stopped; `what` names it.
     """
-    current = _current.get()
-    if current is None and _active:
-        raise LeakError(
-            f"{what} has no rollout although {_active} rollouts are active: its thread or task was started without "
+    binding = _binding.get()
+    if binding is not None:
+        _refuse(binding, what)
+        return binding.rollout
+    if count := len(_active):
+        raise _leak(
+            f"{what} has no rollout although {count} rollouts are active: its thread or task was started without "
             "the rollout's context. Start it with `contextvars.copy_context().run(...)`, or put calls that are not "
             "to be trained (judges, evals) inside `with woodshed.untracked():`"
         )
-    return current if isinstance(current, Rollout) else None
+    return None
+
+
+def _refuse(binding: Binding, what: str) -> None:
+    if binding.unknown:
+        error = _leak(f"{what} is refused: {binding.unknown}")
+        for rollout in binding.candidates:
+            rollout.fail(error)
+        raise error
+    rollout = binding.rollout
+    if rollout is not None and not _active[id(rollout)]:
+        raise _leak(
+            f"{what} comes from a thread or task that was started in {rollout!r}, which has ended: a worker that "
+            "outlives its rollout cannot know whose work it does. Start it before the rollouts and hand it work "
+            "through a queue or an executor, or start one in each rollout and end it there"
+        )
+
+
+def _leak(message: str) -> LeakError:
+    with _lock:
+        _late[message] += 1
+    return LeakError(message)
+
+
+def take_late_calls() -> dict[str, int]:
+    """Return the model calls that were refused since this was asked last: message → how many."""
+    with _lock:
+        late = dict(_late)
+        _late.clear()
+    return late
 
 
 @contextmanager
 def bind(rollout: Rollout) -> Iterator[Rollout]:
-    """Make `rollout` the current one for this block and for the tasks and threads it starts."""
-    _count(+1)
-    token = _current.set(rollout)
+    """Make `rollout` the current one for this block and for the tasks and threads it starts.
+
+    When the last of its blocks ends, so does the rollout: what was started in it and goes on is refused a model.
+    """
+    _count(rollout, +1)
+    token = _binding.set(Binding(rollout, runner()))
     try:
         yield rollout
     finally:
-        _count(-1)
-        _current.reset(token)
+        _count(rollout, -1)
+        _binding.reset(token)
 
 
 @contextmanager
 def untracked() -> Iterator[None]:
     """Let model calls of this block go to the author's own model, neither recorded nor trained."""
-    token = _current.set(_UNTRACKED)
+    with bound_to(Binding(None, runner())):
+        yield
+
+
+@contextmanager
+def bound_to(binding: Binding | None) -> Iterator[None]:
+    """Run a block under a binding that is known already, or under none."""
+    token = _binding.set(binding)
     try:
         yield
     finally:
-        _current.reset(token)
+        _binding.reset(token)
 
 
-def _count(change: int) -> None:
-    """Count active rollouts; raw threads are hooked while there is one."""
-    global _active
+def current_binding() -> Binding | None:
+    """Return what this code belongs to."""
+    return _binding.get()
+
+
+def adopt(binding: Binding) -> None:
+    """Let a worker go on under the binding of whoever handed it work; code that entered its own block keeps it."""
+    mine = _binding.get()
+    if mine is binding or (mine is not None and mine.owner is not None and mine.owner() is _here()):
+        return
+    _binding.set(binding)
+
+
+def runner() -> weakref.ref[Any]:
+    """Return a reference to the task that runs here, else to the thread."""
+    return weakref.ref(_here())
+
+
+def _here() -> Any:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return task or threading.current_thread()
+
+
+def _count(rollout: Rollout, change: int) -> None:
+    """Count open blocks; the hooks are in place while there is one."""
     with _lock:
-        _active += change
-        if _active:
-            THREAD_HOOKS.apply()
-        else:
-            THREAD_HOOKS.revert()
+        _active[id(rollout)] += change
+        if not _active[id(rollout)]:
+            del _active[id(rollout)]
+        for hooks in _hooks:
+            if _active:
+                hooks.apply()
+            else:
+                hooks.revert()

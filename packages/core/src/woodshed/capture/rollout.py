@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from woodshed.capture.recorder import Recorder, new_id
-from woodshed.errors import ConfigError
+from woodshed.errors import ConfigError, WoodshedError
 
 
 class Rollout:
@@ -25,6 +25,12 @@ class Rollout:
         self.base_url = base_url
         self.secret = secret
         self.recorder = Recorder()
+        self.error: WoodshedError | None = None
+        """The first error of woodshed's own that was raised in it: it fails the rollout, whatever the agent made of it."""
+
+    def fail(self, error: WoodshedError) -> None:
+        """Note an error of woodshed's own, which the agent may catch or hand to its model as a tool's result."""
+        self.error = self.error or error
 
     def __repr__(self) -> str:
         """Name the rollout without its secret."""
