@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+from woodshed.capture.plain import to_plain, to_text
 from woodshed.capture.rollout import Rollout
 from woodshed.types import Failure, ModelCall, SealedSession, Status, TokenCall, Trajectory
 
@@ -52,8 +53,8 @@ def assemble(
 def _plain(output: Any) -> Any:
     """Return the output after a JSON round trip, or None, with a line in the log, where it is not JSON."""
     try:
-        return json.loads(json.dumps(output))
-    except (TypeError, ValueError):
+        return to_plain(json.loads(json.dumps(output)))
+    except (TypeError, ValueError, RecursionError):
         _log.debug("a rollout returned %s, which is not plain JSON; it is not kept", type(output).__name__)
         return None
 
@@ -62,4 +63,4 @@ def _metrics(output: Any) -> dict[str, float]:
     metrics = output.get("metrics") if isinstance(output, dict) else None
     if not isinstance(metrics, dict):
         return {}
-    return {str(k): float(v) for k, v in metrics.items() if isinstance(v, (int, float))}
+    return {to_text(k): float(v) for k, v in metrics.items() if isinstance(v, (int, float))}

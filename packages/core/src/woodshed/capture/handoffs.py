@@ -148,7 +148,9 @@ HANDOFF_HOOKS = while_bound(
             Hook("asyncio.queues", "Queue.get_nowait", _around_get),
             Hook("socketserver", "BaseServer.serve_forever", _around_serve),
             Hook("asyncio.base_events", "BaseEventLoop.create_server", _around_async_serve),
-            Hook("asyncio.unix_events", "_UnixSelectorEventLoop.create_unix_server", _around_async_serve, optional=True),
+            Hook(
+                "asyncio.unix_events", "_UnixSelectorEventLoop.create_unix_server", _around_async_serve, optional=True
+            ),
         )
     )
 )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from woodshed.capture.plain import to_plain, to_text
 from woodshed.types import CallMetadata, Failure, ToolCall
 
 CALL_ID_HEADER = "x-woodshed-call-id"
@@ -22,7 +23,7 @@ def new_id() -> str:
 
 def failure(error: BaseException) -> Failure:
     """Return an exception as data."""
-    return Failure(kind=type(error).__name__, message=str(error)[:4000])
+    return Failure(kind=type(error).__name__, message=to_text(error)[:4000])
 
 
 class OpenCall:
@@ -60,9 +61,9 @@ class OpenTool:
 
     def __init__(self, *, tool_call_id: str | None, name: str, arguments: Any, agent: str | None) -> None:
         """Start the clock."""
-        self.tool_call_id = tool_call_id
-        self.name = name
-        self.arguments = arguments
+        self.tool_call_id = tool_call_id if tool_call_id is None else to_text(tool_call_id)
+        self.name = to_text(name)
+        self.arguments = to_plain(arguments)
         self.agent = agent
         self.result: str | None = None
         self.error: Failure | None = None
@@ -73,7 +74,7 @@ class OpenTool:
         """Stop the clock and keep the outcome; an exception noted before, by an inner hook, stays."""
         if self._latency_s is None:
             self._latency_s = time.perf_counter() - self._started
-        self.result = result if result is not None else self.result
+        self.result = to_text(result) if result is not None else self.result
         if error is not None and self.error is None:
             self.error = failure(error)
 

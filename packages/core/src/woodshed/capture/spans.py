@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from woodshed.capture.call_context import current_call_context, in_call_context
+from woodshed.capture.plain import to_text
 from woodshed.capture.recorder import OpenCall, OpenTool
 from woodshed.capture.rollout import Rollout
 from woodshed.types import Failure
@@ -87,4 +88,4 @@ class ToolSpan:
         """Note what the model is told, and whether it is told of an error."""
         self.tool.close(text)
         if is_error and self.tool.error is None:
-            self.tool.error = Failure(kind="ToolError", message=text or "")
+            self.tool.error = Failure(kind="ToolError", message=to_text(text or ""))
