@@ -96,8 +96,8 @@ def require_rollout(what: str) -> Rollout | None:
 def _refuse(binding: Binding, what: str) -> None:
     if binding.unknown:
         error = _leak(f"{what} is refused: {binding.unknown}")
-        for rollout in binding.candidates:
-            rollout.fail(error)
+        for candidate in binding.candidates:
+            candidate.fail(error)
         raise error
     rollout = binding.rollout
     if rollout is not None and not _active[id(rollout)]:

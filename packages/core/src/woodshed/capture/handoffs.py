@@ -139,6 +139,8 @@ def _unknown(waiting: list[Binding]) -> Binding:
     )  # fmt: skip
 
 
+_UNIX = "asyncio.unix_events"
+
 HANDOFF_HOOKS = while_bound(
     HookSet(
         (
