@@ -26,7 +26,7 @@ class Rollout:
         self.secret = secret
         self.recorder = Recorder()
         self.error: WoodshedError | None = None
-        """The first error of woodshed's own that was raised in it; it fails the rollout, whatever the agent made of it."""
+        """The first error of woodshed's own that was raised in it; it fails the rollout whatever the agent does."""
 
     def fail(self, error: WoodshedError) -> None:
         """Note an error of woodshed's own, which the agent may catch or hand to its model as a tool's result."""
