@@ -4,11 +4,13 @@
 
 - `adapter/`: PEFT layout, which vLLM loads: `adapter_config.json` and `adapter_model.safetensors`;
 - `state.pt`: optimizer and random state;
-- `position.json`: version, reports of the steps taken, sizes of the files above; written last.
+- `position.json`: version, reports of the steps taken, sizes and hashes of the files above; written last.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from pydantic import Field
 from woodshed.errors import TrainError
 from woodshed.types import FORMAT, OpenPolicy, StepReport
 from woodshed.types.record import Record
+
+_log = logging.getLogger("woodshed.trainer")
 
 KEPT = 3
 """How many of the newest checkpoints stay on disk."""
@@ -36,6 +40,8 @@ class Position(Record):
     """Every step taken so far, oldest first, including those that trained nothing."""
     sizes: dict[str, int] = Field(default_factory=dict)
     """Size in bytes of each other file of the checkpoint, by relative path."""
+    hashes: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the same files: a file of the right size may still hold other bytes."""
 
 
 class Checkpoints:
@@ -64,17 +70,26 @@ class Checkpoints:
             return None
 
     def clean(self) -> None:
-        """Remove what a killed process left half-written, which has no final name yet.
+        """Remove what a killed process left half-written, and check the bytes of what is there.
 
         Raises:
-            TrainError: A checkpoint cannot be read. It was complete when it got its name, so it is not deleted.
+            TrainError: The newest checkpoint cannot be read. It was complete when it got its name, so it is not
+                deleted. An older one that cannot be read is named in the log; nothing of the run depends on it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.iterdir():
-            if path.name.startswith("."):
+            if path.is_dir() and path.name.startswith(".") and path.name[1:].removeprefix("old-").isdigit():
                 shutil.rmtree(path)
-            elif path.name.isdigit():
-                _check(path)
+        *older, newest = [None, *sorted(path for path in self.folder.iterdir() if path.name.isdigit())]
+        for path in filter(None, older):
+            if (why := _damage(path)) is not None:
+                _log.warning("an older checkpoint, %r, cannot be read (%s); the run goes on without it", str(path), why)
+        if newest is not None and (why := _damage(newest)) is not None:
+            raise TrainError(
+                f"checkpoint {str(newest)!r} cannot be read: {why}. It was complete when it was written, so another "
+                "version of woodshed wrote it or it was changed since; it is left as it is. Use the woodshed that "
+                "wrote it, restore a copy, or move the folder away to continue from the newest one left"
+            )
 
     def save(self, position: Position, write: Callable[[Path], None]) -> None:
         """Make a checkpoint of the files that `write` puts into a folder, and delete the oldest beyond `KEPT`.
@@ -88,7 +103,9 @@ class Checkpoints:
         write(aside)
         files = [path for path in aside.rglob("*") if path.is_file()]
         sizes = {path.relative_to(aside).as_posix(): path.stat().st_size for path in files}
-        (aside / _POSITION).write_text(position.model_copy(update={"sizes": sizes}).model_dump_json())
+        hashes = {path.relative_to(aside).as_posix(): _hash(path) for path in files}
+        whole = position.model_copy(update={"sizes": sizes, "hashes": hashes})
+        (aside / _POSITION).write_text(whole.model_dump_json())
         for path in (*files, aside / _POSITION, *(p for p in aside.rglob("*") if p.is_dir()), aside):
             _flush(path)
         aside.rename(target)
@@ -102,7 +119,7 @@ class Checkpoints:
         before = self.position(position.version)
         assert before is not None, f"{folder} is not complete"
         aside = folder / f".{_POSITION}"
-        aside.write_text(position.model_copy(update={"sizes": before.sizes}).model_dump_json())
+        aside.write_text(position.model_copy(update={"sizes": before.sizes, "hashes": before.hashes}).model_dump_json())
         _flush(aside)
         aside.rename(folder / _POSITION)
         _flush(folder)
@@ -130,16 +147,21 @@ def _read(folder: Path) -> Position:
     return position
 
 
-def _check(folder: Path) -> None:
-    """Raise TrainError where a checkpoint cannot be read."""
+def _damage(folder: Path) -> str | None:
+    """Return why a checkpoint cannot be read, in one line; None where every byte is as it was written."""
     try:
-        _read(folder)
+        position = _read(folder)
+        for name, digest in position.hashes.items():
+            if _hash(folder / name) != digest:
+                return f"{name} does not hold the bytes that were written"
     except (OSError, ValueError) as error:
-        raise TrainError(
-            f"checkpoint {str(folder)!r} cannot be read: {' '.join(str(error).split())}. It was complete when it was "
-            "written, so another version of woodshed wrote it or it was changed since; it is left as it is. Use the "
-            "woodshed that wrote it, restore a copy, or move the folder away to continue from the newest one left"
-        ) from error
+        return " ".join(str(error).split())
+    return None
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

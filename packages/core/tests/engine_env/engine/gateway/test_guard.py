@@ -32,7 +32,11 @@ APP = Starlette(routes=[Route("/control", _plain, methods=["POST"]), Route("/cha
 
 
 async def ask(
-    path: str, headers: dict[str, str], parts: list[bytes] | None = None, hosts: tuple[str, ...] | None = (), stuck: bool = False
+    path: str,
+    headers: dict[str, str],
+    parts: list[bytes] | None = None,
+    hosts: tuple[str, ...] | None = (),
+    stuck: bool = False,
 ) -> tuple[int, bytes]:
     """Return status and body of a request made of `parts`; a stuck one never sends its end."""
     sent: list[MutableMapping[str, Any]] = []
