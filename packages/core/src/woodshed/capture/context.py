@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from woodshed.capture.hooks import HookSet
-from woodshed.capture.propagate import THREAD_HOOKS, propagated
+from woodshed.capture.propagate import THREAD_HOOKS, propagate
 from woodshed.capture.rollout import Rollout
 from woodshed.errors import LeakError
 
@@ -37,7 +37,7 @@ class Binding:
     """Whose work it may be, where that is not known."""
 
 
-_binding: contextvars.ContextVar[Binding | None] = propagated(contextvars.ContextVar("woodshed_binding", default=None))
+_binding: contextvars.ContextVar[Binding | None] = propagate(contextvars.ContextVar("woodshed_binding", default=None))
 _lock = threading.Lock()
 _active: Counter[int] = Counter()
 """How many blocks are open, by `id` of their rollout."""
@@ -61,7 +61,7 @@ def current_rollout() -> Rollout | None:
     binding = _binding.get()
     if binding is None:
         return None
-    _refuse(binding, "woodshed.current_rollout()")
+    refuse_ended(binding, "woodshed.current_rollout()")
     return binding.rollout
 
 
@@ -82,7 +82,7 @@ def require_rollout(what: str) -> Rollout | None:
     """
     binding = _binding.get()
     if binding is not None:
-        _refuse(binding, what)
+        refuse_ended(binding, what)
         return binding.rollout
     if count := len(_active):
         raise _leak(
@@ -93,7 +93,8 @@ def require_rollout(what: str) -> Rollout | None:
     return None
 
 
-def _refuse(binding: Binding, what: str) -> None:
+def refuse_ended(binding: Binding, what: str) -> None:
+    """Raise LeakError for a model call whose rollout has ended, or of which nobody knows whose it is."""
     if binding.unknown:
         error = _leak(f"{what} is refused: {binding.unknown}")
         for candidate in binding.candidates:

@@ -23,6 +23,7 @@ import wrapt
 
 from woodshed.capture.context import Binding, adopt, bound_to, current_binding, while_bound
 from woodshed.capture.hooks import Hook, HookSet
+from woodshed.capture.sdk_guard import SECRET_HOOKS
 
 _Tags = dict[int, deque[Binding | None]]
 _tags: weakref.WeakKeyDictionary[Any, _Tags] = weakref.WeakKeyDictionary()
@@ -167,6 +168,7 @@ _LATER = {
     "mcp.client.session": (
         Hook("mcp.client.session", "ClientSession._received_request", _around_mcp_callback, optional=True),
     ),
+    "openai._base_client": SECRET_HOOKS,
     "uvicorn.server": (Hook("uvicorn.server", "Server.serve", _around_async_serve),),
 }
 """The same for packages that are hooked once somebody has imported them, and never imported for it."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import aclosing
 from typing import Any, Protocol, overload
 
-from woodshed.capture.context import current_rollout, require_rollout
+from woodshed.capture.context import live_rollout, require_rollout
 from woodshed.capture.hooks import Around
+from woodshed.capture.own_errors import watched
 from woodshed.capture.rollout import Rollout
 
 Steps = Generator[Callable[[], Any], Any, Any]
@@ -67,14 +68,42 @@ def _around(body: AroundInRollout, model_call: Around | None) -> Around:
     @functools.wraps(body)
     def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
         if model_call is None:
-            rollout = current_rollout()
+            rollout = live_rollout()
         else:
             rollout = require_rollout(model_call(wrapped, instance, args, kwargs))
         if rollout is None:
             return wrapped(*args, **kwargs)
-        return inner(rollout, wrapped, instance, args, kwargs)
+        with watched(rollout):
+            result = inner(rollout, wrapped, instance, args, kwargs)
+        return _watched(rollout, result)
 
     return around
+
+
+def _watched(rollout: Rollout, result: Any) -> Any:
+    """Let an error of woodshed's own fail the rollout also where it is raised later, whatever the agent makes of it."""
+    if inspect.iscoroutine(result):
+        return _watched_coroutine(rollout, result)
+    if inspect.isasyncgen(result):
+        return _watched_async_generator(rollout, result)
+    return _watched_generator(rollout, result) if inspect.isgenerator(result) else result
+
+
+async def _watched_coroutine(rollout: Rollout, result: Coroutine[Any, Any, Any]) -> Any:
+    with watched(rollout):
+        return await result
+
+
+async def _watched_async_generator(rollout: Rollout, result: AsyncGenerator[Any, Any]) -> AsyncIterator[Any]:
+    with watched(rollout):
+        async with aclosing(result) as items:
+            async for item in items:
+                yield item
+
+
+def _watched_generator(rollout: Rollout, result: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    with watched(rollout):
+        return (yield from result)
 
 
 def _driven(body: AroundInRollout) -> AroundInRollout:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from woodshed.capture.context import current_rollout
+from woodshed.capture.context import current_binding, live_rollout, refuse_ended
 from woodshed.capture.hooks import Hook
+from woodshed.capture.own_errors import watched
 from woodshed.capture.rollout import Rollout
 from woodshed.errors import LeakError
 
@@ -14,20 +15,41 @@ _MODEL_ROUTES = ("/chat/completions", "/completions", "/responses")
 
 def around_sdk_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Stop a model call that bypasses the framework: the bare OpenAI SDK, towards the author's own endpoint."""
-    rollout = current_rollout()
-    if rollout is not None and _goes_past(rollout, instance, args, kwargs):
-        raise LeakError(
-            f"a model call with the OpenAI SDK goes to {instance.base_url} instead of the policy of {rollout!r}. Make "
-            "its client with `rollout = woodshed.current_rollout(); OpenAI(base_url=rollout.base_url, "
-            "api_key=rollout.secret)`, or put it inside `with woodshed.untracked():` if it is not to be trained"
-        )
+    rollout = live_rollout()
+    if rollout is not None and _is_model_call(args, kwargs) and not _goes_to(rollout, instance):
+        with watched(rollout):
+            raise LeakError(
+                f"a model call with the OpenAI SDK goes to {instance.base_url} instead of the policy of {rollout!r}. "
+                "Make its client with `rollout = woodshed.current_rollout(); OpenAI(base_url=rollout.base_url, "
+                "api_key=rollout.secret)`, or put it inside `with woodshed.untracked():` if it is not to be trained"
+            )
     return wrapped(*args, **kwargs)
 
 
-def _goes_past(rollout: Rollout, client: Any, args: Any, kwargs: Any) -> bool:
+def around_any_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Stop a call with another rollout's secret: a client that was made in one rollout and kept for the next."""
+    binding = current_binding()
+    rollout = binding.rollout if binding is not None else None
+    if binding is None or rollout is None or not _is_model_call(args, kwargs) or not _goes_to(rollout, instance):
+        return wrapped(*args, **kwargs)
+    refuse_ended(binding, "a model call with the OpenAI SDK")
+    if instance.api_key != rollout.secret:
+        with watched(rollout):
+            raise LeakError(
+                f"a model call in {rollout!r} carries another rollout's secret, and would be recorded as its: the "
+                "client was made in that rollout and kept. Make a client in each rollout, with "
+                "`rollout = woodshed.current_rollout(); OpenAI(base_url=rollout.base_url, api_key=rollout.secret)`"
+            )
+    return wrapped(*args, **kwargs)
+
+
+def _is_model_call(args: Any, kwargs: Any) -> bool:
     options = args[1] if len(args) > 1 else kwargs.get("options")
-    route = str(getattr(options, "url", "")).partition("?")[0]
-    return route.endswith(_MODEL_ROUTES) and str(client.base_url).rstrip("/") != rollout.base_url.rstrip("/")
+    return str(getattr(options, "url", "")).partition("?")[0].endswith(_MODEL_ROUTES)
+
+
+def _goes_to(rollout: Rollout, client: Any) -> bool:
+    return str(client.base_url).rstrip("/") == rollout.base_url.rstrip("/")
 
 
 SDK_HOOKS = (
@@ -35,3 +57,9 @@ SDK_HOOKS = (
     Hook("openai._base_client", "AsyncAPIClient.request", around_sdk_request, optional=True),
 )
 """Hooks that every adapter applies beside its own."""
+
+SECRET_HOOKS = (
+    Hook("openai._base_client", "SyncAPIClient.request", around_any_request, optional=True),
+    Hook("openai._base_client", "AsyncAPIClient.request", around_any_request, optional=True),
+)
+"""Hooks in place while any rollout is bound, with an adapter or without."""

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from woodshed.capture.call_context import current_call_context, in_call_context
+from woodshed.capture.own_errors import note_own_error, watched
 from woodshed.capture.plain import to_text
 from woodshed.capture.recorder import OpenCall, OpenTool
 from woodshed.capture.rollout import Rollout
@@ -31,12 +32,15 @@ def model_span(rollout: Rollout, *, author_model: str | None, agent: str | None 
     context = current_call_context()
     call: OpenCall | None = None
     try:
-        with rollout.recorder.observe_call(
-            agent=agent or context.agent,
-            parent_call_id=context.parent_call_id,
-            author_model=author_model,
-            attempt=context.scope.attempt if context.scope else 1,
-        ) as call:
+        with (
+            watched(rollout),
+            rollout.recorder.observe_call(
+                agent=agent or context.agent,
+                parent_call_id=context.parent_call_id,
+                author_model=author_model,
+                attempt=context.scope.attempt if context.scope else 1,
+            ) as call,
+        ):
             if context.scope:
                 context.scope.add(call)
             yield call
@@ -69,6 +73,7 @@ class ToolSpan:
         )
         asked_by = rollout.recorder.asked_by(tool_call_id) or context.parent_call_id
         self._control_flow = control_flow
+        self._rollout = rollout
         self._context = in_call_context(replace(context, tool=self.tool, parent_call_id=asked_by))
 
     def __enter__(self) -> Self:
@@ -81,6 +86,7 @@ class ToolSpan:
     ) -> None:
         """Note an exception, which passes untouched."""
         self._context.__exit__(kind, error, trace)
+        note_own_error(self._rollout, error)
         if error is not None:
             self.tool.close(error=None if isinstance(error, self._control_flow) else error)
 
