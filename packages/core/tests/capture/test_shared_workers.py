@@ -305,3 +305,17 @@ def test_the_rollout_of_an_ended_context_is_not_handed_out() -> None:
     thread.join(5)
 
     assert seen == ["refused"]
+
+
+def test_a_program_that_reads_what_an_agent_streams_stays_outside() -> None:
+    stream: queue.Queue[str] = queue.Queue()
+    with bind(A):
+        stream.put("chunk")
+        read: list[str] = []
+        outside = threading.Thread(target=lambda: read.extend((stream.get(), who())))
+        # As a thread that was there before the rollout: nothing was propagated to it.
+        threading.Thread.start.__wrapped__(outside)  # type: ignore[attr-defined]
+        outside.join(5)
+
+    assert read == ["chunk", "refused"]
+    assert who() == "own"

@@ -161,9 +161,13 @@ def current_binding() -> Binding | None:
 
 
 def adopt(binding: Binding) -> None:
-    """Let a worker go on under the binding of whoever handed it work; code that entered its own block keeps it."""
+    """Let a worker go on under the binding of whoever handed it work.
+
+    A worker is code that inherited its binding: code that entered its own block keeps it, and so does code that never
+    was in a rollout, such as a main program that reads what an agent streams.
+    """
     mine = _binding.get()
-    if mine is binding or (mine is not None and mine.owner is not None and mine.owner() is _here()):
+    if mine is None or mine is binding or (mine.owner is not None and mine.owner() is _here()):
         return
     _binding.set(binding)
 
