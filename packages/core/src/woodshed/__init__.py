@@ -34,8 +34,9 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
         WoodshedError,
     )
-    from woodshed.rewards.base import FunctionReward
+    from woodshed.rewards.base import FunctionReward, Reward
     from woodshed.rewards.blend import Blend
+    from woodshed.rewards.cache import SqliteCache
     from woodshed.rewards.judge import Judge
     from woodshed.rewards.ruler import Ruler
     from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
@@ -85,7 +86,9 @@ _HOME = {
     "Blend": "rewards.blend",
     "FunctionReward": "rewards.base",
     "Judge": "rewards.judge",
+    "Reward": "rewards.base",
     "Ruler": "rewards.ruler",
+    "SqliteCache": "rewards.cache",
     # Recorded values and settings.
     "Group": "types",
     "Judgement": "types",
@@ -151,6 +154,7 @@ __all__ = [
     "Policy",
     "PolicyLost",
     "RequestRefused",
+    "Reward",
     "Rollout",
     "RolloutError",
     "RolloutFunction",
@@ -161,6 +165,7 @@ __all__ = [
     "ServedModel",
     "SftConfig",
     "SftRun",
+    "SqliteCache",
     "ToolCall",
     "TrainConfig",
     "TrainError",

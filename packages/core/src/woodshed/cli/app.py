@@ -228,8 +228,12 @@ def start(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8900,
     api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="Key that clients must send.")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name under which a proxy on this machine passes requests on; repeatable."),
+    ] = None,
 ) -> None:
     """Run an engine for other machines to connect to: `Engine.connect("http://host:8900", api_key=...)`."""
     from woodshed.cli.engines import serve_forever
 
-    serve_forever(models=model, home=home, host=host, port=port, api_key=api_key)
+    serve_forever(models=model, home=home, host=host, port=port, api_key=api_key, allowed_hosts=allow_host or ())

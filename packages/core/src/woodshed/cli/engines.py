@@ -30,9 +30,18 @@ def parse_models(arguments: Sequence[str]) -> dict[str, ServedModel]:
     return models
 
 
-def serve_forever(*, models: Sequence[str], home: Path, host: str, port: int, api_key: str | None) -> None:
+def serve_forever(
+    *, models: Sequence[str], home: Path, host: str, port: int, api_key: str | None, allowed_hosts: Sequence[str] = ()
+) -> None:
     """Start the engine and run it until Ctrl-C or SIGTERM."""
-    engine = Engine.local(models=parse_models(models), home=home, host=host, port=port, api_key=api_key)
+    engine = Engine.local(
+        models=parse_models(models),
+        home=home,
+        host=host,
+        port=port,
+        api_key=api_key,
+        allowed_hosts=allowed_hosts,
+    )
     asyncio.run(_serve(engine.running(), Console(soft_wrap=True)))
 
 

@@ -18,10 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from woodshed.engine.client.config import EngineConfig, check_config
+from woodshed.engine.client.config import LOOPBACK, EngineConfig, check_config
 from woodshed.engine.control.api import ControlApi
 from woodshed.engine.gateway.asgi import Receive, Scope, Send
 from woodshed.engine.gateway.gateway import Gateway
+from woodshed.engine.gateway.guard import Guard
 from woodshed.engine.gateway.sessions import Sessions
 from woodshed.engine.gateway.store import Store
 from woodshed.engine.gateway.upstream_call import Upstream
@@ -96,7 +97,7 @@ async def _serve(
                 return
             starting.result()
             try:
-                await _run_server(_app(gateway, control), listener, stop, report)
+                await _run_server(Guard(_app(gateway, control), hosts=_hosts(config)), listener, stop, report)
             finally:
                 await control.close()
         finally:
@@ -104,7 +105,7 @@ async def _serve(
             store.close()
 
 
-async def _run_server(app: Starlette, listener: socket.socket, stop: asyncio.Event, report: Report) -> None:
+async def _run_server(app: Guard, listener: socket.socket, stop: asyncio.Event, report: Report) -> None:
     server = _Server(
         uvicorn.Config(
             app,
@@ -145,6 +146,11 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.serve(scope, receive, send)
+
+
+def _hosts(config: EngineConfig) -> tuple[str, ...] | None:
+    """Return the names that the engine answers to beside loopback's; None, any, where other machines may reach it."""
+    return tuple(config.allowed_hosts) if config.host in LOOPBACK else None
 
 
 def _app(gateway: Gateway, control: ControlApi) -> Starlette:

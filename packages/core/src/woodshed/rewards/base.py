@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -33,7 +36,8 @@ class Reward(Protocol):
 class FunctionReward:
     """Scores each completed trajectory with your function; `None` or NaN masks the trajectory."""
 
-    function: Callable[[Trajectory], float | None]
+    function: Callable[[Trajectory], float | Awaitable[float | None] | None]
+    """Sync or async."""
 
     @property
     def name(self) -> str:
@@ -54,10 +58,24 @@ class FunctionReward:
         scores = []
         try:
             for trajectory in trajectories:
-                value = self.function(trajectory) if trajectory.status == "completed" else None
-                if value is not None and not math.isnan(value):
-                    scores.append(Score(rollout_id=trajectory.rollout_id, value=float(value)))
+                value = await self._value(trajectory) if trajectory.status == "completed" else None
+                if value is not None:
+                    scores.append(Score(rollout_id=trajectory.rollout_id, value=value))
         except Exception as error:
             # User code: its failure masks the group and is never a reward of 0.
             return Judgement(judge=self.name, error=Failure(kind=type(error).__name__, message=str(error)))
         return Judgement(judge=self.name, scores=tuple(scores), cost_usd=0.0)
+
+    async def _value(self, trajectory: Trajectory) -> float | None:
+        """Return the function's value; None masks the rollout. A sync function runs in a thread: it may be slow."""
+        if inspect.iscoroutinefunction(self.function):
+            value = await self.function(trajectory)
+        else:
+            value = await asyncio.to_thread(self.function, trajectory)
+            value = await value if inspect.isawaitable(value) else value
+        if value is not None and not isinstance(value, numbers.Real):
+            raise TypeError(
+                f"reward function {self.name!r} returned {value!r}, a {type(value).__name__}; expected a number, or "
+                "None to mask the rollout"
+            )
+        return None if value is None or math.isnan(value) else float(value)

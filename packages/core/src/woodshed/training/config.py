@@ -203,3 +203,18 @@ def scenario_ids(scenarios: Sequence[Any]) -> list[str]:
 def _scenario_id(scenario: Any, index: int) -> str:
     own = scenario.get("id") if isinstance(scenario, dict) else getattr(scenario, "id", None)
     return str(own) if own is not None else f"scenario-{index}"
+
+
+def check_kinds(scenarios: object, policy: object, reward: object) -> None:
+    """Raise ConfigError where a run is given something that only looks like what it needs."""
+    if isinstance(scenarios, str | bytes) or not isinstance(scenarios, Sequence):
+        raise ConfigError(
+            f"scenarios is a {type(scenarios).__name__}; expected a list of scenarios, each of them what your rollout "
+            "function takes: scenarios=[...]"
+        )
+    if not isinstance(policy, Policy):
+        hint = f"policy=woodshed.Policy({policy!r})" if isinstance(policy, str) else "policy=woodshed.Policy(MODEL)"
+        raise ConfigError(f"policy is a {type(policy).__name__}; expected a woodshed.Policy: {hint}")
+    if not callable(getattr(reward, "judge_group", None)):
+        hint = "reward=woodshed.FunctionReward(f)" if callable(reward) else 'reward=woodshed.Ruler(judge="MODEL")'
+        raise ConfigError(f"reward is a {type(reward).__name__}, which cannot judge a group of rollouts: {hint}")

@@ -17,7 +17,7 @@ from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import ConfigError
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
-from woodshed.training.config import Evaluation, Policy, TrainConfig, scenario_ids
+from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
 from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate
 from woodshed.training.open_policy import open_policy
@@ -65,7 +65,8 @@ class Training:
     """Run the doctor's quick checks before the first step. A failed check stops the run before any rollout."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other."""
+        """Refuse settings that contradict each other, or are something else than what they are called."""
+        check_kinds(self.scenarios, self.policy, self.reward)
         advantage, max_tokens = self.config.advantage, self.policy.max_tokens
         if max_tokens is not None and advantage.penalty(max_tokens) == 0 and advantage.overlong_longest is not None:
             raise ConfigError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from woodshed.errors import DriftError, RolloutError
 from woodshed.rewards.base import Reward
-from woodshed.training.report.diagnostics import check_rollouts, drift_unmeasured, step_warnings
+from woodshed.training.report.diagnostics import check_rollouts, drift_unmeasured, late_calls, step_warnings
 from woodshed.training.report.metrics import step_row
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.rollouts.groups import RunContext, StepGroups, sample_groups
@@ -54,7 +54,7 @@ async def _train_step(context: RunContext, step: int, sampled: StepGroups, progr
     if stale:
         _log.warning(
             "step %d: %d of %d groups dropped: they hold tokens of weights more than max_staleness=%d steps old",
-            step, len(stale), len(sampled.groups), config.max_staleness,
+            step + 1, len(stale), len(sampled.groups), config.max_staleness,
         )  # fmt: skip
     progress.training_started(step)
     report = await _request_step(
@@ -63,7 +63,8 @@ async def _train_step(context: RunContext, step: int, sampled: StepGroups, progr
     row = step_row(step, sampled, report, stale=stale, wait_s=ready - clock, train_s=time.perf_counter() - ready)
     context.store.save_step(step, report, row)
     if (warning := drift_unmeasured(context.store.history())) is not None:
-        _log.warning("step %d: %s", step, warning)
+        _log.warning("step %d: %s", step + 1, warning)
+        context.store.add_warnings([f"step {step + 1}: {warning}"])
 
 
 def _check_groups(context: RunContext, step: int, sampled: StepGroups, progress: RunProgress) -> None:
@@ -73,12 +74,12 @@ def _check_groups(context: RunContext, step: int, sampled: StepGroups, progress:
         # Once the cause is fixed, the same command samples the step again.
         context.store.set_failed_aside(str(step))
         raise
-    warnings = step_warnings(sampled.groups, context.config.score_tolerance)
+    warnings = [*step_warnings(sampled.groups, context.config.score_tolerance), *late_calls()]
+    context.store.add_warnings(warnings if step == 0 else [f"step {step + 1}: {w}" for w in warnings])
     if step == 0:
         progress.warn(warnings)
-        context.store.save_fact("warnings", warnings)
     elif warnings:
-        _log.warning("step %d: %s", step, "; ".join(warnings))
+        _log.warning("step %d: %s", step + 1, "; ".join(warnings))
 
 
 async def _request_step(context: RunContext, step: int, request: StepRequest) -> StepReport:

@@ -106,7 +106,9 @@ class EngineClient:
             PolicyLost: Another run holds the policy that this one opened.
         """
         request = self._for_run(request, request.policy)
-        return self._read(SessionGrant, await self._send("POST", "sessions", request))
+        grant = self._read(SessionGrant, await self._send("POST", "sessions", request))
+        # The address at which this client reaches the engine, through any proxy and under any path.
+        return grant.model_copy(update={"base_url": self.openai_base_url})
 
     async def seal(self, rollout_id: str) -> SealedSession:
         """Close a session and return every call it recorded; may be repeated. Calls still in flight are cancelled."""

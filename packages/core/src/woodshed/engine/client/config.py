@@ -61,6 +61,8 @@ class EngineConfig(Record):
     port: int = Field(default=0, ge=0, le=65535)
     """0 lets the system choose a free one."""
     api_key: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which a proxy in front of a loopback engine reaches it, such as `engine.example.com`."""
     parent_pid: int | None = None
     """The engine shuts down when the process with this id is no longer its parent."""
 

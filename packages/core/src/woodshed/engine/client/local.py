@@ -45,6 +45,7 @@ class LocalEngine:
     host: str = "127.0.0.1"
     port: int = 0
     api_key: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
     python: Path | None = None
 
     @asynccontextmanager
@@ -87,6 +88,7 @@ class LocalEngine:
                 host=self.host,
                 port=self.port,
                 api_key=self.api_key,
+                allowed_hosts=self.allowed_hosts,
                 models=tuple(served.values()),
                 parent_pid=os.getpid(),
             )
@@ -133,6 +135,7 @@ class Engine:
         host: str = "127.0.0.1",
         port: int = 0,
         api_key: str | None = None,
+        allowed_hosts: Sequence[str] = (),
         python: str | Path | None = None,
     ) -> LocalEngine:
         """Return an engine that is started on this machine when a run needs it.
@@ -143,6 +146,8 @@ class Engine:
             host: Address to listen on; any but loopback requires an `api_key`.
             port: Port to listen on; 0 takes a free one.
             api_key: The key that clients must send; not needed on loopback.
+            allowed_hosts: Names under which a proxy on this machine passes requests on, such as `engine.example.com`;
+                an engine on loopback answers to no other name.
             python: Interpreter of the engine environment; the one that `woodshed engine install` made otherwise.
         """
         return LocalEngine(
@@ -151,6 +156,7 @@ class Engine:
             host=host,
             port=port,
             api_key=api_key,
+            allowed_hosts=tuple(allowed_hosts),
             python=None if python is None else Path(python),
         )
 

@@ -117,7 +117,9 @@ class ControlApi:
         if request.run_id is not None:
             self._policies.get(request.policy, request.run_id)
         secret = await self._sessions.open(request)
-        base_url = f"{str(http_request.base_url).rstrip('/')}/v1"
+        # Never by the Host header, which a stranger writes: a client that came another way knows its own address.
+        host, port = http_request.scope["server"]
+        base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         return record_response(SessionGrant(rollout_id=request.rollout_id, secret=secret, base_url=base_url))
 
     async def _seal(self, http_request: Request) -> Response:

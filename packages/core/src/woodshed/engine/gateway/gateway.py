@@ -47,17 +47,18 @@ class Gateway:
 
     async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one chat completion call."""
-        raw, reply = await read_body(receive), Reply(send)
+        reply, bearer = Reply(send), _bearer(scope)
+        session = self._sessions.find(bearer)
+        if session is None and not self.allows(bearer):
+            await _refuse_key(reply, bearer)  # before anything of the body is read
+            return
+        raw = await read_body(receive)
         if raw is None:
             return
-        bearer = _bearer(scope)
-        session = self._sessions.find(bearer)
         if session is not None:
             await self._tracked(session, raw, scope, receive, reply)
-        elif self.allows(bearer):
-            await self._untracked(raw, receive, reply)
         else:
-            await _refuse_key(reply, bearer)
+            await self._untracked(raw, receive, reply)
 
     async def models(self, scope: Scope, receive: Receive, send: Send) -> None:
         """List the models that this caller can name."""

@@ -34,7 +34,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if why := self._foreign(scope):
-            await Reply(send).error(403, why, kind="permission_error", code="foreign_origin")
+            await Reply(send).send_error(403, why, kind="permission_error", code="foreign_origin")
             return
         door = _Limited(receive, send)
         declared = header(scope, b"content-length") or "0"
@@ -94,7 +94,7 @@ class _Limited:
         """Answer with an error, and return the event of a client that has left."""
         if not self.is_refused:
             self.is_refused = self._is_whole = True
-            await Reply(self._send).error(status, message, code=code, headers={"connection": "close"})
+            await Reply(self._send).send_error(status, message, code=code, headers={"connection": "close"})
         return {"type": "http.disconnect"}
 
 

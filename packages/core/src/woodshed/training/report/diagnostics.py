@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+from woodshed.capture import take_late_calls
 from woodshed.errors import RolloutError
 from woodshed.tokens import PrefixReuse
 from woodshed.training.report.metrics import DRIFT, prefix_reuse
@@ -53,6 +54,11 @@ def step_warnings(groups: Sequence[Group], tolerance: float) -> list[str]:
     return [w for w in (*_model_warnings(members), *_reward_warnings(groups, tolerance)) if w]
 
 
+def late_calls() -> list[str]:
+    """Return warnings about model calls that were refused because they belong to no rollout, or to one that ended."""
+    return [f"{count} model calls were refused: {message}" for message, count in take_late_calls().items()]
+
+
 def _model_warnings(members: Sequence[Trajectory]) -> list[str]:
     answers = [(c.tokens, m) for t in members for c in t.calls for m in c.tokens.completions]
     offered = [m for call, m in answers if call.tools]
@@ -82,7 +88,8 @@ def _model_warnings(members: Sequence[Trajectory]) -> list[str]:
     failed = [t for t in members if t.status != "completed"]
     if failed:
         kinds = ", ".join(f"{n} × {k}" for k, n in Counter(t.error.kind for t in failed if t.error).most_common())
-        warnings.append(f"{len(failed)} of {len(members)} rollouts failed and are masked ({kinds})")
+        first = next((t.error.message for t in failed if t.error), "")
+        warnings.append(f"{len(failed)} of {len(members)} rollouts failed and are masked ({kinds}); the first: {first}")
     return [*warnings, *_prefix_warnings(prefix_reuse(members))]
 
 

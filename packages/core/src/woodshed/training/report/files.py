@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from woodshed.training.run.whole_file import write_whole
+
 
 def write_summary(folder: Path, figures: dict[str, Any]) -> None:
     """Write `summary.json` atomically."""
-    temporary = folder / "summary.json.tmp"
-    temporary.write_text(json.dumps(figures, indent=2) + "\n")
-    temporary.replace(folder / "summary.json")
+    write_whole(folder / "summary.json", json.dumps(figures, indent=2) + "\n")
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write `history.jsonl`, one row per line."""
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    write_whole(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history))

@@ -65,6 +65,9 @@ async def _run_session(
         # The one place where an agent's failure becomes data: other rollouts continue, and the group masks this one.
         status, error = "failed", failure(raised)
         _log.debug("rollout %s failed", active.rollout_id, exc_info=True)
+    if active.error is not None:
+        # An error of woodshed's own is the cause, whatever the agent made of it: a tool's result, a fallback, a retry.
+        status, error = "failed", failure(active.error)
     sealed = await client.seal(active.rollout_id)
     return assemble(
         active,

@@ -44,13 +44,22 @@ def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool) -> Path:
         if fresh or _is_finished(folder):
             with _locked(folder):
                 _set_aside(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir {str(folder)!r} cannot be written: {error.strerror}; choose another folder"
+        ) from error
     return folder
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with (folder / _LOCK).open("a+") as lock:
+    try:
+        lock = (folder / _LOCK).open("a+")
+    except OSError as error:
+        raise ConfigError(f"run_dir {str(folder)!r} cannot be written: {error.strerror}; choose another") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,6 +85,10 @@ def _is_finished(folder: Path) -> bool:
             return db.execute("SELECT 1 FROM facts WHERE name = 'finished'").fetchone() is not None
         except sqlite3.OperationalError:
             return False
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(
+                f"{str(path)!r} cannot be used as a run's database: {error}. Restore a copy, or choose another run_dir"
+            ) from error
 
 
 def _set_aside(folder: Path) -> Path:

@@ -6,13 +6,14 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from woodshed.capture import new_id
 from woodshed.errors import ConfigError
+from woodshed.training.run.whole_file import write_whole
 from woodshed.types import Judgement, StepReport, Trajectory
 
 _SCHEMA = """
@@ -40,10 +41,20 @@ class RunStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(folder / "run.sqlite", check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+        self._history: list[dict[str, Any]] | None = None
+        file = folder / "run.sqlite"
+        self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+        try:
+            file.chmod(0o600)  # it holds what the agent read and wrote
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise ConfigError(
+                f"{str(file)!r} cannot be used as a run's database: {error}. Restore a copy, choose another run_dir, "
+                "or move the file away to start the run again"
+            ) from error
 
     def close(self) -> None:
         """Close the database."""
@@ -66,7 +77,7 @@ class RunStore:
         """
         path = self.folder / "config.json"
         wanted = json.loads(json.dumps(settings))
-        stored = json.loads(path.read_text()) if path.exists() else wanted
+        stored = _settings_in(path) if path.exists() else wanted
         stored.pop("limits", None)
         if stored != wanted:
             names = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
@@ -75,7 +86,7 @@ class RunStore:
                 "Use the same settings to resume it, choose another run_dir, or pass fresh=True (`--fresh`) to start "
                 "a new run"
             )
-        path.write_text(json.dumps({**settings, **({"limits": limits} if limits else {})}, indent=2) + "\n")
+        write_whole(path, json.dumps({**settings, **({"limits": limits} if limits else {})}, indent=2) + "\n")
 
     def trajectory(self, key: str) -> Trajectory | None:
         """Return the finished rollout stored under `key` (`step/scenario/number`, column `slot`), or None."""
@@ -129,17 +140,30 @@ class RunStore:
         return (StepReport.model_validate_json(stored[0]), json.loads(stored[1])) if stored else None
 
     def save_step(self, position: int, report: StepReport, row: dict[str, Any]) -> None:
-        """Store a finished step."""
+        """Store a finished step; its row must be plain JSON."""
+        body = json.dumps(row)
         self._put(
             "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?)",
-            report.step_id, position, report.model_dump_json(), json.dumps(row),
+            report.step_id, position, report.model_dump_json(), body,
         )  # fmt: skip
+        with self._lock:
+            if self._history is not None and position == len(self._history):
+                self._history.append(json.loads(body))
+            else:
+                self._history = None
+
+    def add_warnings(self, warnings: Sequence[str]) -> None:
+        """Store warnings of the run, each text once, in the order in which they came."""
+        known = self.fact("warnings") or []
+        self.save_fact("warnings", [*known, *(w for w in dict.fromkeys(warnings) if w not in known)])
 
     def history(self) -> list[dict[str, Any]]:
         """Return one row per finished step, oldest first."""
         with self._lock:
-            rows = self._db.execute("SELECT row FROM steps ORDER BY position").fetchall()
-        return [json.loads(r[0]) for r in rows]
+            if self._history is None:
+                rows = self._db.execute("SELECT row FROM steps ORDER BY position").fetchall()
+                self._history = [json.loads(r[0]) for r in rows]
+            return list(self._history)
 
     def run_id(self) -> str:
         """Return the run's id on the engine; it stays the same when the run is resumed."""
@@ -163,3 +187,13 @@ class RunStore:
             yield
         finally:
             self.save_fact("seconds", (self.fact("seconds") or 0.0) + time.perf_counter() - start)
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{str(path)!r} cannot be read as a run's settings: {error}. Restore a copy, or move the file away if you "
+            "are sure that the run had today's settings"
+        ) from error
