@@ -32,6 +32,8 @@ _SAMPLING = (_NUMBERS - {"top_logprobs"}) | {"stop", "stop_token_ids", "ignore_e
 # Parameter → the value at which it leaves the distribution unchanged. Temperature alone does not describe the others.
 _NEUTRAL = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "min_tokens": 0, "min_p": 0}
 
+_MAX_DEPTH = 100
+"""Deepest nesting of a part of a request: a tool's schema has some 20 levels."""
 _ROLES = ("system", "user", "assistant", "tool")
 _MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
 _MESSAGE_NO_EFFECT = {"annotations", "cache_control", "id", "parsed", "provider_specific_fields", "refusal"}
@@ -72,8 +74,12 @@ def parse_request(raw: bytes) -> ChatRequest:
         request = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest(f"the body is nested too deep; expected at most {_MAX_DEPTH} levels") from None
     if not isinstance(request, dict):
         raise BadRequest(f"the body is a {type(request).__name__}, expected a JSON object")
+    if deep := next((key for key, value in request.items() if _is_deep(value)), None):
+        raise BadRequest(f"{deep!r} is nested too deep; expected at most {_MAX_DEPTH} levels", deep)
     body = _served_keys(request)
     model = body.pop("model", None)
     if not isinstance(model, str) or not model:
@@ -140,6 +146,8 @@ def _served_keys(request: dict[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"{key!r} is not served by this engine; leave it out", key)
         body[key] = value
     _check_numbers(body)
+    _check_kind(body.get("chat_template_kwargs", {}), dict, "chat_template_kwargs")
+    _check_kind(body.get("structured_outputs", {}), dict, "structured_outputs")
     for key in ("stream", "logprobs", "parallel_tool_calls", "ignore_eos"):
         if key in body and not isinstance(body[key], bool):
             raise BadRequest(f"{key!r} is {body[key]!r}, expected true or false", key)
@@ -172,6 +180,8 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         if key not in _MESSAGE_KEYS:
             raise BadRequest(f"{where}.{key} is not served by this engine; leave it out", f"{where}.{key}")
         checked[key] = value
+    for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
+        _check_kind(checked.get(key, ""), str, f"{where}.{key}")
     checked["content"] = _content(checked.get("content"), where)
     if checked["content"] is None and role != "assistant":
         raise BadRequest(f"{where}.content is missing; a {role!r} message needs one", f"{where}.content")
@@ -202,6 +212,7 @@ def _check_tool_calls(calls: Any, where: str) -> None:
             or not isinstance(function.get("arguments"), str)
         ):
             raise BadRequest(f"{where}.tool_calls holds {call!r}; expected a function call", f"{where}.tool_calls")
+        _check_kind(call.get("id") or "", str, f"{where}.tool_calls.id")
 
 
 def _check_tools(body: dict[str, Any]) -> None:
@@ -214,12 +225,36 @@ def _check_tools(body: dict[str, Any]) -> None:
             or not isinstance(function.get("name"), str)
         ):
             raise BadRequest(f"'tools' holds {tool!r}; this engine serves tools of type 'function'", "tools")
+        where = f"tools.{function['name']}"
+        _check_kind(function.get("description") or "", str, f"{where}.description")
+        _check_kind(function.get("parameters") or {}, dict, f"{where}.parameters")
     choice = body.get("tool_choice", "auto")
     named = isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("function"), dict)
     if not named and choice not in ("auto", "none", "required"):
         raise BadRequest(
             f"'tool_choice' is {choice!r}; expected auto, none, required or a named function", "tool_choice"
         )
+
+
+def _check_kind(value: Any, kind: type, where: str) -> None:
+    if not isinstance(value, kind):
+        expected = {str: "text", dict: "an object", list: "a list"}[kind]
+        raise BadRequest(f"{where!r} is {value!r}, expected {expected}", where)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a value nests deeper than `_MAX_DEPTH`; templates and parsers recurse into it."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _check_response_format(response_format: Any) -> None:
