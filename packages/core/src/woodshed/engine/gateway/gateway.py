@@ -90,12 +90,21 @@ class Gateway:
             return
         request = with_sampling(request, session.sampling)
         call_id, retries = self._sessions.receive(session, header(scope, CALL_ID.encode()), raw, _sdk_retries(scope))
-        first_attempt = session.in_flight.get(call_id)
-        if first_attempt is not None:
-            # The client no longer waits for its first attempt; only the new one is answered.
-            first_attempt.stopped_because = _REPEATED
-            first_attempt.task.cancel()
-            await asyncio.wait([first_attempt.task])
+        await _cancel_first_attempt(session, call_id)
+        await self._run_tracked(session, request, raw, receive, reply, call_id=call_id, retries=retries)
+
+    async def _run_tracked(
+        self,
+        session: Session,
+        request: ChatRequest,
+        raw: bytes,
+        receive: Receive,
+        reply: Reply,
+        *,
+        call_id: str,
+        retries: int,
+    ) -> None:
+        """Answer a call of an open session, and record it."""
         started_s, began = time.time(), time.monotonic()
         messages, tools = to_messages(request.body["messages"]), to_tools(request.body.get("tools"))
         template_options = request.body.get("chat_template_kwargs", {})
@@ -165,6 +174,15 @@ class Gateway:
         except BadRequest as error:
             await reply.send_error(400, error.message, param=error.param)
             return None
+
+
+async def _cancel_first_attempt(session: Session, call_id: str) -> None:
+    """Cancel a call that the client has repeated and no longer waits for; only the new attempt is answered."""
+    first_attempt = session.in_flight.get(call_id)
+    if first_attempt is not None:
+        first_attempt.stopped_because = _REPEATED
+        first_attempt.task.cancel()
+        await asyncio.wait([first_attempt.task])
 
 
 async def _run_while_connected(task: asyncio.Task[None], receive: Receive) -> None:

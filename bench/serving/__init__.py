@@ -1,0 +1,1 @@
+"""Load for the gateway and for vLLM itself."""
