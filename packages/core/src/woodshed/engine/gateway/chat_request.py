@@ -238,7 +238,7 @@ def _check_tools(body: dict[str, Any]) -> None:
 
 def _check_kind(value: Any, kind: type, where: str) -> None:
     if not isinstance(value, kind):
-        expected = {str: "text", dict: "an object", list: "a list"}[kind]
+        expected = "text" if kind is str else "an object"
         raise BadRequest(f"{where!r} is {value!r}, expected {expected}", where)
 
 
