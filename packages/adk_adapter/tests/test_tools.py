@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import openai
 import pytest
 from author_agents import AGENTS, add, agent, author_model, broken, quietly
 from google.adk.agents.run_config import RunConfig, ToolThreadPoolConfig
@@ -12,6 +13,7 @@ from google.adk.plugins.reflect_retry_tool_plugin import ReflectAndRetryToolPlug
 from google.adk.tools.function_tool import FunctionTool
 from running import QUIET, SSE, ask, runner_of, said
 
+from woodshed.errors import LeakError
 from woodshed.testing import Reply, ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
 from woodshed.types import ToolCall, ToolRequest
 from woodshed_adk import instrument
@@ -187,3 +189,22 @@ async def test_outside_a_rollout_no_tool_is_recorded(engine: ScriptedEngine) -> 
 
     assert said(await ask(runner_of(built), "go")) == ["It is three"]
     assert rollout.recorder.tool_calls() == ()
+
+
+def bypass(question: str) -> str:
+    """Ask a model past the framework, and make the best of it."""
+    client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="author", max_retries=0)
+    try:
+        return str(client.chat.completions.create(model="m", messages=[{"role": "user", "content": question}]))
+    except Exception as error:
+        return f"the tool failed: {error}"
+
+
+async def test_an_error_of_ours_that_a_tool_swallows_fails_the_rollout(engine: ScriptedEngine) -> None:
+    engine.script = in_order(call_tool("bypass", question="who?"), say("done"))
+    instrument()
+    with scripted_rollout(engine) as rollout:
+        events = await ask(runner_of(clerk_with(bypass)), "go")
+
+    assert "done" in str(said(events))
+    assert isinstance(rollout.error, LeakError)

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from author_crews import QUESTION, add, agent, llm, task, text_llm
 from crewai import Crew
 from crewai.mcp import MCPServerStdio
 from crewai.tools import BaseTool, tool
 
+from woodshed.errors import LeakError
 from woodshed.testing import ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
 from woodshed.types import ToolCall, ToolRequest, Trajectory
 from woodshed_crewai import instrument, trainable
@@ -235,3 +237,20 @@ def test_a_tool_of_an_mcp_server_is_recorded(engine: ScriptedEngine, tmp_path: P
     call = only(engine.trajectory(rollout))
     assert call.name == engine.requests[0].body["tools"][0]["function"]["name"]
     assert (call.arguments, call.result, call.error) == ({"item": "lamps"}, "7 of lamps", None)
+
+
+@tool("bypass")
+def bypass(question: str) -> str:
+    """Ask a model past the framework."""
+    client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="author", max_retries=0)
+    return str(client.chat.completions.create(model="m", messages=[{"role": "user", "content": question}]))
+
+
+def test_an_error_of_ours_that_crewai_tells_the_model_fails_the_rollout(engine: ScriptedEngine) -> None:
+    engine.script = in_order(call_tool("bypass", question="who?"), say("done"))
+    by = agent(llm(engine.base_url), tools=[bypass])
+    crew = trainable(Crew(agents=[by], tasks=[task(by)]))
+    with scripted_rollout(engine) as rollout:
+        assert crew.kickoff(inputs=QUESTION).raw == "done"
+
+    assert isinstance(rollout.error, LeakError)

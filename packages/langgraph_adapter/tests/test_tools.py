@@ -7,16 +7,18 @@ import inspect
 from typing import Annotated, Any
 
 import langchain.agents.factory
+import openai
 import pytest
 from author_graphs import ARGUMENTS, agent_as_tool, chat
 from langchain.agents import create_agent
 from langchain.agents.middleware import wrap_tool_call
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import InjectedToolCallId, ToolException, tool
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
+from woodshed.errors import LeakError
 from woodshed.testing import Reply, ScriptedEngine, call_tool, call_tools, in_order, say, scripted_rollout
 from woodshed.types import ToolCall, ToolRequest
 from woodshed_langgraph import wrap
@@ -236,3 +238,27 @@ def test_outside_a_rollout_no_tool_is_recorded(engine: ScriptedEngine) -> None:
 
     assert double.invoke({"x": 1}) == 2
     assert rollout.recorder.tool_calls() == ()
+
+
+def bypass(question: str) -> str:
+    """Ask a model past the framework."""
+    client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="author", max_retries=0)
+    return str(client.chat.completions.create(model="m", messages=[{"role": "user", "content": question}]))
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_an_error_of_ours_that_a_tool_node_swallows_fails_the_rollout(engine: ScriptedEngine, way: str) -> None:
+    engine.script = in_order(call_tool("bypass", question="who?"), say("done"))
+    model = chat(engine.base_url).bind_tools([tool(bypass)])
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
+    builder.add_node("tools", ToolNode([tool(bypass)], handle_tool_errors=True))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", lambda state: "tools" if state["messages"][-1].tool_calls else END)
+    builder.add_edge("tools", "model")
+    graph = wrap(builder.compile())
+    with scripted_rollout(engine) as rollout:
+        result = await graph.ainvoke(ASK) if way == "ainvoke" else graph.invoke(ASK)
+
+    assert "LeakError" in str(result["messages"][2].content)
+    assert isinstance(rollout.error, LeakError)
