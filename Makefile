@@ -48,7 +48,7 @@ test: engine .engine/.test-tools ## Run every test; the marked ones talk to a re
 test-quick: install ## Run the tests that need no engine and no torch (under three minutes).
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not slow" packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine --ignore tests/real_engine
 
-# Both ends of each adapter's declared range, each in an environment of its own; with the contract, but for the row
+# Both ends of each adapter's tested range, each in an environment of its own; with the contract, but for the row
 # with a trainer.
 MATRIX := langgraph-oldest langgraph-newest crewai-oldest crewai-newest adk-oldest adk-newest mcp-1 mcp-2
 PINS_langgraph-oldest := langgraph==1.1.5 langchain-core==1.2.10 langchain-openai==1.0.0

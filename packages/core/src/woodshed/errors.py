@@ -33,7 +33,7 @@ class ConfigError(WoodshedError, ValueError):
 
 
 class UnsupportedVersionError(WoodshedError, ImportError):
-    """A framework is installed in a version outside the adapter's tested range; raised by `HookSet.apply`."""
+    """A framework is older than the adapter's tested range, or newer under `WOODSHED_STRICT_VERSIONS=1`."""
 
 
 class HookError(WoodshedError, RuntimeError):
