@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from woodshed.testing.conformance.upstream import ScriptedVllm, strip_thoughts
 from woodshed.testing.waiting import eventually
 from woodshed.types import Message, ToolRequest
 
+OpenClient = Callable[..., openai.OpenAI]
 ASK: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -42,11 +43,7 @@ def vllm() -> Iterator[ScriptedVllm]:
     server.close()
 
 
-def client(base_url: str, key: str = "any") -> openai.OpenAI:
-    return openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
-
-
-def test_an_answer_carries_tokens_only_where_they_are_asked_for(vllm: ScriptedVllm) -> None:
+def test_an_answer_carries_tokens_only_where_they_are_asked_for(vllm: ScriptedVllm, client: OpenClient) -> None:
     chat = client(vllm.base_url).chat.completions
     plain = chat.create(model="m", messages=ASK)
     told = chat.create(model="m", messages=ASK, logprobs=True, extra_body={"return_token_ids": True})
@@ -58,7 +55,7 @@ def test_an_answer_carries_tokens_only_where_they_are_asked_for(vllm: ScriptedVl
     assert choice.logprobs is not None and len(choice.logprobs.content or []) == len("hello there|")
 
 
-def test_a_stream_carries_each_token_once(vllm: ScriptedVllm) -> None:
+def test_a_stream_carries_each_token_once(vllm: ScriptedVllm, client: OpenClient) -> None:
     vllm.script = in_order(call_tools(ToolRequest(id="c", name="look", arguments='{"a": 1}'), content="Let me see."))
     chunks = list(
         client(vllm.base_url).chat.completions.create(
@@ -75,7 +72,7 @@ def test_a_stream_carries_each_token_once(vllm: ScriptedVllm) -> None:
     ]
 
 
-def test_other_weights_give_other_logprobs_and_name_their_version(vllm: ScriptedVllm) -> None:
+def test_other_weights_give_other_logprobs_and_name_their_version(vllm: ScriptedVllm, client: OpenClient) -> None:
     for model in ("policy", "policy@3"):
         client(vllm.base_url).chat.completions.create(model=model, messages=ASK)
 
@@ -91,7 +88,7 @@ def test_a_template_that_strips_thinking_strips_it_of_earlier_turns() -> None:
     assert [m.content for m in strip_thoughts(said)] == ["yes", "<think>I</think>"]
 
 
-def test_the_engine_records_what_the_model_server_sampled(engine: GatewayEngine) -> None:
+def test_the_engine_records_what_the_model_server_sampled(engine: GatewayEngine, client: OpenClient) -> None:
     engine.script = in_order(call_tool("look", id="c1", item="x"), say("done"))
     with scripted_rollout(engine) as rollout:
         chat = client(rollout.base_url, rollout.secret).chat.completions
@@ -104,7 +101,7 @@ def test_the_engine_records_what_the_model_server_sampled(engine: GatewayEngine)
     assert text(row.token_ids) == '<user>hi|<assistant>\nlook({"item": "x"})|<tool>7|<assistant>done|'
 
 
-def test_a_trajectory_that_differs_from_what_was_sampled_is_noticed(engine: GatewayEngine) -> None:
+def test_a_trajectory_that_differs_from_what_was_sampled_is_noticed(engine: GatewayEngine, client: OpenClient) -> None:
     engine.script = in_order(say("yes"))
     with scripted_rollout(engine) as rollout:
         client(rollout.base_url, rollout.secret).chat.completions.create(model="any", messages=ASK)
@@ -118,7 +115,7 @@ def test_a_trajectory_that_differs_from_what_was_sampled_is_noticed(engine: Gate
             )
 
 
-def test_a_sealed_session_is_refused_by_the_gateway(engine: GatewayEngine) -> None:
+def test_a_sealed_session_is_refused_by_the_gateway(engine: GatewayEngine, client: OpenClient) -> None:
     with scripted_rollout(engine) as rollout:
         pass
     with pytest.raises(openai.ConflictError, match="sealed"):
@@ -127,7 +124,9 @@ def test_a_sealed_session_is_refused_by_the_gateway(engine: GatewayEngine) -> No
     assert (engine.seal(rollout.rollout_id).late_calls, engine.vllm.asked) == (1, [])
 
 
-def test_an_upstream_that_fails_is_a_502_at_once_and_a_refusal_is_passed_on(engine: GatewayEngine) -> None:
+def test_an_upstream_that_fails_is_a_502_at_once_and_a_refusal_is_passed_on(
+    engine: GatewayEngine, client: OpenClient
+) -> None:
     engine.script = in_order(fail(500), fail(500), fail(400))
     with scripted_rollout(engine) as rollout:
         chat = client(rollout.base_url, rollout.secret).chat.completions
@@ -141,13 +140,15 @@ def test_an_upstream_that_fails_is_a_502_at_once_and_a_refusal_is_passed_on(engi
     assert kinds == ["UpstreamError", "BadRequestError"]
 
 
-def test_a_retry_that_names_no_call_takes_over_its_own_and_no_other_with_the_same_prompt(engine: GatewayEngine) -> None:
+def test_a_retry_that_names_no_call_takes_over_its_own_and_no_other_with_the_same_prompt(
+    engine: GatewayEngine, client: OpenClient
+) -> None:
     answers = iter([hang(), say("late", delay_s=3.0), say("again"), say("lost"), say("another")])
     engine.script = lambda request: next(answers)
     with scripted_rollout(engine) as rollout, ThreadPoolExecutor(2) as pool:
 
         def ask(timeout_s: float, max_retries: int = 0, **headers: str) -> str | None:
-            agent = openai.OpenAI(base_url=rollout.base_url, api_key=rollout.secret, max_retries=max_retries)
+            agent = client(rollout.base_url, rollout.secret, max_retries=max_retries)
             with agent.with_options(timeout=timeout_s) as chat:
                 answer = chat.chat.completions.create(model="any", messages=ASK, extra_headers=headers)
             return answer.choices[0].message.content
@@ -165,7 +166,7 @@ def test_a_retry_that_names_no_call_takes_over_its_own_and_no_other_with_the_sam
     assert len({c.call_id for c in calls}) == 4
 
 
-def test_an_engine_without_a_script_says_so(engine: GatewayEngine) -> None:
+def test_an_engine_without_a_script_says_so(engine: GatewayEngine, client: OpenClient) -> None:
     with scripted_rollout(engine) as rollout, pytest.raises(openai.BadRequestError, match="no script yet"):
         client(rollout.base_url, rollout.secret).chat.completions.create(model="any", messages=ASK)
 

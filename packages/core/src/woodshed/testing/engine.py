@@ -1,6 +1,6 @@
 """A scripted engine: a real HTTP server on loopback that speaks OpenAI chat completions from a function.
 
-It is for unit tests of adapters and agents. It keeps the promises an woodshed engine keeps towards an agent: bearer
+It is for unit tests of adapters and agents. It keeps the promises a woodshed engine keeps towards an agent: bearer
 secrets per rollout, 409 once sealed, call ids, retries of one call as one record. It samples nothing.
 """
 
