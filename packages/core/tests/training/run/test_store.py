@@ -66,6 +66,10 @@ def test_the_history_is_that_of_the_file_after_every_step(tmp_path: Path) -> Non
 
     again = RunStore(tmp_path)
     assert again.history() == kept == [{"step": 0}, {"step": 1, "again": True}, {"step": 2}]
+    writer = RunStore(tmp_path)
+    writer.save_step(3, StepReport(step_id="s3", version=3, trained=True), {"step": 3})
+    writer.close()
+    assert again.history()[-1] == {"step": 3}
     again.close()
 
 

@@ -41,7 +41,7 @@ class RunStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = threading.Lock()
-        self._history: list[dict[str, Any]] | None = None
+        self._history: list[dict[str, Any]] = []
         file = folder / "run.sqlite"
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         try:
@@ -141,16 +141,13 @@ class RunStore:
 
     def save_step(self, position: int, report: StepReport, row: dict[str, Any]) -> None:
         """Store a finished step; its row must be plain JSON."""
-        body = json.dumps(row)
         self._put(
             "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?)",
-            report.step_id, position, report.model_dump_json(), body,
+            report.step_id, position, report.model_dump_json(), json.dumps(row),
         )  # fmt: skip
-        with self._lock:
-            if self._history is not None and position == len(self._history):
-                self._history.append(json.loads(body))
-            else:
-                self._history = None
+        if position < len(self._history):
+            with self._lock:
+                self._history = []  # a step was replaced: all is read anew
 
     def add_warnings(self, warnings: Sequence[str]) -> None:
         """Store warnings of the run, each text once, in the order in which they came."""
@@ -160,9 +157,9 @@ class RunStore:
     def history(self) -> list[dict[str, Any]]:
         """Return one row per finished step, oldest first."""
         with self._lock:
-            if self._history is None:
-                rows = self._db.execute("SELECT row FROM steps ORDER BY position").fetchall()
-                self._history = [json.loads(r[0]) for r in rows]
+            # Only what is new is read: another process may add to the same file.
+            query = "SELECT row FROM steps WHERE position >= ? ORDER BY position"
+            self._history += [json.loads(r[0]) for r in self._db.execute(query, (len(self._history),))]
             return list(self._history)
 
     def run_id(self) -> str:
