@@ -35,7 +35,7 @@ ROWS: Mapping[int, str] = {
     13: "right agent name and parent on every call in parallel, transfer and nested-agent cases",
     14: "judge replies reordered, wrong ids, missing id, duplicate id, out of range, NaN, truncated, fenced in prose",
     15: "trajectory text that tries to close the fence and award itself a score",
-    16: "a rollout hangs: timeout, sealed, late call 409, not in the trace",
+    16: "a rollout hangs: timeout, sealed, late call refused, not in the trace",
     17: "kill -9 between rollout and train, resume: each rollout trained once, no judge call paid twice",
     18: "weights change mid-rollout: every token carries its version and its own logprob",
     19: "infrastructure exception: zero gradient contribution, shown on the parameters",

@@ -182,7 +182,7 @@ async def test_a_stopped_run_goes_on_and_what_has_grown_too_old_is_dropped_and_s
     assert [row["stale_groups"] for row in run.history] == [0, 2]
     assert [row["trained"] for row in run.history] == [True, False]
     assert run.summary.stale_groups == 2
-    assert "step 1: 2 of 2 groups dropped: they hold tokens of weights more than max_staleness=0 steps" in caplog.text
+    assert "step 2: 2 of 2 groups dropped: they hold tokens of weights more than max_staleness=0 steps" in caplog.text
 
 
 def _slots(database: Path) -> dict[str, str]:
@@ -325,6 +325,5 @@ async def test_a_run_killed_between_rollouts_and_training_trains_each_rollout_on
     summary = json.loads(again.stdout.splitlines()[-1])
     assert summary["steps"] == 2
     judged = Counter((tmp_path / "judged").read_text().split())
-    assert (
-        max(judged.values()) <= 2 and sum(n == 2 for n in judged.values()) <= 4
-    )  # only the group in hand is asked again
+    # Only the groups in hand are judged again: both of a step, since a sync reward runs in threads.
+    assert max(judged.values()) <= 2 and sum(n == 2 for n in judged.values()) <= 8
