@@ -160,21 +160,28 @@ def current_binding() -> Binding | None:
     return _binding.get()
 
 
-def adopt(binding: Binding) -> None:
-    """Let a worker go on under the binding of whoever handed it work.
+def adopt(binding: Binding) -> bool:
+    """Let a worker go on under the binding of whoever handed it work; returns whether the code here is a worker.
 
     A worker is code that inherited its binding: code that entered its own block keeps it, and so does code that never
     was in a rollout, such as a main program that reads what an agent streams.
     """
     mine = _binding.get()
-    if mine is None or mine is binding or (mine.owner is not None and mine.owner() is _here()):
-        return
-    _binding.set(binding)
+    if mine is None or is_here(mine.owner):
+        return False
+    if mine is not binding:
+        _binding.set(binding)
+    return True
 
 
 def runner() -> weakref.ref[Any]:
     """Return a reference to the task that runs here, else to the thread."""
     return weakref.ref(_here())
+
+
+def is_here(owner: weakref.ref[Any] | None) -> bool:
+    """Return whether a block was entered by the task or thread that runs here, and not inherited by it."""
+    return owner is not None and owner() is _here()
 
 
 def _here() -> Any:
