@@ -10,17 +10,18 @@ from google.adk.models._capabilities import LlmCapabilities
 from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
+from pydantic import BaseModel
 
-from woodshed.capture import CALL_ID_HEADER, OpenCall, Rollout, model_span
+from woodshed.capture import CALL_ID_HEADER, OpenCall, Rollout, author_settings, model_params, model_span, policy_params
 from woodshed.errors import ConfigError
-from woodshed_adk._convert import to_body
+from woodshed_adk._convert import to_body, to_response_format
 from woodshed_adk._convert_answer import Gathered, own_message, to_response
 from woodshed_adk._replay import answered, recall, remember
 
-_SETTINGS = (
-    "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "presence_penalty",
-    "frequency_penalty",
-)  # fmt: skip
+_ASKED = ("model", "messages", "tools", "stream", "stream_options")
+"""What a request says itself."""
+_NEEDS_TOOLS = ("tool_choice", "parallel_tool_calls")
+_LIMITS = ("max_tokens", "max_completion_tokens")
 _DEFAULT_RETRIES = 2
 
 _LIVE = (
@@ -48,7 +49,9 @@ class TrainableLlm(BaseLlm):
             return
         gathered = Gathered()
         with self._observed(llm_request) as (call, body):
-            chunks = await self._completions().create(**body, stream=True, stream_options={"include_usage": True})
+            chunks = await self._completions(llm_request).create(
+                **body, stream=True, stream_options={"include_usage": True}
+            )
             async with chunks:
                 async for chunk in chunks:
                     for shown in gathered.add(chunk.to_dict()):
@@ -59,17 +62,18 @@ class TrainableLlm(BaseLlm):
     async def _whole(self, llm_request: LlmRequest) -> LlmResponse:
         with self._observed(llm_request) as (call, body):
             # The raw body: parsing it into the SDK's models is slow and drops the reasoning.
-            raw = await self._completions().with_raw_response.create(**body)
+            raw = await self._completions(llm_request).with_raw_response.create(**body)
             return self._read(call, raw.http_response.json(), streamed=False)
 
     @contextmanager
     def _observed(self, llm_request: LlmRequest) -> Iterator[tuple[OpenCall, dict[str, Any]]]:
         """Record one model call; yields it and what the engine is asked."""
         rollout: Rollout = self.rollout
-        body = {**_settings(self.author), **to_body(llm_request, lambda content: recall(rollout, content))}
+        body = _merged(_settings(self.author), to_body(llm_request, lambda content: recall(rollout, content)))
         name = llm_request.model or self.model
         with model_span(rollout, author_model=name, agent=self.agent) as call:
-            yield call, {"model": name, **body, "extra_headers": {CALL_ID_HEADER: call.call_id}}
+            headers = {**body.pop("extra_headers", {}), CALL_ID_HEADER: call.call_id}
+            yield call, {"model": name, **body, "extra_headers": headers}
 
     def _read(self, call: OpenCall, body: dict[str, Any], *, streamed: bool) -> LlmResponse:
         """Return an answer; note the tools it asks for and the message as the model wrote it."""
@@ -84,11 +88,11 @@ class TrainableLlm(BaseLlm):
                 remember(self.rollout, answer.content, message)
         return answer
 
-    def _completions(self) -> Any:
+    def _completions(self, llm_request: LlmRequest) -> Any:
         # The OpenAI SDK takes longer to import than this whole adapter, and is needed in a rollout only.
         from woodshed.capture.clients import async_client
 
-        return async_client(self.rollout, _max_retries(self.author)).chat.completions
+        return async_client(self.rollout, _max_retries(self.author, llm_request)).chat.completions
 
     def connect(self, llm_request: LlmRequest) -> NoReturn:
         """Raise: a live session cannot be trained."""
@@ -96,21 +100,43 @@ class TrainableLlm(BaseLlm):
 
 
 def _settings(author: Any) -> dict[str, Any]:
-    """Return the sampling settings of the author's model object; those of a request take precedence."""
-    given = dict(getattr(author, "_additional_args", None) or {})  # LiteLlm keeps its keyword arguments here
+    """Return what the author's model object sets, as arguments of a chat completion."""
+    given = author_settings(author)
     if "max_tokens" in author.model_fields_set:  # OpenAILlm and Claude; their default is the library's choice
         given["max_tokens"] = author.max_tokens
-    return {name: given[name] for name in _SETTINGS if given.get(name) is not None}
+    arguments = dict(getattr(author, "_additional_args", None) or {})  # LiteLlm keeps its keyword arguments here
+    if arguments.get("n") not in (None, 1):
+        raise ConfigError(f"the agent's model sets n={arguments['n']!r}; ADK reads one answer. Leave it out")
+    form = arguments.get("response_format")
+    if isinstance(form, type) and issubclass(form, BaseModel):
+        arguments["response_format"] = to_response_format(form)
+    return {
+        **model_params({name: value for name, value in given.items() if name not in _ASKED}),
+        **policy_params({name: value for name, value in arguments.items() if name not in _ASKED}),
+    }
 
 
-def _max_retries(author: Any) -> int:
+def _merged(settings: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request with the settings of the author's model, which its own take precedence over."""
+    out = {*(_NEEDS_TOOLS if not request.get("tools") else ()), *(_LIMITS if "max_tokens" in request else ())}
+    merged = {name: value for name, value in settings.items() if name not in out} | request
+    for name in ("extra_body", "extra_headers"):
+        if both := {**settings.get(name, {}), **request.get(name, {})}:
+            merged[name] = both
+    return merged
+
+
+def _max_retries(author: Any, llm_request: LlmRequest) -> int:
     """Return how often the author's model asks again after a failed request."""
-    client, options = getattr(author, "client", None), getattr(author, "retry_options", None)
-    for retries in (getattr(client, "max_retries", None), getattr(author, "_additional_args", {}).get("num_retries")):
+    given, http = getattr(author, "_additional_args", None) or {}, llm_request.config.http_options
+    client = getattr(getattr(author, "client", None), "max_retries", None)
+    for retries in (client, given.get("num_retries"), given.get("max_retries")):
         if isinstance(retries, int):
             return retries
-    attempts = getattr(options, "attempts", None)
-    return max(0, attempts - 1) if isinstance(attempts, int) else _DEFAULT_RETRIES
+    for options in (getattr(http, "retry_options", None), getattr(author, "retry_options", None)):
+        if isinstance(attempts := getattr(options, "attempts", None), int):
+            return max(0, attempts - 1)
+    return _DEFAULT_RETRIES
 
 
 def _wants_user_last(author: Any) -> bool:

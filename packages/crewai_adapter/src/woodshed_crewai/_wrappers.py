@@ -16,12 +16,14 @@ from woodshed.capture import (
     OpenCall,
     Rollout,
     Steps,
+    author_settings,
     bind,
     current_call_context,
     in_call_context,
     in_rollout,
     method_name,
     model_span,
+    note_model_settings,
     provider_tool,
 )
 from woodshed.capture.clients import async_client, sync_client
@@ -87,6 +89,7 @@ _exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("woo
 
 def _prepared(rollout: Rollout, llm: Any, args: Any, kwargs: Any) -> tuple[Exchange, Any, Any]:
     """Return the exchange of a `_handle_completion(params, …)`, and its arguments as the policy takes them."""
+    note_model_settings(author_settings(llm))
     exchange = Exchange(rollout, llm, agent_name(kwargs.get("from_agent")))
     params = args[0] if args else kwargs["params"]
     # Stop words are sent only where CrewAI cuts the answer at them; elsewhere they would change it.

@@ -105,6 +105,8 @@ class SessionGrant(Record):
     secret: str
     base_url: str
     """OpenAI base URL of the gateway, ending in `/v1`."""
+    run_id: str | None = None
+    """The run it was opened for; filled in by the client."""
 
 
 class SealedSession(Record):

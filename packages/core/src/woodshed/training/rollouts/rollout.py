@@ -53,7 +53,13 @@ async def _run_session(
     timeout_s: float,
 ) -> Trajectory:
     grant = await client.open_session(request)
-    active = Rollout(base_url=grant.base_url, secret=grant.secret, scenario_id=scenario_id, rollout_id=grant.rollout_id)
+    active = Rollout(
+        base_url=grant.base_url,
+        secret=grant.secret,
+        scenario_id=scenario_id,
+        rollout_id=grant.rollout_id,
+        run_id=grant.run_id,
+    )
     started, clock = time.time(), time.perf_counter()
     status: Status = "completed"
     error = output = None
