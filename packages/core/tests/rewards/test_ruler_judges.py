@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from builders import call, said, trajectory
-from loopback_judge import LoopbackJudge, Reply, attempts_of, grades, says, verdict
+from loopback_judge import LoopbackJudge, Reply, Request, attempts_of, fails, grades, says, verdict
 
 from woodshed.capture import Rollout, bind, current_rollout, require_rollout
 from woodshed.errors import ConfigError
@@ -161,6 +161,27 @@ def test_a_ruler_reads_the_same_in_every_process() -> None:
         "Ruler('gpt-5-mini', rubric='- Short.', permutations=1, tolerance=0.0, details=(), max_attempts=16, "
         "attempt_chars=24000, window_chars=400000, seed=0)"
     )
+
+
+async def test_a_draft_in_a_thinking_part_is_not_the_verdict(server: LoopbackJudge) -> None:
+    def thought(request: Request) -> Any:
+        shown = attempts_of(request["messages"][1]["content"])
+        draft, final = verdict(dict.fromkeys(shown, 0.1)), verdict(dict.fromkeys(shown, 0.9))
+        return [{"type": "thinking", "thinking": [{"type": "text", "text": draft}]}, {"type": "text", "text": final}]
+
+    server.script = [says(thought)]
+
+    assert set(values(await Ruler(server.judge()).judge_group(GROUP)).values()) == {0.9}
+
+
+async def test_a_schema_that_the_judge_cannot_take_masks_no_group(server: LoopbackJudge) -> None:
+    refusal = fails(400, "The specified schema produces a constraint that has too many states for serving.")
+    server.script = [refusal, says(grades(HONEST))]
+
+    judgement = await Ruler(server.judge()).judge_group(GROUP)
+
+    assert judgement.error is None
+    assert values(judgement) == {"good": 0.9, "poor": 0.4, "bad": 0.0}
 
 
 async def test_a_judge_that_refuses_is_said_to_have_refused(server: LoopbackJudge) -> None:

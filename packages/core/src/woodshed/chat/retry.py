@@ -44,7 +44,7 @@ def explain(model: ChatModel, error: Exception, *, tries: int, key: str) -> Wood
     """Return an error the user can act on: the model, its answer and the next step. It never contains the key."""
     who = f"{model.role} {model.model!r} at {model.address or 'https://api.openai.com/v1'}"
     again = f" in {tries} tries" if tries > 1 else ""
-    detail = _excerpt(str(error), key)
+    detail = excerpt(str(error), key)
     if isinstance(error, APIStatusError):
         return model.error(f"{who} answered {error.status_code}{again}: {detail}. {_next_step(error, model)}")
     if isinstance(error, TimeoutError):
@@ -53,7 +53,7 @@ def explain(model: ChatModel, error: Exception, *, tries: int, key: str) -> Wood
         )
     if isinstance(error, UnreadableReply):
         return model.error(f"{who} sent no chat completion{again}: {detail}; is base_url right, up to its '/v1'?")
-    cause = _excerpt(str(error.__cause__ or ""), key)
+    cause = excerpt(str(error.__cause__ or ""), key)
     return model.error(f"{who} could not be reached{again}: {detail} {cause}".rstrip() + "; is it running there?")
 
 
@@ -72,7 +72,7 @@ def _next_step(error: APIStatusError, model: ChatModel) -> str:
     return "The server refuses this request"
 
 
-def _excerpt(text: str, key: str) -> str:
+def excerpt(text: str, key: str) -> str:
     """Return `text` as one short line with the key masked: servers often repeat it in their errors."""
     shown = " ".join(text.split()).replace(key, "***") if len(key) > 4 else " ".join(text.split())
     return shown if len(shown) <= 300 else f"{shown[:297]}..."
