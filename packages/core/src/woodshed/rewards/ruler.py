@@ -23,7 +23,7 @@ from woodshed.rewards.partial_scores import Detail, check_details
 from woodshed.rewards.prompt import PromptSettings, Transcripts, default_rubric, transcripts
 from woodshed.rewards.transcript import histories
 from woodshed.rewards.verdict import AttemptScore
-from woodshed.types import Failure, Judgement, Score, Trajectory
+from woodshed.types import Failure, Judgement, Score, Trajectory, check_number
 
 _log = logging.getLogger("woodshed.rewards")
 JudgeLike = str | Judge | AskFunction
@@ -76,6 +76,13 @@ class Ruler:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
+        for name, least in (("permutations", 1), ("max_attempts", 3), ("attempt_chars", 400)):
+            check_number(self, name, at_least=least, whole=True)
+        for name in ("tolerance", "escalate_below"):
+            check_number(self, name, at_least=0, below=1)
+        for name, whole in (("window_chars", True), ("max_cost_usd", False)):
+            if getattr(self, name) is not None:
+                check_number(self, name, above=0, whole=whole)
         object.__setattr__(self, "details", check_details(self.details))
         for problem in self._problems():
             raise ConfigError(problem)
@@ -203,12 +210,6 @@ class Ruler:
             yield "Ruler.judge is empty; name one judge, or several for a panel"
         if len({judge_client(j)[0].name for j in self._judges}) < len(self._judges):
             yield "Ruler.judge names the same judge twice; use permutations to ask one judge more than once"
-        for name, least in (("permutations", 1), ("max_attempts", 3), ("attempt_chars", 400)):
-            if getattr(self, name) < least:
-                yield f"Ruler.{name} is {getattr(self, name)}; expected at least {least}"
-        for name in ("tolerance", "escalate_below"):
-            if not 0 <= getattr(self, name) < 1:
-                yield f"Ruler.{name} is {getattr(self, name)}; expected 0 or more, below 1"
         if self.escalate_to is not None and self.permutations < 2:
             yield ("Ruler.escalate_to needs permutations=2 or more: a single request has no consistency")
         yield from self._cost_problems()
@@ -216,8 +217,6 @@ class Ruler:
     def _cost_problems(self) -> Iterator[str]:
         if self.max_cost_usd is None:
             return
-        if not self.max_cost_usd > 0:
-            yield f"Ruler.max_cost_usd is {self.max_cost_usd}; expected more than 0, or None for no ceiling"
         for judge in self._all_judges:
             resolved = as_judge(judge)
             if not isinstance(resolved, Judge) or (resolved.cost_usd(1, 1) is None and not resolved.is_engine):

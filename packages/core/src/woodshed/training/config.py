@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from woodshed.engine.client.config import LoraRank, ServedModel
 from woodshed.errors import ConfigError
@@ -15,28 +15,15 @@ from woodshed.types import (
     LoraSettings,
     LossSettings,
     OptimizerSettings,
-    Record,
+    Settings,
     TrainerKind,
     Trajectory,
     check_four_bits,
+    check_number,
 )
 
 Measure = Callable[[Trajectory, Any], float]
 """True success of a finished trajectory on its scenario, as a number; reported, never trained on."""
-
-
-class Settings(Record):
-    """A record that reports bad values as a `ConfigError`, one line per field."""
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            problems = [
-                f"{type(self).__name__}.{'.'.join(map(str, e['loc'])) or '?'}: {e['msg']}; found {e.get('input')!r}"
-                for e in error.errors()
-            ]
-            raise ConfigError("\n".join(problems)) from None
 
 
 class Policy(Settings):
@@ -178,8 +165,15 @@ class Evaluation:
         """Refuse an evaluation of nothing."""
         if not self.scenarios:
             raise ConfigError("Evaluation.scenarios is empty; expected at least one held-out scenario")
-        if self.rollouts_per_scenario < 1:
-            raise ConfigError(f"Evaluation.rollouts_per_scenario is {self.rollouts_per_scenario}; expected at least 1")
+        check_number(self, "rollouts_per_scenario", at_least=1, whole=True)
+        if isinstance(self.scenarios, str | bytes) or not isinstance(self.scenarios, Sequence):
+            raise ConfigError(
+                f"Evaluation.scenarios is a {type(self.scenarios).__name__}; expected a list of scenarios"
+            )
+        if not callable(self.measure):
+            raise ConfigError(
+                f"Evaluation.measure is {self.measure!r}; expected a function (trajectory, scenario) -> number"
+            )
 
 
 def scenario_ids(scenarios: Sequence[Any]) -> list[str]:
