@@ -10,6 +10,8 @@ WoodshedError
 ├── McpServerError (RuntimeError)       an MCP server cannot be used
 │   └── McpServerUnreachable (ConnectionError)  … because nothing answers there, or the connection broke
 ├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
+│   └── JudgeRefused                    … and never will: its key, credit or name is wrong; the run ends and can be
+resumed
 ├── CostCeilingError (RuntimeError)     the next judge request would exceed the run's cost limit; the run ends and can
 be resumed ├── CheckError (RuntimeError)           a check before a run's first step failed; the message says what to do
 └── EngineError (RuntimeError)          the engine cannot do what was requested
@@ -62,6 +64,10 @@ class McpServerUnreachable(McpServerError, ConnectionError):
 
 class JudgeError(WoodshedError, RuntimeError):
     """A judge gave no usable verdict, even after a repair request; raised by `rewards.ruler`."""
+
+
+class JudgeRefused(JudgeError):
+    """A judge will refuse every request: no valid key, no credit, no such model; the run can be resumed."""
 
 
 class CostCeilingError(WoodshedError, RuntimeError):

@@ -24,6 +24,8 @@ class ChatModel:
     """What error messages call it."""
     error: ClassVar[type[WoodshedError]] = WoodshedError
     """Error class raised when it gives no usable reply."""
+    permanent_error: ClassVar[type[WoodshedError]] = WoodshedError
+    """Error class raised when it will not reply to any other request either: a wrong key, no credit, no such model."""
 
     model: str
     _: KW_ONLY

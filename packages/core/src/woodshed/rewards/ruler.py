@@ -12,8 +12,9 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Self
 
 from woodshed.capture import untracked
-from woodshed.errors import ConfigError, JudgeError
+from woodshed.errors import ConfigError, JudgeError, JudgeRefused
 from woodshed.rewards.aggregate import JudgeScores
+from woodshed.rewards.base import Scenarios
 from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import MemoryCache, VerdictCache
 from woodshed.rewards.judge import AskFunction, Judge
@@ -116,7 +117,9 @@ class Ruler:
             shown += [f"escalate_to={_judge_repr(self.escalate_to)}", f"escalate_below={self.escalate_below}"]
         return f"Ruler({', '.join(shown)})"
 
-    def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
+    def bound(
+        self, *, base_url: str, api_key: str, cache: VerdictCache | None = None, scenarios: Scenarios | None = None
+    ) -> Self:
         """Return a copy that is ready to judge: `engine/NAME` is asked at `base_url`, others at their own address.
 
         Raises:
@@ -140,10 +143,11 @@ class Ruler:
         """Return the group's scores by rollout id, from 0 to 1, and their cost.
 
         Attempts with the same text are shown once and share their score. If all are the same, no judge is asked and
-        each scores 0.5. A judge that fails sets `Judgement.error`; it does not raise.
+        each scores 0.5. A judge that fails sets `Judgement.error`; it does not raise, unless it would fail always.
 
         Raises:
             ConfigError: two trajectories have the same rollout id, or the judge's settings are not usable.
+            JudgeRefused: the judge will refuse every request: its key, its credit or its name is wrong.
             CostCeilingError: the next request would exceed `max_cost_usd`; the verdicts so far are in the cache.
         """
         shown = [t for t in trajectories if t.status == "completed"]
@@ -160,6 +164,9 @@ class Ruler:
         try:
             with untracked():
                 name, judged = await self._panel.judge([members[0] for members in contents], bill)
+        except JudgeRefused:
+            await self._panel.drained()
+            raise
         except JudgeError as error:
             _log.warning("a group of scenario %r has no verdict: %s", shown[0].scenario_id, error)
             return bill.judgement(self.name, Failure(kind=type(error).__name__, message=str(error)))

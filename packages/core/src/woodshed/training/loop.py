@@ -130,6 +130,7 @@ def train(
             the trainer's log-probabilities differ too much.
         RolloutError: every rollout of a step failed.
         CheckError: a check before the first step failed.
+        JudgeRefused: the judge will refuse every request. It and a `CostCeilingError` end a run that can be resumed.
     """
     if config is not None and settings:
         raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
@@ -242,7 +243,10 @@ async def _run_steps(
         function=function,
         store=store,
     )
-    reward = training.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
+    scenarios = _by_id(training.scenarios)
+    reward = training.reward.bound(
+        base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios
+    )
     if training.checks and store.fact("checks") is None:
         warnings = await first_step_checks(
             client, context.policy_name, context.policy.sampling(), context.config.loss, reward
@@ -250,7 +254,7 @@ async def _run_steps(
         progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in warnings])
         store.save_fact("checks", [f.model_dump() for f in warnings])
     await evaluate(context, training.evaluation, "before", progress)
-    await take_steps(context, _by_id(training.scenarios), reward, progress)
+    await take_steps(context, scenarios, reward, progress)
     await evaluate(context, training.evaluation, "after", progress)
 
 
