@@ -86,6 +86,12 @@ class AdvantageSettings(Settings):
     """Tokens of a rollout's longest answer at which its score loses 1 (DAPO's soft overlong punishment)."""
     overlong_soft: int | None = Field(default=None, ge=1)
     """Tokens before `overlong_longest` over which that penalty grows from 0."""
+    overlong_filtering: bool = False
+    """Mask rollouts with an answer that was cut at its token limit (finish reason `length`): DAPO's overlong filtering
+    (arXiv:2503.14476). They give no gradient and do not enter their group's mean."""
+    overflowed: Literal["mask", "fail"] = "mask"
+    """Rollouts that failed because their conversation grew longer than the model's context: `mask` leaves them out as
+    any failed rollout; `fail` gives them the score 0, or their group's lowest if that is less."""
 
     def __init__(self, **values: Any) -> None:
         """Refuse values that contradict each other."""
@@ -109,7 +115,7 @@ class AdvantageSettings(Settings):
         return overlong_penalty(tokens, longest=self.overlong_longest, soft=self.overlong_soft)
 
 
-_LIMITS = {"max_concurrency", "rollout_timeout_s", "max_staleness"}
+_LIMITS = {"max_concurrency", "rollout_timeout_s", "max_staleness", "stop_after_flat_steps"}
 _LOSS_LIMITS = {"drift_warn", "drift_stop"}
 
 
@@ -130,6 +136,9 @@ class TrainConfig(Settings):
     """Extra scenarios a step may sample in place of groups with equal scores (DAPO's dynamic sampling)."""
     score_tolerance: float = Field(default=1e-3, ge=0)
     """Scores that differ by less are equal; a group of equal scores trains nothing."""
+    stop_after_flat_steps: int | None = Field(default=3, ge=1)
+    """Steps in a row that train nothing (equal scores, no verdict, nothing trainable) after which the run stops with
+    `NothingToLearn` and can be resumed; None never stops it."""
     advantage: AdvantageSettings = AdvantageSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
@@ -155,7 +164,11 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Held-out scenarios and how to measure success on them, before the first step and after the last."""
+    """Held-out scenarios and how to measure success on them, before the first step and after the last.
+
+    A rollout that fails or takes too long counts as 0. One that fails because of infrastructure (the engine, the
+    network, a provider) is masked.
+    """
 
     scenarios: Sequence[Any]
     measure: Measure

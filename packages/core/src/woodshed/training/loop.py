@@ -19,7 +19,7 @@ from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
 from woodshed.training.doctor import first_step_checks
-from woodshed.training.evaluation import evaluate
+from woodshed.training.evaluation import evaluate, held_out_warning
 from woodshed.training.open_policy import open_policy
 from woodshed.training.report.files import write_history, write_summary
 from woodshed.training.report.memory_peak import MemoryPeak
@@ -130,7 +130,10 @@ def train(
             the trainer's log-probabilities differ too much.
         RolloutError: every rollout of a step failed.
         CheckError: a check before the first step failed.
-        JudgeRefused: the judge will refuse every request. It and a `CostCeilingError` end a run that can be resumed.
+        NothingToLearn: too many steps in a row trained nothing.
+        JudgeRefused: the judge will refuse every request.
+        CostCeilingError: judging would cost more than `Ruler.max_cost_usd`. After this and the two errors above, the
+            same command resumes the run.
     """
     if config is not None and settings:
         raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
@@ -253,6 +256,9 @@ async def _run_steps(
         )
         progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in warnings])
         store.save_fact("checks", [f.model_dump() for f in warnings])
+    if (warning := held_out_warning(training.scenarios, training.evaluation)) is not None:
+        store.add_warnings([warning])
+        progress.warn([warning])
     await evaluate(context, training.evaluation, "before", progress)
     await take_steps(context, scenarios, reward, progress)
     await evaluate(context, training.evaluation, "after", progress)

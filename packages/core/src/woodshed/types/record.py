@@ -22,3 +22,6 @@ class Failure(Record):
     kind: str
     """Class name of the exception, such as `RolloutTimeout` or `ValueError`."""
     message: str
+    cause: Literal["agent", "infrastructure", "overflow"] = "agent"
+    """`infrastructure`: the engine, the network or a provider failed, not the agent. `overflow`: the conversation grew
+    longer than the model's context."""

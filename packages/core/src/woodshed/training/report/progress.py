@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBars
@@ -77,9 +78,9 @@ class RunProgress:
         """Show that an evaluation of `total` rollouts has started."""
         self._bars.reset(self._task, description=f"held-out scenarios, {name}", total=total)
 
-    def evaluation_done(self, name: str, success: float) -> None:
-        """Print the result of an evaluation."""
-        self._console.print(f"held-out success {name}: [bold]{success:.3f}[/]")
+    def evaluation_done(self, name: str, success: float, counted: str) -> None:
+        """Print the result of an evaluation; `counted` says of how many rollouts."""
+        self._console.print(f"held-out success {name}: [bold]{success:.3f}[/], {escape(counted)}")
 
     def advance(self) -> None:
         """Count one rollout of an evaluation."""
