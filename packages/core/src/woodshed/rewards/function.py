@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from woodshed.capture.user_frames import user_line
 from woodshed.errors import ConfigError
 from woodshed.rewards.base import Scenarios
 from woodshed.rewards.cache import VerdictCache
@@ -72,7 +73,9 @@ class FunctionReward:
                 value = await self._value(arguments)
             except (Exception, SystemExit) as error:
                 # User code: its failure masks the rollout and is never a reward of 0.
-                failures[trajectory.rollout_id] = Failure(kind=type(error).__name__, message=str(error))
+                failures[trajectory.rollout_id] = Failure(
+                    kind=type(error).__name__, message=str(error), where=user_line(error)
+                )
                 continue
             if value is not None:
                 scores.append(Score(rollout_id=trajectory.rollout_id, value=value))

@@ -12,7 +12,7 @@ from woodshed.errors import RolloutError
 from woodshed.tokens import PrefixReuse
 from woodshed.training.report.metrics import DRIFT, prefix_reuse
 from woodshed.training.report.signal import all_constrained, flat_groups, unjudged_groups, unscored
-from woodshed.types import Group, Trajectory
+from woodshed.types import Failure, Group, Trajectory
 
 MERGE_RATIO = 0.95
 """Smallest share of re-sent sampled tokens that should match their original tokens; less is a warning."""
@@ -41,7 +41,7 @@ def check_rollouts(trajectories: Sequence[Trajectory]) -> None:
     """
     failed = [t for t in trajectories if t.status != "completed"]
     if trajectories and len(failed) == len(trajectories):
-        reasons = Counter(f"{t.error.kind}: {t.error.message}" for t in failed if t.error).most_common(1)
+        reasons = Counter(str(t.error) for t in failed if t.error).most_common(1)
         reason = reasons[0][0] if reasons else "no reason was recorded"
         raise RolloutError(
             f"all {len(failed)} rollouts of the step failed, most often with {reason!r}. Run your rollout function "
@@ -92,7 +92,7 @@ def _model_warnings(members: Sequence[Trajectory]) -> list[str]:
     failed = [t for t in members if t.status != "completed"]
     if failed:
         kinds = ", ".join(f"{n} × {k}" for k, n in Counter(t.error.kind for t in failed if t.error).most_common())
-        first = next((t.error.message for t in failed if t.error), "")
+        first = next((_with_place(t.error) for t in failed if t.error), "")
         warnings.append(f"{len(failed)} of {len(members)} rollouts failed and are masked ({kinds}); the first: {first}")
     if overflowed := sum(t.error is not None and t.error.cause == "overflow" for t in failed):
         warnings.append(
@@ -101,6 +101,10 @@ def _model_warnings(members: Sequence[Trajectory]) -> list[str]:
             "AdvantageSettings(overflowed='fail')"
         )
     return [*warnings, *_prefix_warnings(prefix_reuse(members))]
+
+
+def _with_place(error: Failure) -> str:
+    return error.message + (f" ({error.where})" if error.where else "")
 
 
 def _prefix_warnings(reuse: PrefixReuse) -> list[str]:

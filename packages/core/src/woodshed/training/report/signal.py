@@ -61,8 +61,9 @@ def unjudged_groups(groups: Sequence[Group]) -> str | None:
     unjudged = [g for g in groups if g.judgement is None or g.judgement.error is not None]
     if not unjudged:
         return None
-    error = next((g.judgement.error.message for g in unjudged if g.judgement and g.judgement.error), "no judgement")
-    return f"{len(unjudged)} of {len(groups)} groups have no verdict and are masked; the first error: {error}"
+    error = next((g.judgement.error for g in unjudged if g.judgement and g.judgement.error), None)
+    first = "no judgement" if error is None else f"{error.message}{f' ({error.where})' if error.where else ''}"
+    return f"{len(unjudged)} of {len(groups)} groups have no verdict and are masked; the first error: {first}"
 
 
 def unscored(groups: Sequence[Group]) -> str | None:
@@ -72,4 +73,4 @@ def unscored(groups: Sequence[Group]) -> str | None:
     if not failures:
         return None
     kinds = ", ".join(f"{n} × {kind}" for kind, n in Counter(f.kind for f in failures).most_common())
-    return f"the reward of {len(failures)} rollouts failed ({kinds}) and masks them; the first: {failures[0].message}"
+    return f"the reward of {len(failures)} rollouts failed ({kinds}) and masks them; the first: {failures[0]}"

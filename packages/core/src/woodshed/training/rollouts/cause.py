@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from woodshed.capture.recorder import failure
+from woodshed.capture.user_frames import user_line
 from woodshed.errors import RolloutError, WoodshedError
 from woodshed.types import Failure
 
@@ -21,7 +22,7 @@ _OVERFLOW_TEXT = re.compile(r"context[_ ](length|window)|maximum (context|model)
 def rollout_failure(error: BaseException) -> Failure:
     """Return an exception of a rollout as data, with its cause."""
     chain = list(_chain(error))
-    plain = failure(error)
+    plain = failure(error).model_copy(update={"where": user_line(error)})
     if any(_is_overflow(e) for e in chain):
         return plain.model_copy(update={"cause": "overflow"})
     if any(_is_infrastructure(e) for e in chain):
