@@ -42,7 +42,7 @@ CASES = {
     ),
     "reward failed": (
         [failing()],
-        "the reward of 1 rollouts failed (1 × KeyError) and masks them; the first: 'answer'",
+        "the reward of 1 rollouts failed (1 × KeyError) and masks them; the first: KeyError: 'answer'",
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,11 @@ async def _run_and_report(
     cache = SqliteCache(store.folder / VERDICTS)
     try:
         with store.timed(time.perf_counter()):
-            async with training.engine.running(
-                [training.policy.served()], home=home, progress=progress.engine
-            ) as client:
+            async with AsyncExitStack() as stack:
+                with progress.phase("starting the engine"):
+                    client = await stack.enter_async_context(
+                        training.engine.running([training.policy.served()], home=home, progress=progress.engine)
+                    )
                 memory = MemoryPeak(client)
                 watch = asyncio.create_task(memory.watch())
                 try:
@@ -238,22 +240,24 @@ async def _run_steps(
     progress: RunProgress,
 ) -> None:
     """Open the policy, evaluate, take all steps, evaluate again."""
-    context = await open_policy(
-        client,
-        training.policy,
-        training.config,
-        adapter=initial_adapter(training.policy, training.engine),
-        function=function,
-        store=store,
-    )
+    with progress.phase("loading the policy to train"):
+        context = await open_policy(
+            client,
+            training.policy,
+            training.config,
+            adapter=initial_adapter(training.policy, training.engine),
+            function=function,
+            store=store,
+        )
     scenarios = _by_id(training.scenarios)
     reward = training.reward.bound(
         base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios
     )
     if training.checks and store.fact("checks") is None:
-        warnings = await first_step_checks(
-            client, context.policy_name, context.policy.sampling(), context.config.loss, reward
-        )
+        with progress.phase("checking engine, template, weights and judge"):
+            warnings = await first_step_checks(
+                client, context.policy_name, context.policy.sampling(), context.config.loss, reward
+            )
         progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in warnings])
         store.save_fact("checks", [f.model_dump() for f in warnings])
     if (warning := held_out_warning(training.scenarios, training.evaluation)) is not None:

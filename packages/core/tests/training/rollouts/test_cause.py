@@ -56,3 +56,17 @@ def test_the_cause_of_a_failure_is_kept(error: Exception, cause: str) -> None:
     failure = rollout_failure(error)
 
     assert (failure.kind, failure.cause) == (type(error).__name__, cause)
+
+
+def broken(scenario: object) -> None:
+    raise KeyError("city")
+
+
+def test_the_line_of_the_users_code_that_failed_is_kept() -> None:
+    try:
+        woodshed.rollout(broken)("q")
+    except KeyError as error:
+        failure = rollout_failure(error)
+
+    assert failure.where == f"test_cause.py:{broken.__code__.co_firstlineno + 1} in broken"
+    assert str(failure) == f"KeyError: 'city' ({failure.where})"
