@@ -56,15 +56,19 @@ def _kinds(word: str, trajectories: Sequence[Trajectory]) -> str:
     )
 
 
-async def evaluate(context: RunContext, evaluation: Evaluation | None, name: str, progress: RunProgress) -> None:
-    """Measure the current policy and save the mean as `success_NAME`; skip an evaluation that is already saved.
+async def evaluate(
+    context: RunContext, evaluation: Evaluation | None, name: str, progress: RunProgress
+) -> Sequence[Trajectory]:
+    """Measure the current policy, save the mean as `success_NAME`, and return the rollouts.
+
+    An evaluation that is already saved is skipped, and returns none.
 
     Raises:
         ConfigError: the measure returned something else than a number.
         RolloutError: every rollout failed.
     """
     if evaluation is None or context.store.fact(f"success_{name}") is not None:
-        return
+        return ()
     pairs = list(zip(scenario_ids(evaluation.scenarios), evaluation.scenarios, strict=True))
     progress.evaluation_started(name, len(pairs) * evaluation.rollouts_per_scenario)
     clock = time.perf_counter()
@@ -81,6 +85,7 @@ async def evaluate(context: RunContext, evaluation: Evaluation | None, name: str
     context.store.save_fact(f"masked_{name}", len(measured.masked))
     context.store.save_fact(f"seconds_{name}", time.perf_counter() - clock)
     progress.evaluation_done(name, measured.success, str(measured))
+    return [t for t, _ in rollouts]
 
 
 def measure(evaluation: Evaluation, rollouts: Sequence[tuple[Trajectory, Any]]) -> Measured:

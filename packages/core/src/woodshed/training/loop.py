@@ -263,8 +263,8 @@ async def _run_steps(
     if (warning := held_out_warning(training.scenarios, training.evaluation)) is not None:
         store.add_warnings([warning])
         progress.warn([warning])
-    await evaluate(context, training.evaluation, "before", progress)
-    await take_steps(context, scenarios, reward, progress)
+    before = await evaluate(context, training.evaluation, "before", progress)
+    await take_steps(context, scenarios, reward, progress, before=before)
     await evaluate(context, training.evaluation, "after", progress)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,21 +19,34 @@ from woodshed.training.rollouts.prefetch import Prefetch, PrioritySemaphore
 from woodshed.training.run.store import RunStore
 from woodshed.training.step_request import is_filtered, split_stale, step_request
 from woodshed.training.watch import RunWatch
-from woodshed.types import StepReport, StepRequest
+from woodshed.types import StepReport, StepRequest, Trajectory
 
 _log = logging.getLogger("woodshed.training")
 _REFUSED = "refused_step"
 
 
-async def take_steps(context: RunContext, scenarios: Mapping[str, Any], reward: Reward, progress: RunProgress) -> None:
-    """Take every step that the run has not taken yet. Rollouts are prefetched as far as `max_staleness` allows."""
+async def take_steps(
+    context: RunContext,
+    scenarios: Mapping[str, Any],
+    reward: Reward,
+    progress: RunProgress,
+    *,
+    before: Sequence[Trajectory] = (),
+) -> None:
+    """Take every step that the run has not taken yet. Rollouts are prefetched as far as `max_staleness` allows.
+
+    `before` are rollouts of this process whose text no attempt may read, such as those of an evaluation.
+
+    Raises:
+        NothingToLearn: too many steps in a row trained nothing.
+    """
     config = context.config
     if notice := discard_refused_step(context.store, config.loss.drift_stop):
         progress.message(notice)
     # At most one step's worth of rollouts in flight: the next step's use the permits that this step's slow ones leave.
     rollouts_per_step = config.group_size * min(config.scenarios_per_step, len(scenarios))
     context = replace(context, semaphore=PrioritySemaphore(min(config.max_concurrency, rollouts_per_step)))
-    watch = RunWatch(stop_after=config.stop_after_flat_steps)
+    watch = RunWatch(stop_after=config.stop_after_flat_steps, previous=before)
     prefetch = Prefetch(
         lambda step: sample_groups(context, step, scenarios, reward, progress),
         steps=config.steps,

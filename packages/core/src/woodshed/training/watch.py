@@ -16,13 +16,14 @@ class RunWatch:
 
     stop_after: int | None
     """Steps in a row that train nothing after which the run stops; None never stops it."""
-    _previous: Sequence[Trajectory] = ()
+    previous: Sequence[Trajectory] = ()
+    """The rollouts of the batch before, or of an evaluation."""
     _is_shared: bool = False
     _reasons: list[str] = field(default_factory=list)
 
     def shared_state(self, trajectories: Sequence[Trajectory]) -> list[str]:
         """Return warnings about rollouts that read the text of this or the previous batch's; once in a process."""
-        previous, self._previous = self._previous, trajectories
+        previous, self.previous = self.previous, trajectories
         if self._is_shared:
             return []
         warnings = shared_state([*previous, *trajectories])
