@@ -398,3 +398,25 @@ async def test_a_conversation_that_outgrows_the_context_is_known_for_what_it_is(
     members = [store.trajectory(f"0/scenario-{s}/{k}") for s in range(2) for k in range(4)]
     assert Counter(t.error.cause for t in members if t is not None and t.error) == {"overflow": 4}
     assert any("4 of 8 rollouts grew longer than the model's context" in w for w in run.summary.warnings)
+
+
+async def test_attempts_that_share_a_list_are_warned_of_at_the_first_step(
+    engine: EngineClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history: list[Any] = []
+
+    @woodshed.rollout
+    async def remembers(question: str) -> None:
+        here = woodshed.current_rollout()
+        assert here is not None
+        history.append({"role": "user", "content": question})
+        async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
+            answer = await client.chat.completions.create(model="any", messages=history, max_completion_tokens=8)
+        history.append({"role": "assistant", "content": answer.choices[0].message.content})
+
+    config = on_policy(max_concurrency=1)
+    run = await woodshed.train_async(training(engine, tmp_path / "r", rollout=remembers, config=config))
+
+    (warning,) = [w for w in run.summary.warnings if w.startswith("rollouts share state")]
+    assert "no list or dict at module level" in warning
+    assert "look at this first: rollouts share state" in capsys.readouterr().out
