@@ -267,68 +267,6 @@ async def test_many_seeded_calls_at_once_are_answered_and_repeatable(engine: Eng
     assert (await engine.health()).models[0].restarts == 0
 
 
-_KILLED = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import woodshed
-from test_loop import ask, length, training
-
-marks = Path({marks!r})
-
-def reward(trajectory):
-    with (marks / "judged").open("a") as log:
-        log.write(trajectory.rollout_id + "\\n")
-    if len((marks / "judged").read_text().splitlines()) == 6 and not (marks / "killed").exists():
-        (marks / "killed").touch()
-        os.kill(os.getpid(), 9)
-    return length(trajectory)
-
-reward.__qualname__ = "reward"
-
-class Reward(woodshed.FunctionReward):
-    def __repr__(self):
-        return "reward"
-
-class Address:
-    url = {url!r}
-
-print(training(Address, Path({run!r}), reward=Reward(reward)).run().summary.model_dump_json())
-"""
-
-
-async def test_a_run_killed_between_rollouts_and_training_trains_each_rollout_once(
-    engine: EngineClient, tmp_path: Path
-) -> None:
-    code = _KILLED.format(
-        tests=str(Path(__file__).parent), marks=str(tmp_path), url=engine.url, run=str(tmp_path / "r")
-    )
-
-    def go() -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        return subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-        )
-
-    killed = await asyncio.to_thread(go)
-    with closing(sqlite3.connect(tmp_path / "r" / "run.sqlite")) as db:
-        before = dict(db.execute("SELECT slot, rollout_id FROM trajectories").fetchall())
-    again = await asyncio.to_thread(go)
-
-    with closing(sqlite3.connect(tmp_path / "r" / "run.sqlite")) as db:
-        after = dict(db.execute("SELECT slot, rollout_id FROM trajectories").fetchall())
-        groups = db.execute("SELECT count(*) FROM judgements").fetchone()[0]
-    assert killed.returncode == -signal.SIGKILL
-    assert again.returncode == 0, again.stderr
-    assert before and before.items() <= after.items()  # what was finished is kept, not rolled out again
-    assert len(after) == 16 and groups == 4
-    summary = json.loads(again.stdout.splitlines()[-1])
-    assert summary["steps"] == 2
-    judged = Counter((tmp_path / "judged").read_text().split())
-    # Only the groups in hand are judged again: both of a step, since a sync reward runs in threads.
-    assert max(judged.values()) <= 2 and sum(n == 2 for n in judged.values()) <= 8
-
-
 async def test_a_run_whose_groups_stay_flat_stops_with_the_reason_and_goes_on_when_it_is_asked_to(
     engine: EngineClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -420,3 +358,65 @@ async def test_attempts_that_share_a_list_are_warned_of_at_the_first_step(
     (warning,) = [w for w in run.summary.warnings if w.startswith("rollouts share state")]
     assert "no list or dict at module level" in warning
     assert "look at this first: rollouts share state" in capsys.readouterr().out
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import woodshed
+from test_loop import ask, length, training
+
+marks = Path({marks!r})
+
+def reward(trajectory):
+    with (marks / "judged").open("a") as log:
+        log.write(trajectory.rollout_id + "\\n")
+    if len((marks / "judged").read_text().splitlines()) == 6 and not (marks / "killed").exists():
+        (marks / "killed").touch()
+        os.kill(os.getpid(), 9)
+    return length(trajectory)
+
+reward.__qualname__ = "reward"
+
+class Reward(woodshed.FunctionReward):
+    def __repr__(self):
+        return "reward"
+
+class Address:
+    url = {url!r}
+
+print(training(Address, Path({run!r}), reward=Reward(reward)).run().summary.model_dump_json())
+"""
+
+
+async def test_a_run_killed_between_rollouts_and_training_trains_each_rollout_once(
+    engine: EngineClient, tmp_path: Path
+) -> None:
+    code = _KILLED.format(
+        tests=str(Path(__file__).parent), marks=str(tmp_path), url=engine.url, run=str(tmp_path / "r")
+    )
+
+    def go() -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+        )
+
+    killed = await asyncio.to_thread(go)
+    with closing(sqlite3.connect(tmp_path / "r" / "run.sqlite")) as db:
+        before = dict(db.execute("SELECT slot, rollout_id FROM trajectories").fetchall())
+    again = await asyncio.to_thread(go)
+
+    with closing(sqlite3.connect(tmp_path / "r" / "run.sqlite")) as db:
+        after = dict(db.execute("SELECT slot, rollout_id FROM trajectories").fetchall())
+        groups = db.execute("SELECT count(*) FROM judgements").fetchone()[0]
+    assert killed.returncode == -signal.SIGKILL
+    assert again.returncode == 0, again.stderr
+    assert before and before.items() <= after.items()  # what was finished is kept, not rolled out again
+    assert len(after) == 16 and groups == 4
+    summary = json.loads(again.stdout.splitlines()[-1])
+    assert summary["steps"] == 2
+    judged = Counter((tmp_path / "judged").read_text().split())
+    # Only the groups in hand are judged again: both of a step, since a sync reward runs in threads.
+    assert max(judged.values()) <= 2 and sum(n == 2 for n in judged.values()) <= 8
