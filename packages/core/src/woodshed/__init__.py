@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         EngineUnreachable,
         HookError,
         JudgeError,
+        JudgeRefused,
         LeakError,
         McpServerError,
         McpServerUnreachable,
+        NothingToLearn,
         PolicyLost,
         RequestRefused,
         RolloutError,
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
         WoodshedError,
     )
-    from woodshed.rewards.base import FunctionReward, Reward
+    from woodshed.rewards.base import Reward
     from woodshed.rewards.blend import Blend
     from woodshed.rewards.cache import SqliteCache
+    from woodshed.rewards.function import FunctionReward
     from woodshed.rewards.judge import Judge
     from woodshed.rewards.ruler import Ruler
     from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
@@ -84,7 +87,7 @@ _HOME = {
     "ServedModel": "engine.client.config",
     # Rewards.
     "Blend": "rewards.blend",
-    "FunctionReward": "rewards.base",
+    "FunctionReward": "rewards.function",
     "Judge": "rewards.judge",
     "Reward": "rewards.base",
     "Ruler": "rewards.ruler",
@@ -111,7 +114,9 @@ _HOME = {
     "WoodshedError": "errors",
     "HookError": "errors",
     "JudgeError": "errors",
+    "JudgeRefused": "errors",
     "LeakError": "errors",
+    "NothingToLearn": "errors",
     "PolicyLost": "errors",
     "RequestRefused": "errors",
     "McpServerError": "errors",
@@ -142,6 +147,7 @@ __all__ = [
     "HookError",
     "Judge",
     "JudgeError",
+    "JudgeRefused",
     "Judgement",
     "LeakError",
     "LoraSettings",
@@ -150,6 +156,7 @@ __all__ = [
     "McpServerUnreachable",
     "Message",
     "ModelCall",
+    "NothingToLearn",
     "OptimizerSettings",
     "Policy",
     "PolicyLost",

@@ -10,6 +10,8 @@ from tenacity import RetryCallState
 from woodshed.chat.model import ChatModel
 from woodshed.errors import WoodshedError
 
+_PERMANENT = {"insufficient_quota", "billing_not_active", "invalid_api_key", "model_not_found", "account_deactivated"}
+"""Codes and types of errors that OpenAI's API and its likes give for what no repetition mends."""
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 _draw = random.Random()  # our own generator, so that the user's seeded `random` is not advanced
@@ -22,9 +24,16 @@ class UnreadableReply(Exception):
 def is_transient(error: BaseException) -> bool:
     """Return whether the same request may succeed if it is sent again."""
     if isinstance(error, APIStatusError):
-        out_of_credit = "insufficient_quota" in (error.code or "", error.type or "")
-        return (error.status_code in (408, 429) and not out_of_credit) or error.status_code >= 500
+        return (error.status_code in (408, 429) or error.status_code >= 500) and not is_permanent(error)
     return isinstance(error, TimeoutError | APIConnectionError | UnreadableReply)
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Return whether the server will refuse every other request, too: no valid key, no credit, no such model."""
+    if not isinstance(error, APIStatusError):
+        return False
+    names = {error.code, error.type}
+    return error.status_code in (401, 402, 403, 404) or bool(names & _PERMANENT)
 
 
 def wait_s(state: RetryCallState) -> float:
@@ -46,7 +55,8 @@ def explain(model: ChatModel, error: Exception, *, tries: int, key: str) -> Wood
     again = f" in {tries} tries" if tries > 1 else ""
     detail = excerpt(str(error), key)
     if isinstance(error, APIStatusError):
-        return model.error(f"{who} answered {error.status_code}{again}: {detail}. {_next_step(error, model)}")
+        kind = model.permanent_error if is_permanent(error) else model.error
+        return kind(f"{who} answered {error.status_code}{again}: {detail}. {_next_step(error, model)}")
     if isinstance(error, TimeoutError):
         return model.error(
             f"{who} gave no answer within {model.timeout_s:g} s{again}; raise {type(model).__name__}(timeout_s=...)"

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from woodshed import __version__
+from woodshed.capture.user_frames import user_line, user_traceback
 from woodshed.cli.mcp import mcp
 from woodshed.errors import WoodshedError
 
@@ -29,7 +30,10 @@ _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def main() -> None:
-    """Run the command line; woodshed's own errors are printed in one line, without a traceback."""
+    """Run the command line.
+
+    Woodshed's own errors are printed without a traceback, and those of the user's code with their own frames only.
+    """
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_errors, show_path=False)]
     )
@@ -37,9 +41,10 @@ def main() -> None:
         # With standalone_mode=False, a command's exit status is returned instead of raised.
         status = app(standalone_mode=False)
     except WoodshedError as error:
-        _stop(f"{type(error).__name__}: {error}", 1)
+        place = user_line(error)
+        _stop(f"{type(error).__name__}: {error}" + (f"\n({place})" if place else ""), 1)
     except ExceptionGroup as group:
-        _stop("\n".join(_flat(group)), 1)
+        _stop(user_traceback(group) or "\n".join(_flat(group)), 1)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -47,6 +52,8 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # a click usage error: bad flag, missing argument
             _stop(f"{error.format_message()} (see `woodshed --help`)", 2)
+        if (shown := user_traceback(error)) is not None:
+            _stop(shown, 1)
         raise
     sys.exit(status if isinstance(status, int) else 0)
 

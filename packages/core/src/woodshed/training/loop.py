@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
 from woodshed.training.doctor import first_step_checks
-from woodshed.training.evaluation import evaluate
+from woodshed.training.evaluation import evaluate, held_out_warning
 from woodshed.training.open_policy import open_policy
 from woodshed.training.report.files import write_history, write_summary
 from woodshed.training.report.memory_peak import MemoryPeak
@@ -130,6 +130,10 @@ def train(
             the trainer's log-probabilities differ too much.
         RolloutError: every rollout of a step failed.
         CheckError: a check before the first step failed.
+        NothingToLearn: too many steps in a row trained nothing.
+        JudgeRefused: the judge will refuse every request.
+        CostCeilingError: judging would cost more than `Ruler.max_cost_usd`. After this and the two errors above, the
+            same command resumes the run.
     """
     if config is not None and settings:
         raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
@@ -184,9 +188,11 @@ async def _run_and_report(
     cache = SqliteCache(store.folder / VERDICTS)
     try:
         with store.timed(time.perf_counter()):
-            async with training.engine.running(
-                [training.policy.served()], home=home, progress=progress.engine
-            ) as client:
+            async with AsyncExitStack() as stack:
+                with progress.phase("starting the engine"):
+                    client = await stack.enter_async_context(
+                        training.engine.running([training.policy.served()], home=home, progress=progress.engine)
+                    )
                 memory = MemoryPeak(client)
                 watch = asyncio.create_task(memory.watch())
                 try:
@@ -234,23 +240,31 @@ async def _run_steps(
     progress: RunProgress,
 ) -> None:
     """Open the policy, evaluate, take all steps, evaluate again."""
-    context = await open_policy(
-        client,
-        training.policy,
-        training.config,
-        adapter=initial_adapter(training.policy, training.engine),
-        function=function,
-        store=store,
-    )
-    reward = training.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
-    if training.checks and store.fact("checks") is None:
-        warnings = await first_step_checks(
-            client, context.policy_name, context.policy.sampling(), context.config.loss, reward
+    with progress.phase("loading the policy to train"):
+        context = await open_policy(
+            client,
+            training.policy,
+            training.config,
+            adapter=initial_adapter(training.policy, training.engine),
+            function=function,
+            store=store,
         )
+    scenarios = _by_id(training.scenarios)
+    reward = training.reward.bound(
+        base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios
+    )
+    if training.checks and store.fact("checks") is None:
+        with progress.phase("checking engine, template, weights and judge"):
+            warnings = await first_step_checks(
+                client, context.policy_name, context.policy.sampling(), context.config.loss, reward
+            )
         progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in warnings])
         store.save_fact("checks", [f.model_dump() for f in warnings])
-    await evaluate(context, training.evaluation, "before", progress)
-    await take_steps(context, _by_id(training.scenarios), reward, progress)
+    if (warning := held_out_warning(training.scenarios, training.evaluation)) is not None:
+        store.add_warnings([warning])
+        progress.warn([warning])
+    before = await evaluate(context, training.evaluation, "before", progress)
+    await take_steps(context, scenarios, reward, progress, before=before)
     await evaluate(context, training.evaluation, "after", progress)
 
 

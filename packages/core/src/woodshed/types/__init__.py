@@ -37,6 +37,7 @@ from woodshed.types.loss import LossSettings
 from woodshed.types.message import Message, Role, ToolRequest, ToolSpec
 from woodshed.types.message_identity import identity, same_message
 from woodshed.types.record import FORMAT, Failure, Record
+from woodshed.types.settings import Settings, check_number
 from woodshed.types.trajectory import Group, Judgement, Score, Status, Trajectory
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "SealedSession",
     "Serving",
     "SessionGrant",
+    "Settings",
     "Status",
     "StepReport",
     "StepRequest",
@@ -87,6 +89,7 @@ __all__ = [
     "Trajectory",
     "WeightedRollout",
     "check_four_bits",
+    "check_number",
     "identity",
     "same_message",
 ]

@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 from woodshed.types.call import TokenCall
 from woodshed.types.loss import LossSettings
 from woodshed.types.record import Record
+from woodshed.types.settings import Settings
 
 PROTOCOL = 2
 """Version of the control plane; client and engine must agree."""
 
 
-class LoraSettings(Record):
+class LoraSettings(Settings):
     """Shape of the LoRA that is trained (arXiv:2106.09685; PEFT `LoraConfig`)."""
 
     rank: int = Field(default=16, ge=1, le=256)
@@ -24,7 +25,7 @@ class LoraSettings(Record):
     )  # fmt: skip
 
 
-class OptimizerSettings(Record):
+class OptimizerSettings(Settings):
     """AdamW (arXiv:1711.05101) with a linear warm-up and then a constant learning rate."""
 
     learning_rate: float = Field(default=1e-4, gt=0)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from woodshed.engine.client.provision import has_gpu
 from woodshed.errors import ConfigError
-from woodshed.types import Record, TrainerKind
+from woodshed.types import Settings, TrainerKind
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -19,7 +19,7 @@ _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 LoraRank = Literal[8, 16, 32, 64, 128, 256]
 
 
-class ServedModel(Record):
+class ServedModel(Settings):
     """One model that the engine serves, with a vLLM server of its own."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
@@ -51,7 +51,7 @@ class ServedModel(Record):
         return bool(_HUB_NAME.match(self.path)) and not Path(self.path).is_dir()
 
 
-class EngineConfig(Record):
+class EngineConfig(Settings):
     """Everything `python -m woodshed.engine` needs to know."""
 
     home: Path

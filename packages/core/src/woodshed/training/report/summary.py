@@ -19,6 +19,12 @@ class Summary(Record):
     """Mean success on held-out scenarios before the first step; None without an evaluation."""
     success_after: float | None = None
     """The same, on the same scenarios, after the last step."""
+    failed_before: int | None = None
+    """Held-out rollouts before the first step that count as 0, because their agent failed or took too long."""
+    failed_after: int | None = None
+    masked_before: int | None = None
+    """Held-out rollouts before the first step that count nowhere, because the infrastructure failed."""
+    masked_after: int | None = None
     steps: int
     trained_steps: int
     """Steps that changed the weights; a step whose groups were all flat or masked trains nothing."""
@@ -52,6 +58,9 @@ class Summary(Record):
     warnings: tuple[str, ...] = ()
 
 
+_ENDS = ("before", "after")
+
+
 def summarise(
     store: RunStore,
     history: Sequence[Mapping[str, Any]],
@@ -70,6 +79,7 @@ def summarise(
     return Summary(
         success_before=store.fact("success_before"),
         success_after=store.fact("success_after"),
+        **{f"{what}_{when}": store.fact(f"{what}_{when}") for what in ("failed", "masked") for when in _ENDS},
         steps=len(history),
         trained_steps=sum(r["trained"] for r in history),
         lora_swaps=health.lora_swaps,
