@@ -15,7 +15,9 @@ from woodshed.errors import ConfigError
 from woodshed.testing import ScriptedEngine, in_order, say, scripted_rollout
 from woodshed_crewai import _authors, instrument
 
-anthropic = pytest.importorskip("crewai.llms.providers.anthropic.completion", reason="anthropic is not installed")
+anthropic = pytest.importorskip(
+    "crewai.llms.providers.anthropic.completion", reason="anthropic is not installed", exc_type=ImportError
+)
 AnthropicCompletion: Any = anthropic.AnthropicCompletion
 SYSTEM = {"role": "system", "content": "Be brief."}
 

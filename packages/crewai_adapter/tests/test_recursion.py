@@ -149,7 +149,7 @@ def test_what_failed_in_another_tool_call_is_not_tried_again(engine: ScriptedEng
         say("o"),
     )
     inner = agent(llm(engine.base_url))
-    clerk = agent(llm(engine.base_url), tools=[asking(lambda question: inner.kickoff(question).raw)])
+    clerk = agent(llm(engine.base_url), tools=[asking(lambda _: inner.kickoff("the same").raw)])
     with scripted_rollout(engine) as rollout:
         clerk.kickoff("x")
 
