@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from crewai.llms import base_llm
-from crewai.llms.base_llm import BaseLLM
 from crewai.llms.providers.openai.completion import OpenAICompletion
 from pydantic import BaseModel, PrivateAttr
 
@@ -27,6 +26,7 @@ from woodshed.capture.clients import sync_client
 from woodshed.errors import ConfigError
 from woodshed_crewai._attempts import work_at
 from woodshed_crewai._convert import agent_name, model_name, to_params
+from woodshed_crewai._executions import in_flight
 
 _SETTINGS = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "response_format", "max_retries")
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -101,7 +101,7 @@ def instructor_client(rollout: Rollout, instance: Any) -> Any:
         scope.try_again()
         headers: dict[str, str] = {}
         sent = to_params(kwargs, headers)
-        with in_call_context(replace(context, scope=scope)), _span(rollout, instance) as call:
+        with in_call_context(replace(context, scope=scope)), _span(rollout, instance) as call, in_flight(call):
             headers[CALL_ID_HEADER] = call.call_id
             call.task = getattr(work_at(context.scope), "task", None)
             return create(*args, **sent)
@@ -112,8 +112,3 @@ def instructor_client(rollout: Rollout, instance: Any) -> Any:
 
 def _span(rollout: Rollout, instance: Any) -> Any:
     return model_span(rollout, author_model=model_name(instance.llm), agent=agent_name(instance.agent))
-
-
-def is_foreign(llm: type) -> bool:
-    """Return whether a model class is neither `BaseLLM` itself nor CrewAI's OpenAI one."""
-    return issubclass(llm, BaseLLM) and llm is not BaseLLM and not issubclass(llm, OpenAICompletion)
