@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from woodshed.capture.context import is_here, runner
+from woodshed.capture.generators import holding
 from woodshed.capture.propagate import propagate
 from woodshed.capture.recorder import OpenCall, OpenTool
 
@@ -96,11 +97,8 @@ def current_call_context() -> CallContext:
 @contextmanager
 def in_call_context(context: CallContext) -> Iterator[None]:
     """Make `context` the current call context for this block and for the tasks and threads it starts."""
-    token = _entered.set(_Entered(context, runner()))
-    try:
+    with holding(_entered, _Entered(context, runner())):
         yield
-    finally:
-        _entered.reset(token)
 
 
 def adopt_call_context(context: CallContext) -> None:
