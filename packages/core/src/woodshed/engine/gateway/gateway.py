@@ -185,7 +185,7 @@ class Gateway:
         try:
             return parse_request(raw)
         except BadRequest as error:
-            await reply.send_error(400, error.message, param=error.param)
+            await reply.send_error(400, error.message, param=error.param, code="request_refused")
             return None
 
 
