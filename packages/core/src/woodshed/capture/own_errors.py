@@ -18,7 +18,7 @@ _GATEWAY_ERRORS: dict[object, type[WoodshedError]] = {
     "request_too_large": RequestRefused,
     "policy_lost": PolicyLost,
 }
-"""The gateway's codes for what no agent can mend. Not those that a retry mends, nor vLLM's own, such as a long prompt."""
+"""The gateway's codes for what no agent can mend. Not those that a retry mends, nor vLLM's own (a long prompt)."""
 
 
 def own_error(error: BaseException | None) -> WoodshedError | None:

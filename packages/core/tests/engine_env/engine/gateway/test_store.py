@@ -120,6 +120,14 @@ async def test_what_a_run_left_open_is_refused_once_another_run_has_its_policy(t
     assert (await sessions.seal("of no run")).rollout_id == "of no run"
 
 
+async def test_a_refusal_has_a_code_that_the_client_half_knows(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    secret = await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+    head, body = await answered(Gateway({}, sessions, None), secret)
+
+    assert (head["status"], b'"code":"request_refused"' in body) == (400, True)
+
+
 async def answered(gateway: Gateway, secret: str) -> tuple[MutableMapping[str, Any], bytes]:
     """Return the head and the body of the answer to a chat completion call."""
     sent: list[MutableMapping[str, Any]] = []
