@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn
 
 from google.adk.models._capabilities import LlmCapabilities
@@ -12,8 +12,19 @@ from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from pydantic import BaseModel
 
-from woodshed.capture import CALL_ID_HEADER, OpenCall, Rollout, author_settings, model_params, model_span, policy_params
+from woodshed.capture import (
+    CALL_ID_HEADER,
+    OpenCall,
+    Rollout,
+    author_settings,
+    in_rollout,
+    model_params,
+    model_span,
+    policy_params,
+)
+from woodshed.capture.own_errors import watched
 from woodshed.errors import ConfigError
+from woodshed_adk._author_model import Turn, asks_others, current_turn, held, runs, wants_user_last
 from woodshed_adk._convert import to_body, to_response_format
 from woodshed_adk._convert_answer import Gathered, own_message, to_response
 from woodshed_adk._replay import answered, recall, remember
@@ -36,14 +47,21 @@ class TrainableLlm(BaseLlm):
     rollout: Any
     agent: str | None
     author: Any
-    """The author's own model, which is never called."""
+    """The author's own model, whose provider is never called."""
+    turn: Any = None
+    """The turn of the author's model code that asks; None where it has none."""
 
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
     ) -> AsyncGenerator[LlmResponse, None]:
-        """Yield the policy's answer, in pieces first if it is to be streamed."""
-        if _wants_user_last(self.author):
-            self._maybe_append_user_content(llm_request)
+        """Yield the policy's answer, in pieces first if it is to be streamed; the author's own code runs around it."""
+        if self.turn is None and runs(self.author):
+            async with aclosing(Turn(self.rollout, self.agent, self.author).answers(llm_request, stream)) as answers:
+                async for answer in answers:
+                    yield answer
+            return
+        if wants_user_last(self.author):
+            self.author._maybe_append_user_content(llm_request)
         if not stream:
             yield await self._whole(llm_request)
             return
@@ -69,9 +87,12 @@ class TrainableLlm(BaseLlm):
     def _observed(self, llm_request: LlmRequest) -> Iterator[tuple[OpenCall, dict[str, Any]]]:
         """Record one model call; yields it and what the engine is asked."""
         rollout: Rollout = self.rollout
-        body = _merged(_settings(self.author), to_body(llm_request, lambda content: recall(rollout, content)))
         name = llm_request.model or self.model
         with model_span(rollout, author_model=name, agent=self.agent) as call:
+            if self.turn is not None:
+                self.turn.used.asked(call)
+            # Inside the span, so that what cannot be asked of the policy fails the rollout.
+            body = _merged(_settings(self.author), to_body(llm_request, lambda content: recall(rollout, content)))
             headers = {**body.pop("extra_headers", {}), CALL_ID_HEADER: call.call_id}
             yield call, {"model": name, **body, "extra_headers": headers}
 
@@ -79,6 +100,8 @@ class TrainableLlm(BaseLlm):
         """Return an answer; note the tools it asks for and the message as the model wrote it."""
         answer = to_response(body, streamed=streamed)
         answered(self.rollout, answer, call)
+        if self.turn is not None:
+            self.turn.used.answered(call, answer)
         if answer.content is not None:
             message = own_message(body["choices"][0]["message"])
             ids = [request["id"] for request in message.get("tool_calls", ())]
@@ -96,15 +119,26 @@ class TrainableLlm(BaseLlm):
 
     def connect(self, llm_request: LlmRequest) -> NoReturn:
         """Raise: a live session cannot be trained."""
-        raise ConfigError(_LIVE)
+        with watched(self.rollout):
+            raise ConfigError(_LIVE)
+
+
+@in_rollout
+def around_provider(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Let the policy answer what the author's model code asks of a model of ADK's own."""
+    turn = current_turn()
+    if turn is None or asks_others(instance):
+        return wrapped(*args, **kwargs)
+    model = TrainableLlm(model=instance.model, rollout=rollout, agent=turn.agent, author=instance, turn=turn)
+    return model.generate_content_async(*args, **kwargs)
 
 
 def _settings(author: Any) -> dict[str, Any]:
     """Return what the author's model object sets, as arguments of a chat completion."""
     given = author_settings(author)
     if "max_tokens" in author.model_fields_set:  # OpenAILlm and Claude; their default is the library's choice
-        given["max_tokens"] = author.max_tokens
-    arguments = dict(getattr(author, "_additional_args", None) or {})  # LiteLlm keeps its keyword arguments here
+        given["max_tokens"] = held(author, "max_tokens")
+    arguments = dict(held(author, "_additional_args") or {})  # LiteLlm keeps its keyword arguments here
     if arguments.get("n") not in (None, 1):
         raise ConfigError(f"the agent's model sets n={arguments['n']!r}; ADK reads one answer. Leave it out")
     form = arguments.get("response_format")
@@ -128,23 +162,15 @@ def _merged(settings: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]
 
 def _max_retries(author: Any, llm_request: LlmRequest) -> int:
     """Return how often the author's model asks again after a failed request."""
-    given, http = getattr(author, "_additional_args", None) or {}, llm_request.config.http_options
-    client = getattr(getattr(author, "client", None), "max_retries", None)
+    given, http = held(author, "_additional_args") or {}, llm_request.config.http_options
+    client = held(held(author, "client"), "max_retries")
     for retries in (client, given.get("num_retries"), given.get("max_retries")):
         if isinstance(retries, int):
             return retries
-    for options in (getattr(http, "retry_options", None), getattr(author, "retry_options", None)):
-        if isinstance(attempts := getattr(options, "attempts", None), int):
+    for options in (getattr(http, "retry_options", None), held(author, "retry_options")):
+        if isinstance(attempts := held(options, "attempts"), int):
             return max(0, attempts - 1)
     return _DEFAULT_RETRIES
-
-
-def _wants_user_last(author: Any) -> bool:
-    """Return whether the author's model adds a user's turn where the model itself spoke last.
-
-    ADK's models for Google and LiteLLM do; those for OpenAI and Anthropic do not.
-    """
-    return not type(author).__module__.startswith(("google.adk.integrations.openai", "google.adk.models.anthropic"))
 
 
 class Unbuildable(BaseLlm):
