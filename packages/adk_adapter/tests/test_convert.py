@@ -32,7 +32,7 @@ def answer(name: str, response: Any, id: str | None = None) -> types.Part:
 
 
 def messages(*contents: types.Content, instruction: Any = None) -> list[dict[str, Any]]:
-    return to_messages(contents, instruction, lambda content: None)
+    return to_messages(contents, instruction, lambda content, before: None)
 
 
 def body(*contents: types.Content, **config: Any) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from woodshed.capture import note_model_settings, policy_params
 from woodshed.errors import ConfigError
 from woodshed_adk._convert_schema import schema_name, to_json_schema, to_openai_tools
 
-Recall = Callable[[types.Content], dict[str, Any] | None]
-"""Returns the model's own message that a content was made from, or None where it was changed."""
+Recall = Callable[[types.Content, list[dict[str, Any]]], dict[str, Any] | None]
+"""Returns the model's own message that a content was made from, or None where it was changed; takes the content and the
+messages before it."""
 
 _SAMPLING = {
     "temperature": "temperature", "top_p": "top_p", "max_output_tokens": "max_tokens", "stop_sequences": "stop",
@@ -103,7 +104,7 @@ def to_messages(contents: Iterable[types.Content], instruction: Any, recall: Rec
         messages.append({"role": "system", "content": text})
     for content in contents or ():
         if content.role in ("model", "assistant"):
-            messages += _assistant(content, pairs, recall)
+            messages += _assistant(content, pairs, recall, messages)
         else:
             messages += _others(content, pairs)
     return messages
@@ -141,10 +142,12 @@ class _Pairs:
         return response.id or f"call_{response.name}"
 
 
-def _assistant(content: types.Content, pairs: _Pairs, recall: Recall) -> list[dict[str, Any]]:
+def _assistant(
+    content: types.Content, pairs: _Pairs, recall: Recall, before: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     parts = content.parts or ()
     asked = [(pairs.asked(part.function_call), part.function_call) for part in parts if part.function_call is not None]
-    if (said := recall(content)) is not None:
+    if (said := recall(content, before)) is not None:
         return [said]
     calls = [
         {"id": tool_call_id, "type": "function", "function": {"name": call.name, "arguments": dumps(call.args or {})}}

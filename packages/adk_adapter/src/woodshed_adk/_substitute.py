@@ -74,14 +74,14 @@ class TrainableLlm(BaseLlm):
                 async for chunk in chunks:
                     for shown in gathered.add(chunk.to_dict()):
                         yield shown
-            answer = self._read(call, gathered.body(), streamed=True)
+            answer = self._read(call, body, gathered.body(), streamed=True)
         yield answer
 
     async def _whole(self, llm_request: LlmRequest) -> LlmResponse:
         with self._observed(llm_request) as (call, body):
             # The raw body: parsing it into the SDK's models is slow and drops the reasoning.
             raw = await self._completions(llm_request).with_raw_response.create(**body)
-            return self._read(call, raw.http_response.json(), streamed=False)
+            return self._read(call, body, raw.http_response.json(), streamed=False)
 
     @contextmanager
     def _observed(self, llm_request: LlmRequest) -> Iterator[tuple[OpenCall, dict[str, Any]]]:
@@ -92,11 +92,11 @@ class TrainableLlm(BaseLlm):
             if self.turn is not None:
                 self.turn.used.asked(call)
             # Inside the span, so that what cannot be asked of the policy fails the rollout.
-            body = _merged(_settings(self.author), to_body(llm_request, lambda content: recall(rollout, content)))
+            body = _merged(_settings(self.author), to_body(llm_request, lambda *said: recall(rollout, *said)))
             headers = {**body.pop("extra_headers", {}), CALL_ID_HEADER: call.call_id}
             yield call, {"model": name, **body, "extra_headers": headers}
 
-    def _read(self, call: OpenCall, body: dict[str, Any], *, streamed: bool) -> LlmResponse:
+    def _read(self, call: OpenCall, asked: dict[str, Any], body: dict[str, Any], *, streamed: bool) -> LlmResponse:
         """Return an answer; note the tools it asks for and the message as the model wrote it."""
         answer = to_response(body, streamed=streamed)
         answered(self.rollout, answer, call)
@@ -108,7 +108,7 @@ class TrainableLlm(BaseLlm):
             for tool_call_id in filter(None, ids):
                 self.rollout.recorder.remember_request(tool_call_id, call)
             if all(ids):  # one without an id is given one by ADK, and is then written anew
-                remember(self.rollout, answer.content, message)
+                remember(self.rollout, answer.content, message, asked["messages"])
         return answer
 
     def _completions(self, llm_request: LlmRequest) -> Any:
