@@ -17,6 +17,7 @@ from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from google.adk.models.registry import LLMRegistry
+from pydantic import BaseModel
 
 from woodshed.capture import Around, Hook, HookSet, Rollout
 from woodshed.capture.generators import holding, stepped
@@ -25,7 +26,7 @@ from woodshed_adk._used import Used
 
 _log = logging.getLogger("woodshed.adk")
 _ASK = "generate_content_async"
-_RUN_OR_NEVER_ASKED = {_ASK, "connect", "capabilities", "supported_models", "_maybe_append_user_content"}
+_RUN_OR_NEVER_ASKED = {*dir(BaseModel), _ASK, "connect", "supported_models", "_maybe_append_user_content"}
 _told: set[tuple[str, str]] = set()
 
 
@@ -212,13 +213,13 @@ class Providers:
         """Hook every model of ADK's that is imported."""
         for kind in _subclasses(BaseLlm):
             if _is_adks(kind) and _ASK in vars(kind):
-                if kind not in self._hooks:
-                    self._hooks[kind] = HookSet((Hook(kind.__module__, f"{kind.__qualname__}.{_ASK}", self._around),))
-                self._hooks[kind].apply()
+                hooks = HookSet((Hook(kind.__module__, f"{kind.__qualname__}.{_ASK}", self._around),))
+                # One for each class, whichever thread comes first.
+                self._hooks.setdefault(kind, hooks).apply()
 
     def revert(self) -> None:
         """Put every model back as it was."""
-        for hooks in self._hooks.values():
+        for hooks in list(self._hooks.values()):
             hooks.revert()
 
 
