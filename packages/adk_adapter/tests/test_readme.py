@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import QUIET
 
 from woodshed.capture import RolloutFunction
 from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
+
+pytestmark = QUIET
 
 
 @pytest.mark.parametrize("name", ["answer", "attempt"])
