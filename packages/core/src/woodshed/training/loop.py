@@ -185,7 +185,9 @@ async def _run_and_report(
     try:
         with store.timed(time.perf_counter()):
             async with training.engine.running(
-                [training.policy.served()], home=home, progress=progress.engine
+                [training.policy.served().model_copy(update={"lora_slots": training.config.max_staleness + 2})],
+                home=home,
+                progress=progress.engine,
             ) as client:
                 memory = MemoryPeak(client)
                 watch = asyncio.create_task(memory.watch())
