@@ -108,8 +108,10 @@ async def test_old_versions_are_unloaded(engine: RunningEngine) -> None:
     version = (await engine.train_step("unloading")).version
 
     async def only_the_newest() -> bool:
+        server = engine.server()
         async with httpx.AsyncClient(trust_env=False) as http:
-            cards = (await http.get(f"{engine.server()['url']}/v1/models")).json()["data"]
+            headers = {"authorization": f"Bearer {server['key']}"}
+            cards = (await http.get(f"{server['url']}/v1/models", headers=headers)).json()["data"]
         return [card["id"] for card in cards] == ["policy", f"policy@{version}"]
 
     await eventually(only_the_newest, f"vLLM holds no adapter but version {version}")

@@ -86,13 +86,15 @@ class ServedTemplate:
         return tuple([path for path in REQUIRED_PATHS if await self._status(path) in (403, 404, 405)])
 
     async def _status(self, path: str) -> int:
-        async with self._upstream.http.post(self._upstream.server.url + path, json={}) as reply:
+        server = self._upstream.server
+        async with self._upstream.http.post(server.url + path, json={}, headers=server.headers) as reply:
             await reply.read()
             return reply.status
 
     async def max_model_len(self) -> int:
         """Return the longest prompt plus answer in tokens, as vLLM reports it."""
-        async with self._upstream.http.get(f"{self._upstream.server.url}/v1/models") as reply:
+        server = self._upstream.server
+        async with self._upstream.http.get(f"{server.url}/v1/models", headers=server.headers) as reply:
             cards = (await reply.json())["data"]
         return int(next(card["max_model_len"] for card in cards if card.get("max_model_len")))
 
@@ -151,7 +153,7 @@ class ServedTemplate:
         raw = msgspec.json.encode(body | {"model": server.model.name})
         try:
             async with self._upstream.http.post(
-                server.url + path, data=raw, headers={"content-type": "application/json"}
+                server.url + path, data=raw, headers={"content-type": "application/json", **server.headers}
             ) as reply:
                 status, text = reply.status, await reply.read()
         except (aiohttp.ClientError, TimeoutError) as error:
