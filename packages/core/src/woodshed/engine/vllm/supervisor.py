@@ -104,7 +104,7 @@ class Supervisor:
         environment = os.environ | command.fork_server_environment(len(self.servers), gpu=self._gpu)
         with log.open("ab") as sink:
             self._fork_server = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "woodshed.engine.vllm.fork_server"),
+                *(sys.executable, "-m", "woodshed.engine.vllm.fork_server", str(os.getpid())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=sink,
