@@ -22,6 +22,7 @@ from starlette.routing import Route
 from woodshed.engine.client.config import LOOPBACK, EngineConfig, check_config
 from woodshed.engine.control.api import ControlApi
 from woodshed.engine.gateway.asgi import Receive, Scope, Send
+from woodshed.engine.gateway.connections import Connection, raise_open_files
 from woodshed.engine.gateway.counters import Counters, restarts_of
 from woodshed.engine.gateway.gateway import Gateway
 from woodshed.engine.gateway.guard import Guard
@@ -54,6 +55,7 @@ async def run_engine(config: EngineConfig, report: Report, supervisor_type: type
     """
     config = check_config(config)
     config.home.mkdir(parents=True, exist_ok=True)
+    raise_open_files()
     # The port first: a taken port shows in a millisecond, a failing vLLM only after half a minute.
     listener = _listen(config)
     stop = asyncio.Event()
@@ -111,7 +113,7 @@ async def _run_server(app: Guard, listener: socket.socket, stop: asyncio.Event, 
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_level="warning",
