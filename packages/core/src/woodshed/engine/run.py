@@ -114,6 +114,7 @@ async def _run_server(app: Guard, listener: socket.socket, stop: asyncio.Event, 
             app,
             loop="none",
             http=Connection,
+            proxy_headers=False,  # whoever sits on loopback may write them
             ws="none",
             lifespan="off",
             log_level="warning",
