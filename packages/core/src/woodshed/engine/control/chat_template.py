@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,16 +88,27 @@ class ServedTemplate:
 
     async def _status(self, path: str) -> int:
         server = self._upstream.server
-        async with self._upstream.http.post(server.url + path, json={}, headers=server.headers) as reply:
-            await reply.read()
-            return reply.status
+        with self._answering(path):
+            async with self._upstream.http.post(server.url + path, json={}, headers=server.headers) as reply:
+                await reply.read()
+                return reply.status
 
     async def max_model_len(self) -> int:
         """Return the longest prompt plus answer in tokens, as vLLM reports it."""
         server = self._upstream.server
-        async with self._upstream.http.get(f"{server.url}/v1/models", headers=server.headers) as reply:
-            cards = (await reply.json())["data"]
-        return int(next(card["max_model_len"] for card in cards if card.get("max_model_len")))
+        with self._answering("/v1/models"):
+            async with self._upstream.http.get(f"{server.url}/v1/models", headers=server.headers) as reply:
+                cards = (await reply.json())["data"]
+            return max(int(card["max_model_len"]) for card in cards if card.get("max_model_len"))
+
+    @contextmanager
+    def _answering(self, path: str) -> Iterator[None]:
+        """Raise EngineError where vLLM does not answer, or not as vLLM does."""
+        try:
+            yield
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
+            name = self._upstream.server.model.name
+            raise EngineError(f"vLLM for {name!r} did not answer {path}: {type(error).__name__}: {error}") from error
 
     async def stop_ids(self) -> frozenset[int]:
         """Return the tokens at which vLLM ends an answer, from the model's configuration and its tokenizer."""
@@ -150,7 +162,10 @@ class ServedTemplate:
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         server = self._upstream.server
         await server.ready()
-        raw = msgspec.json.encode(body | {"model": server.model.name})
+        try:
+            raw = msgspec.json.encode(body | {"model": server.model.name})
+        except (OverflowError, ValueError) as error:
+            raise BadRequest(f"the request cannot be written as JSON for vLLM: {error}") from None
         try:
             async with self._upstream.http.post(
                 server.url + path, data=raw, headers={"content-type": "application/json", **server.headers}
