@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from woodshed.engine.client.client import EngineClient
-from woodshed.engine.client.config import EngineConfig, ServedModel, check_config, to_models
+from woodshed.engine.client.config import LOOPBACK, EngineConfig, ServedModel, check_config, to_models
 from woodshed.engine.client.private_files import write_private
 from woodshed.engine.client.provision import engine_python
 from woodshed.engine.client.served import check_served
@@ -90,8 +90,8 @@ class LocalEngine:
                 home=self.home or home or Path("woodshed-engine"),
                 host=self.host,
                 port=self.port,
-                # Loopback is open to every user of this machine and to every page in a browser here.
-                api_key=self.api_key or secrets.token_urlsafe(32),
+                # Loopback is open to every user of this machine. Elsewhere the user must choose a key: others need it.
+                api_key=self.api_key or (secrets.token_urlsafe(32) if self.host in LOOPBACK else None),
                 allowed_hosts=self.allowed_hosts,
                 models=tuple(served.values()),
                 parent_pid=os.getpid(),
@@ -151,8 +151,8 @@ class Engine:
             home: Folder for logs, calls and checkpoints; a run uses its own folder otherwise.
             host: Address to listen on; any but loopback requires an `api_key`.
             port: Port to listen on; 0 takes a free one.
-            api_key: The key that clients must send. Without one the engine gets a random key, which the client of
-                the run knows.
+            api_key: The key that clients must send. Without one an engine on loopback gets a random key, which the
+                client of the run knows.
             allowed_hosts: Names under which a proxy on this machine passes requests on, such as `engine.example.com`;
                 an engine on loopback answers to no other name.
             python: Interpreter of the engine environment; the one that `woodshed engine install` made otherwise.
