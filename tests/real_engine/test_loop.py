@@ -59,7 +59,7 @@ def training(engine: EngineClient, run_dir: Path, **changes: Any) -> woodshed.Tr
         "scenarios": QUESTIONS,
         "policy": woodshed.Policy(str(policy_path()), max_model_len=256),
         "reward": woodshed.FunctionReward(length),
-        "engine": woodshed.Engine.connect(engine.url),
+        "engine": woodshed.Engine.connect(engine.url, api_key=engine.api_key),
         "config": woodshed.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
         "run_dir": run_dir,
         "checks": False,
@@ -251,7 +251,7 @@ async def test_a_step_in_which_every_rollout_fails_stops_with_the_reason(engine:
 
 
 async def test_many_seeded_calls_at_once_are_answered_and_repeatable(engine: EngineClient) -> None:
-    async with openai.AsyncOpenAI(base_url=engine.openai_base_url, api_key="any", max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=engine.openai_base_url, api_key=engine.api_key, max_retries=0) as client:
 
         async def one(seed: int) -> str | None:
             question = f"{seed} " + "Is the Horn still in stock? " * (seed % 30)

@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 
 from woodshed import __version__
 from woodshed.capture.user_frames import user_line, user_traceback
+from woodshed.cli.engine_start import start
 from woodshed.cli.mcp import mcp
 from woodshed.errors import WoodshedError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own environment.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
 app.command()(mcp)
+engine_app.command()(start)
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -224,23 +226,3 @@ def install(
     from woodshed.engine.client.provision import install as provision
 
     provision(force=upgrade, unsloth=unsloth)
-
-
-@engine_app.command()
-def start(
-    model: Annotated[list[str], typer.Option("--model", help="NAME=PATH of a model to serve; repeatable.")],
-    home: Annotated[Path, typer.Option(help="Folder for logs, sessions and checkpoints.")] = Path("runs/engine"),
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; anything but loopback needs --api-key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8900,
-    api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="Key that clients must send.")] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help="Name under which a proxy on this machine passes requests on; repeatable."),
-    ] = None,
-) -> None:
-    """Run an engine for other machines to connect to: `Engine.connect("http://host:8900", api_key=...)`."""
-    from woodshed.cli.engines import serve_forever
-
-    serve_forever(models=model, home=home, host=host, port=port, api_key=api_key, allowed_hosts=allow_host or ())

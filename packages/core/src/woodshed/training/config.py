@@ -63,9 +63,9 @@ class Policy(Settings):
             name="policy",
             path=self.model,
             trainable=True,
-            max_model_len=self.max_model_len,
             max_lora_rank=next(r for r in get_args(LoraRank) if r >= self.lora.rank),
-            tool_call_parser=self.tool_call_parser,
+            # An engine that runs already is compared with what the user set, and with nothing else.
+            **self.model_dump(include={"max_model_len", "tool_call_parser"}, exclude_unset=True),
         )
 
     def sampling(self) -> dict[str, Any]:

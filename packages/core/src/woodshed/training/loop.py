@@ -188,10 +188,11 @@ async def _run_and_report(
     cache = SqliteCache(store.folder / VERDICTS)
     try:
         with store.timed(time.perf_counter()):
+            served = training.policy.served().model_copy(update={"lora_slots": training.config.max_staleness + 2})
             async with AsyncExitStack() as stack:
                 with progress.phase("starting the engine"):
                     client = await stack.enter_async_context(
-                        training.engine.running([training.policy.served()], home=home, progress=progress.engine)
+                        training.engine.running([served], home=home, progress=progress.engine)
                     )
                 memory = MemoryPeak(client)
                 watch = asyncio.create_task(memory.watch())

@@ -11,7 +11,7 @@ from woodshed.types.loss import LossSettings
 from woodshed.types.record import Record
 from woodshed.types.settings import Settings
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the control plane; client and engine must agree."""
 
 
@@ -168,6 +168,26 @@ class StepReport(Record):
     """Rollout id → why it was left out of the step (`NaN advantage`, `no trained tokens`, …)."""
 
 
+class ModelSettings(Record):
+    """How a model is served, for a run to compare with what it asks for."""
+
+    model: str
+    """Folder on the engine's machine, or name on the Hugging Face hub."""
+    fingerprint: str | None = None
+    """Hash of config and weights of a folder; None for a name on the hub."""
+    trainable: bool
+    max_model_len: int | None = None
+    """Longest prompt plus answer in tokens; None where the engine does not know its vLLM's limit."""
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
+    chat_template_hash: str | None = None
+    dtype: str | None = None
+    """What vLLM computes in; None where vLLM decides."""
+    max_lora_rank: int
+    lora_slots: int
+
+
 class ModelHealth(Record):
     """The state of one vLLM server behind the gateway."""
 
@@ -176,7 +196,9 @@ class ModelHealth(Record):
     vllm: str
     """Version as the server itself reports it."""
     ready: bool
+    settings: ModelSettings
     restarts: int = 0
+    """How often its vLLM died and was started again; where a run is training, over the whole life of that run."""
     rss_mb: float = 0.0
 
 
@@ -188,6 +210,8 @@ class EngineHealth(Record):
     models: tuple[ModelHealth, ...] = ()
     policies: tuple[PolicyState, ...] = ()
     lora_swaps: int = 0
+    """Versions that the runs that are training here have had served, in all lives of the engine."""
     failed_calls: int = 0
+    """Answers of 500 and above; where a run is training, over the whole life of that run."""
     rss_mb: float = 0.0
     """Resident memory of the engine and all its children, in MiB."""

@@ -36,6 +36,9 @@ class ServedModel(Settings):
     max_num_seqs: int = Field(default=64, ge=1)
     """How many calls are decoded at the same time; further ones wait."""
     max_lora_rank: LoraRank = 16
+    lora_slots: int = Field(default=3, ge=2)
+    """Versions of the trained LoRA that one batch can mix: `max_staleness + 2`, those that rollouts of one step have
+    and one for calls that began before. Calls of a further version wait until those of one of them have ended."""
     tool_call_parser: str | None = "hermes"
     """vLLM's name of the tool-call format; None turns tool calls off."""
     reasoning_parser: str | None = None
