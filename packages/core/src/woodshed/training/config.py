@@ -122,7 +122,7 @@ class AdvantageSettings(Settings):
         return overlong_penalty(tokens, longest=self.overlong_longest, soft=self.overlong_soft)
 
 
-_LIMITS = {"max_concurrency", "rollout_timeout_s", "max_staleness"}
+_LIMITS = {"steps", "max_concurrency", "rollout_timeout_s", "max_staleness"}
 _LOSS_LIMITS = {"drift_warn", "drift_stop"}
 
 

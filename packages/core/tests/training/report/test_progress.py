@@ -66,3 +66,15 @@ def test_a_run_that_ends_early_says_that_nothing_is_lost(error: BaseException, s
         raise error
 
     assert f"{said} finished work is kept" in text.getvalue()
+
+
+@pytest.mark.parametrize(("fresh", "advice"), [(False, "Run the same command again to"), (True, "without --fresh")])
+def test_a_run_that_is_stopped_says_how_to_resume_this_one(fresh: bool, advice: str) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=400)
+
+    with pytest.raises(KeyboardInterrupt), RunProgress(folder=Path("run"), steps=3, fresh=fresh, console=console):
+        raise KeyboardInterrupt
+
+    assert advice in text.getvalue() and "resume from run" in text.getvalue()
+    assert ("command again" in text.getvalue()) != fresh
