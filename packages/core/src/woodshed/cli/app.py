@@ -25,6 +25,7 @@ app = typer.Typer(
 engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own environment.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
 app.command()(mcp)
+_INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -41,14 +42,16 @@ def main() -> None:
     except ExceptionGroup as group:
         _stop("\n".join(_flat(group)), 1)
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        again = "without --fresh" if "--fresh" in sys.argv else "again"
-        _stop(f"stopped; run the same command {again} to resume", 130)
+        status = _INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # a click usage error: bad flag, missing argument
             _stop(f"{error.format_message()} (see `woodshed --help`)", 2)
         raise
+    if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
+        again = "without --fresh" if "--fresh" in sys.argv else "again"
+        _stop(f"stopped; run the same command {again} to resume", _INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 

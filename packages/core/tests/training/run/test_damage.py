@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,12 +19,13 @@ import pytest
 from builders import call, said, trajectory
 
 import woodshed
+from woodshed.engine.trainer.checkpoint import Checkpoints, Position
 from woodshed.rewards.cache import SqliteCache
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.storage import storage
 from woodshed.training.run.store import FORMAT, RunStore
 from woodshed.training.run.whole_file import write_whole
-from woodshed.types import StepReport
+from woodshed.types import OpenPolicy, StepReport
 
 ONE = trajectory("one", call(said("4")))
 PATH = [str(Path(__file__).parent), *sys.path]
@@ -135,6 +136,33 @@ def test_a_verdict_that_cannot_be_stored_ends_the_run_with_the_reason(tmp_path: 
             with storage(cache.path):
                 cache.put(str(number), [])
     cache.close()
+
+
+def _write(size: int) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "state.pt").write_bytes(b"s" * size)
+
+    return write
+
+
+def test_a_checkpoint_that_does_not_fit_is_named_and_the_one_before_is_used(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    good = Position(version=1, policy=OpenPolicy(name="p"))
+    checkpoints.save(good, _write(100))
+    (checkpoints.folder / ".DS_Store").write_text("a desktop was here")
+    (checkpoints.folder / "00001" / ".DS_Store").write_text("and here")
+
+    with (
+        no_file_longer_than(10_000),
+        pytest.raises(OSError, match=r"checkpoint '.*00002' cannot be written \(\d+ MiB are free there\): .*too large"),
+    ):
+        checkpoints.save(good.model_copy(update={"version": 2}), _write(20_000))
+
+    assert {p.name for p in checkpoints.folder.iterdir()} == {"00001", ".DS_Store"}
+    checkpoints.clean()
+    assert checkpoints.kept() == (1,)
+    checkpoints.save(good.model_copy(update={"version": 2}), _write(20_000))
+    assert checkpoints.kept() == (1, 2)
 
 
 def test_a_refusal_inside_a_group_of_tasks_is_the_error(tmp_path: Path) -> None:
