@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to train; a temporary folder otherwise")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
-    parser.add_argument("--only", nargs="*", help="points to kill at; all otherwise")
+    parser.add_argument("--only", nargs="*", help="points, or POINT/PROCESS, to kill at; all otherwise")
     asked = parser.parse_args()
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="woodshed-kills-"))
     began = time.monotonic()
@@ -75,8 +75,8 @@ def main() -> None:
             rows = [
                 _killed(life, name, reach, process)
                 for name, reach, targets in MATRIX
-                if not asked.only or name in asked.only
                 for process in targets
+                if not asked.only or {name, f"{name}/{process}"} & {*asked.only}
             ]
             whole = _finish(life, rows)
         finally:
@@ -145,7 +145,7 @@ def _finish(life: Life, rows: list[Row]) -> bool:
     summary = json.loads((life.folder / "summary.json").read_text())
     updates = optimizer_updates(life)
     print(f"optimizer updates {updates}, steps {summary['steps']}, trained once {sum(once.values())} of {life.steps}")
-    return all(once.values()) and updates == [life.steps] and summary["trained_steps"] == life.steps
+    return bool(all(once.values()) and updates == [life.steps] and summary["trained_steps"] == life.steps)
 
 
 def _end(life: Life) -> None:

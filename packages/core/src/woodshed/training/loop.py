@@ -147,7 +147,8 @@ async def train_async(training: Training, then: Callable[[Run], Awaitable[None]]
     Args:
         training: The run's settings.
         then: Called with the run after all steps and the report. The run counts as finished only afterwards: if it is
-            interrupted before, the same command calls it again without repeating any step.
+            interrupted before, the same command calls it again without repeating any step. A run that was finished
+            before is returned without it.
     """
     function = rollout(training.rollout)
     identity = _identity(training)
@@ -163,9 +164,8 @@ async def train_async(training: Training, then: Callable[[Run], Awaitable[None]]
             store.claim(identity, training.config.limits(), rollout=source.described(folder.parent))
             if (finished := finished_run(store, training.config.steps)) is not None:
                 return finished
-            with storage(folder), RunProgress(
-                folder=folder, steps=training.config.steps, fresh=training.fresh
-            ) as progress:  # fmt: skip
+            shown = RunProgress(folder=folder, steps=training.config.steps, fresh=training.fresh)
+            with storage(folder), shown as progress:
                 summary = await _run_and_report(training, function, store, progress)
                 progress.done(summary)
             run = Run(folder=folder, summary=summary, history=tuple(store.history()))
