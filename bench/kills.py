@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from killing import points
 from killing.judge import GatedJudge
-from killing.life import Life
+from killing.life import ClientEnded, Life
 from killing.processes import kill, orphans, release, tree
 from killing.truth import optimizer_updates, steps_trained_once
 
@@ -41,6 +42,8 @@ MATRIX: list[tuple[str, Callable[[Life], points.Held], tuple[str, ...]]] = [
     ("evaluating after", points.evaluating("after"), ("gateway",)),
 ]
 STEPS = 26
+_SAMPLED = ("idle", "judged, no step yet", "trainer's step", "writing checkpoint", "swapping LoRA")
+"""Points after which the step is to be finished; after the others, anything more that is stored will do."""
 _ENDS_WITHIN_S = 60.0
 
 
@@ -102,26 +105,35 @@ def _killed(life: Life, name: str, reach: Callable[[Life], points.Held], process
     clock = time.monotonic()
     for pid, group in held:
         release(pid, group=group)
-    survives = (process in ("vLLM", "fork server") and name != "starting") or (process, name) == ("trainer", "idle")
-    if not survives:
+    if process in ("client", "gateway") or name == "starting":
         _ended(life)
         life.judge.forget_waiting()
-    left, gone_s = orphans(before - tree(target) if survives else before, life.client)
-    if not survives:
-        life.start()
-    life.judge.open(name == "idle")
+    left, gone_s = orphans(before if life.client is None else before - tree(target), life.client)
     resumed_s = None
-    if name != "starting":  # there the next kill comes first, to save the start
-        life.wait(lambda: life.stored() > stored or _waits_for_verdicts(life), "something is stored after the kill")
+    goes_on = life.client is not None
+    if name != "starting":  # there the next kill comes first, to save a start
+        goes_on = _resumed(life, step if name in _SAMPLED else None, stored) and goes_on
         resumed_s = time.monotonic() - clock
     life.judge.open(False)
     print(f"{name:20} {process:12} step {step + 1:2}  {resumed_s or 0:5.1f} s", flush=True)
-    return Row(name, process, step, survives, life.judge.paid_twice - twice, left, gone_s, resumed_s)
+    return Row(name, process, step, goes_on, life.judge.paid_twice - twice, left, gone_s, resumed_s)
 
 
-def _waits_for_verdicts(life: Life) -> bool:
-    """Whether the judge has been asked: all there is to do before the gate opens."""
-    return life.judge.waiting > 0
+def _resumed(life: Life, step: int | None, stored: int) -> bool:
+    """Wait until `step` is finished, or anything is stored; return whether the client went on without a new start."""
+    goes_on = True
+    while True:
+        if life.client is None:
+            goes_on = False
+            life.judge.forget_waiting()
+            life.start()
+        life.judge.open(step is not None)
+        with suppress(ClientEnded):
+            if step is None:
+                life.wait(lambda: life.stored() > stored or life.judge.waiting > 0, "something is stored")
+            else:
+                life.wait(lambda: life.step() > step, "the step is finished")
+            return goes_on
 
 
 def _ended(life: Life) -> None:

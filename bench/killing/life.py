@@ -22,6 +22,10 @@ _CHILD = Path(__file__).parent / "child.py"
 _WITHIN_S = 150.0
 
 
+class ClientEnded(Exception):
+    """The client ended while something was awaited of it."""
+
+
 class Life:
     """Starts and watches the training in `folder`."""
 
@@ -67,12 +71,13 @@ class Life:
         """Return what `holds` returns once it is true.
 
         Raises:
-            TimeoutError: it never was; or the client ended meanwhile, which `alive` forbids.
+            TimeoutError: it never was.
+            ClientEnded: the client ended meanwhile, which `alive` forbids.
         """
         deadline = time.monotonic() + _WITHIN_S
         while not (found := holds()):
             if alive and self.client is None:
-                raise TimeoutError(f"the client ended before {what}; its output ends:\n{self.log.read_text()[-2000:]}")
+                raise ClientEnded(f"the client ended before {what}; its output ends:\n{self.log.read_text()[-2000:]}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not so after {_WITHIN_S:.0f} s: {what}")
             time.sleep(every_s)

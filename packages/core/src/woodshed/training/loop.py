@@ -189,10 +189,10 @@ async def _run_and_report(
         async with (
             totals.counting(),
             training.engine.running([training.policy.served()], home=home, progress=progress.engine) as client,
+            totals.of(client, shared=shared),
         ):
-            await totals.use(client, shared=shared)
             await _run_steps(training, function, client, store, cache, progress)
-            health = await totals.sample() or await client.health()
+            health = await totals.sample(client)
         history = store.history()
         summary = summarise(
             store, history, health=health, totals=totals, judge=training.reward, paid_usd=cache.paid_usd()

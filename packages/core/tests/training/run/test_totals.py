@@ -56,10 +56,10 @@ async def test_each_life_of_client_and_engine_adds_to_the_ones_before(tmp_path: 
         with _engine() as engine:
             engine.is_at(life[0], 0, 0, 0)
             store = RunStore(tmp_path)
-            async with EngineClient(engine.url) as client, RunTotals(store).counting() as totals:
-                await totals.use(client, shared=False)
+            totals = RunTotals(store)
+            async with EngineClient(engine.url) as client, totals.of(client, shared=False):
                 engine.is_at(*life)
-                await totals.sample()
+                await totals.sample(client)
                 counted = totals.counted
             store.close()
         assert list(counted.values()) == [sum(life[1 + k] for life in lives[: number + 1]) for k in range(3)]
@@ -76,9 +76,9 @@ async def test_of_a_shared_engine_only_the_runs_own_part_counts(tmp_path: Path) 
             totals = RunTotals(store)
             async with EngineClient(engine.url) as client:
                 engine.is_at("e", *before, holders)
-                await totals.use(client, shared=True)
-                engine.is_at("e", *after, own)
-                await totals.sample()
+                async with totals.of(client, shared=True):
+                    engine.is_at("e", *after, own)
+                    await totals.sample(client)
             return list(totals.counted.values())
 
         # Another run was there first; then the client is killed twice: once the engine waits, once another run comes.
@@ -92,8 +92,8 @@ async def test_what_a_killed_client_counted_is_in_the_store_before_it_dies(tmp_p
     with _engine() as engine:
         store = RunStore(tmp_path)
         store.save_fact("seconds", 100.0)  # of a run from before there were totals
-        async with EngineClient(engine.url) as client, RunTotals(store).counting() as totals:
-            await totals.use(client, shared=False)
+        totals = RunTotals(store)
+        async with totals.counting(), EngineClient(engine.url) as client, totals.of(client, shared=False):
             engine.is_at("e", 2, 3, 1)
             # Nobody samples by hand here: a kill now would find this.
             await eventually(lambda: RunTotals(store).counted["failed_calls"] == 3, "the counters are saved")
@@ -102,6 +102,23 @@ async def test_what_a_killed_client_counted_is_in_the_store_before_it_dies(tmp_p
 
     assert list(found.counted.values()) == [2, 3, 1]
     assert 100 < found.seconds < 160 and found.peak_rss_mb > 1
+
+
+async def test_an_engine_that_dies_hides_no_error_of_the_run(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    totals = RunTotals(store)
+    with pytest.raises(KeyError, match="the run's own"):
+        async with totals.counting():
+            with _engine() as engine:
+                async with EngineClient(engine.url) as client, totals.of(client, shared=False):
+                    engine.is_at("e", 1, 0, 0)
+                    await totals.sample(client)
+                    engine.shutdown()
+                    engine.server_close()
+                    raise KeyError("the run's own")
+
+    assert RunTotals(store).counted["lora_swaps"] == 1
+    store.close()
 
 
 async def test_seconds_count_however_a_life_ends(tmp_path: Path) -> None:

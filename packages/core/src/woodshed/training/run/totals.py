@@ -7,7 +7,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -32,7 +32,6 @@ class RunTotals:
     def __init__(self, store: RunStore) -> None:
         """Go on from what the store has."""
         self._store = store
-        self._client: EngineClient | None = None
         self._clock = time.monotonic()
         kept: dict[str, Any] = store.fact(_FACT) or {}
         self.seconds = float(kept.get("seconds", store.fact("seconds") or 0.0))
@@ -44,20 +43,18 @@ class RunTotals:
 
     @asynccontextmanager
     async def counting(self) -> AsyncIterator[RunTotals]:
-        """Count while the block runs, however it ends."""
+        """Count the seconds of the block, however it ends."""
         self._clock = time.monotonic()
-        watching = asyncio.create_task(self._watch())
         try:
-            yield self
+            async with _beside(self._every_second(self._save)):
+                yield self
         finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
             with suppress(StorageError):  # the block's own error says so already, or the next write will
                 self._save()
 
-    async def use(self, client: EngineClient, *, shared: bool) -> None:
-        """Count what the engine behind `client` does for the run from now on.
+    @asynccontextmanager
+    async def of(self, client: EngineClient, *, shared: bool) -> AsyncIterator[None]:
+        """Count what the engine behind `client` does for the run during the block.
 
         Args:
             client: The engine; its policy is not open yet.
@@ -69,18 +66,29 @@ class RunTotals:
         elif health.engine_id != self._engine_id or self._store.run_id() not in health.run_ids:
             self._seen = _counters(health)
         self._engine_id = health.engine_id
-        self._client = client
 
-    async def sample(self) -> EngineHealth | None:
-        """Read the engine's counters now, and save; None if it does not answer."""
-        health = None
-        if self._client is not None:
+        async def sampled() -> None:
             try:
-                health = await self._client.health()
+                await self.sample(client)
             except EngineError as error:
                 _log.debug("no sample of the engine's counters: %s", error)
-            else:
-                self._add(health)
+
+        async with _beside(self._every_second(sampled)):
+            yield
+
+    async def sample(self, client: EngineClient) -> EngineHealth:
+        """Read the engine's counters now, save them, and return its health.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        health = await client.health()
+        now = _counters(health)
+        for name, value in now.items():
+            # A counter that is smaller than it was has started again.
+            self.counted[name] += value - self._seen[name] if value >= self._seen[name] else value
+        self._seen = now
+        self.peak_rss_mb = max(self.peak_rss_mb, health.rss_mb + _own_peak_mb())
         self._save()
         return health
 
@@ -88,27 +96,32 @@ class RunTotals:
         """Return the run's seconds so far."""
         return self.seconds + time.monotonic() - self._clock
 
-    def _add(self, health: EngineHealth) -> None:
-        now = _counters(health)
-        for name, value in now.items():
-            # A counter that is smaller than it was has started again.
-            self.counted[name] += value - self._seen[name] if value >= self._seen[name] else value
-        self._seen = now
-        self.peak_rss_mb = max(self.peak_rss_mb, health.rss_mb + _own_peak_mb())
-
     def _save(self) -> None:
         now = time.monotonic()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         figures = {"seconds": self.seconds, "peak_rss_mb": self.peak_rss_mb, **self.counted}
         self._store.save_fact(_FACT, {**figures, "engine_id": self._engine_id, "seen": self._seen})
 
-    async def _watch(self) -> None:
+    async def _every_second(self, work: Callable[[], Awaitable[None] | None]) -> None:
         while True:
             try:
-                await self.sample()
+                if (waited := work()) is not None:
+                    await waited
             except StorageError as error:
                 _log.debug("the run's totals were not saved: %s", error)
             await asyncio.sleep(_EVERY_S)
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do `work` while the block runs, and end it with the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        # Whatever it ended with is not what the block ends with.
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _counters(health: EngineHealth) -> dict[str, int]:
