@@ -74,6 +74,17 @@ def test_a_missing_engine_environment_names_the_command_that_makes_it(tmp_path: 
     assert "EngineMissing" in done.stderr and "woodshed engine install" in done.stderr
 
 
+@pytest.mark.parametrize(("flags", "advice"), [((), "command again to"), (("--fresh",), "command without --fresh to")])
+def test_ctrl_c_says_how_to_resume_what_was_just_started(tmp_path: Path, flags: tuple[str, ...], advice: str) -> None:
+    file = tmp_path / "t.py"
+    file.write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+
+    done = woodshed("train", str(file), *flags)
+
+    assert done.returncode == 130
+    assert f"stopped; run the same {advice} resume" in done.stderr
+
+
 def test_an_unknown_flag_is_a_usage_error() -> None:
     assert woodshed("demo", "--sed", "1").returncode == 2
 

@@ -140,6 +140,43 @@ async def test_rollouts_of_a_step_run_while_the_step_before_it_is_trained(engine
     assert run.summary.stale_groups == 0
 
 
+async def test_a_finished_run_with_more_steps_goes_on_from_its_last_checkpoint(
+    engine: EngineClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = woodshed.Evaluation(scenarios=[{"id": "h", "text": QUESTIONS[0]}], measure=lambda t, s: length(t))
+
+    @woodshed.rollout
+    async def ask_any(question: str | dict[str, str]) -> None:
+        await ask(question if isinstance(question, str) else question["text"])
+
+    def go(steps: int) -> Coroutine[Any, Any, woodshed.Run]:
+        settings = training(
+            engine, tmp_path / "r", rollout=ask_any, reward=Plain(length), config=on_policy(steps=steps),
+            evaluation=evaluation,
+        )  # fmt: skip
+        return woodshed.train_async(settings)
+
+    short = await go(1)
+    longer = await go(3)
+    again = await go(3)
+
+    store = RunStore(tmp_path / "r")
+    assert longer.history[0] == short.history[0]
+    assert [row["version"] for row in longer.history] == [1, 2, 3]
+    # Adam's warm-up counts on, so the optimizer is the same one.
+    rates = [row["train/learning_rate"] for row in longer.history]
+    assert rates == pytest.approx([rates[0] * k for k in (1, 2, 3)])
+    assert [versions(store, step) for step in range(3)] == [{0}, {1}, {2}]
+    assert (longer.summary.steps, longer.summary.lora_swaps, longer.summary.rollouts) == (3, 3, 24)
+    assert longer.summary.seconds > short.summary.seconds
+    assert longer.summary.success_before == short.summary.success_before
+    assert store.fact("success_after_step_1") == short.summary.success_after
+    assert (again.summary, again.history) == (longer.summary, longer.history)
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+    said = capsys.readouterr().out
+    assert "finished after 1 steps, and goes on" in said and "is finished: 3 steps" in said
+
+
 @dataclass(frozen=True, repr=False)
 class Stuck(woodshed.FunctionReward):
     """Scores the first step when the second is sampled too, so from the same weights; its verdicts never come."""

@@ -135,7 +135,9 @@ async def test_a_warm_up_that_is_stopped_goes_on_and_learns_what_it_would_have(
             await sft_async(warm(engine, source.folder, tmp_path, held_out=0.2))
     cut = RunStore(tmp_path).history()
     resumed = await sft_async(warm(engine, source.folder, tmp_path, held_out=0.2))
+    once_more = await sft_async(warm(engine, source.folder, tmp_path, held_out=0.2))
 
+    assert once_more == resumed
     assert len(cut) == 2 < len(warmed.history)
     assert resumed.history[:2] == tuple(cut)
     assert [r["nll"] for r in resumed.history] == pytest.approx([r["nll"] for r in warmed.history], rel=1e-4)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RequestRefused,
         RolloutError,
         RolloutTimeout,
+        StorageError,
         TrainError,
         UnsupportedVersionError,
         WoodshedError,
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from woodshed.rewards.judge import Judge
     from woodshed.rewards.ruler import Ruler
     from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
-    from woodshed.training.loop import Run, Training, train, train_async
+    from woodshed.training.finished import Run
+    from woodshed.training.loop import Training, train, train_async
     from woodshed.training.sft.config import SftConfig
     from woodshed.training.sft.run import SftRun, sft, sft_async
     from woodshed.types import (
@@ -73,7 +75,7 @@ _HOME = {
     "AdvantageSettings": "training.config",
     "Evaluation": "training.config",
     "Policy": "training.config",
-    "Run": "training.loop",
+    "Run": "training.finished",
     "SftConfig": "training.sft.config",
     "SftRun": "training.sft.run",
     "TrainConfig": "training.config",
@@ -123,6 +125,7 @@ _HOME = {
     "McpServerUnreachable": "errors",
     "RolloutError": "errors",
     "RolloutTimeout": "errors",
+    "StorageError": "errors",
     "TrainError": "errors",
     "UnsupportedVersionError": "errors",
 }
@@ -173,6 +176,7 @@ __all__ = [
     "SftConfig",
     "SftRun",
     "SqliteCache",
+    "StorageError",
     "ToolCall",
     "TrainConfig",
     "TrainError",

@@ -2,6 +2,7 @@
 
 WoodshedError
 ├── ConfigError (ValueError)            a setting, scenario or file that cannot be used
+├── StorageError (OSError)              a run's file cannot be written, as on a full disk; the run can be resumed
 ├── UnsupportedVersionError (ImportError)  a framework outside the range an adapter is tested with
 ├── HookError (RuntimeError)            a framework function an adapter hooks is missing
 ├── LeakError (RuntimeError)            a model call outside any rollout while rollouts are active
@@ -34,6 +35,10 @@ class WoodshedError(Exception):
 
 class ConfigError(WoodshedError, ValueError):
     """A setting, scenario list or file that cannot be used; raised at construction, before any work."""
+
+
+class StorageError(WoodshedError, OSError):
+    """A run's file cannot be written, such as on a full disk; what was stored is kept. Raised by `training`."""
 
 
 class UnsupportedVersionError(WoodshedError, ImportError):

@@ -65,7 +65,13 @@ class ShuffledReward:
 
 
 def training(
-    *, framework: str = "langgraph", seed: int = 0, steps: int | None = None, run_dir: Path, control: bool = False
+    *,
+    framework: str = "langgraph",
+    seed: int = 0,
+    steps: int | None = None,
+    run_dir: Path,
+    control: bool = False,
+    fresh: bool = False,
 ) -> woodshed.Training:
     """Return the demo's training; with `control`, the same on shuffled scores."""
     judge = woodshed.Ruler(judge="engine/judge")
@@ -82,6 +88,7 @@ def training(
         ),
         config=CONFIG.model_copy(update={"seed": seed, "steps": steps or CONFIG.steps}),
         run_dir=run_dir,
+        fresh=fresh,
     )
 
 
@@ -92,6 +99,7 @@ def run(
     control: bool = False,
     run_dir: Path | None = None,
     steps: int | None = None,
+    fresh: bool = False,
 ) -> None:
     """Train, measure on held-out questions, and write `summary.json` into the run's folder.
 
@@ -101,6 +109,7 @@ def run(
         control: whether to train a second time, on shuffled scores.
         run_dir: the run's folder; `runs/demo`, or `runs/demo-NAME` for another framework than LangGraph.
         steps: optimizer steps, in place of the demo's.
+        fresh: whether to start anew; the run in the folder is renamed.
     """
     run_dir = run_dir or Path("runs") / ("demo" if framework == "langgraph" else f"demo-{framework}")
     print(
@@ -108,7 +117,7 @@ def run(
         "for the LLM judge you would name. Nothing but its ranking enters training.",
         flush=True,
     )
-    finished = training(framework=framework, seed=seed, steps=steps, run_dir=run_dir).run()
+    finished = training(framework=framework, seed=seed, steps=steps, run_dir=run_dir, fresh=fresh).run()
     figures: dict[str, Any] = {
         **finished.summary.model_dump(mode="json"),
         "framework": framework,

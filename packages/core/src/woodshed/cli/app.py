@@ -28,6 +28,7 @@ engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own envi
 app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 engine_app.command()(start)
+_INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -48,15 +49,18 @@ def main() -> None:
     except ExceptionGroup as group:
         _stop(user_traceback(group) or "\n".join(_flat(group)), 1)
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _stop("stopped; run the same command again to resume", 130)
+        status = _INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # a click usage error: bad flag, missing argument
             _stop(f"{error.format_message()} (see `woodshed --help`)", 2)
         if (shown := user_traceback(error)) is not None:
             _stop(shown, 1)
         raise
+    if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
+        again = "without --fresh" if "--fresh" in sys.argv else "again"
+        _stop(f"stopped; run the same command {again} to resume", _INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -93,15 +97,20 @@ def train(
     file: Annotated[
         Path, typer.Argument(help="Python file that defines one `woodshed.Training(...)`.", metavar="FILE.py")
     ],
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides the file.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps in all; more than a finished run has extend it.")
+    ] = None,
     group_size: Annotated[int | None, typer.Option(help="Rollouts per scenario and step.")] = None,
     scenarios_per_step: Annotated[int | None, typer.Option(help="Scenarios per step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run; an unfinished one is renamed.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run; the one in the folder is renamed.")] = False,
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Skip the checks before the first step.")] = False,
 ) -> None:
-    """Train what FILE.py describes. After Ctrl-C or a crash, run the same command again to resume."""
+    """Train what FILE.py describes. After Ctrl-C or a crash, run the same command again to resume.
+
+    A finished run is left as it is: --steps with a greater number extends it, --fresh starts anew.
+    """
     from woodshed.cli.files import load_training
 
     training = load_training(file).with_overrides(
@@ -137,7 +146,7 @@ def sft(
     max_model_len: Annotated[int | None, typer.Option(help="Longest conversation in tokens.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order and of the held-out share.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the SFT run; default runs/sft.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an unfinished SFT run is renamed.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; the SFT run in the folder is renamed.")] = False,
     engine: Annotated[str | None, typer.Option(help="Address of a running engine; default: start one here.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="That engine's key.")] = None,
 ) -> None:
@@ -206,6 +215,7 @@ def demo(
     framework: Annotated[str, typer.Option(help="Framework of the agent: langgraph, crewai or adk.")] = "langgraph",
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/demo.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides the demo's.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run; the one in the folder is renamed.")] = False,
 ) -> None:
     """Watch a small agent learn on this machine: real vLLM, no GPU, no key, no network.
 
@@ -214,7 +224,7 @@ def demo(
     """
     from woodshed.cli.demos import load_demo
 
-    load_demo()(framework=framework, seed=seed, control=control, run_dir=run_dir, steps=steps)
+    load_demo()(framework=framework, seed=seed, control=control, run_dir=run_dir, steps=steps, fresh=fresh)
 
 
 @engine_app.command()

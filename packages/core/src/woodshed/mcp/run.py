@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,8 @@ from woodshed.mcp.session import Sessions
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.training.config import Evaluation, Measure, Policy, TrainConfig
-from woodshed.training.loop import VERDICTS, Run, Training, train_async
+from woodshed.training.finished import Run
+from woodshed.training.loop import VERDICTS, Training, train_async
 from woodshed.training.report.files import write_summary
 from woodshed.training.run.store import RunStore
 
@@ -117,6 +119,8 @@ class McpTraining:
                 figures.update(await self._report(finished, scenarios, sessions, folder, console))
 
             finished = await train_async(self._training(agent, scenarios, folder), then=report)
+            # Of a run that was finished before, the report is there already.
+            figures = figures or json.loads((folder / "summary.json").read_text())
         finally:
             await sessions.drain()
         return McpRun(folder=folder, figures=figures, training=finished, scenarios=scenarios)

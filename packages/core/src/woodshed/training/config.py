@@ -115,7 +115,7 @@ class AdvantageSettings(Settings):
         return overlong_penalty(tokens, longest=self.overlong_longest, soft=self.overlong_soft)
 
 
-_LIMITS = {"max_concurrency", "rollout_timeout_s", "max_staleness", "stop_after_flat_steps"}
+_LIMITS = {"steps", "max_concurrency", "rollout_timeout_s", "max_staleness", "stop_after_flat_steps"}
 _LOSS_LIMITS = {"drift_warn", "drift_stop"}
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,35 +19,28 @@ from woodshed.rewards.cache import SqliteCache
 from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
 from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate, held_out_warning
+from woodshed.training.finished import Run, finished_run, refuse_fewer_steps, refuse_lost_store
 from woodshed.training.open_policy import open_policy
 from woodshed.training.report.files import write_history, write_summary
-from woodshed.training.report.memory_peak import MemoryPeak
 from woodshed.training.report.plot import plot
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.report.summary import Summary, summarise
 from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
+from woodshed.training.run.source import Source
+from woodshed.training.run.storage import storage
 from woodshed.training.run.store import RunStore
+from woodshed.training.run.totals import RunTotals
 from woodshed.training.step import take_steps
 
 VERDICTS = "judge.sqlite"
 """File in the run's folder with cached verdicts and judge payments."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """A finished run."""
-
-    folder: Path
-    summary: Summary
-    history: tuple[dict[str, Any], ...]
-    """One row per step: reward, groups, masked rollouts, loss metrics, seconds, weight version."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Everything a run needs. `.run()` starts it, or resumes it after an interruption."""
+    """Everything a run needs. `.run()` starts it, or resumes it after an interruption or with more steps."""
 
     rollout: RolloutFunction | Any
     scenarios: Sequence[Any]
@@ -58,9 +50,10 @@ class Training:
     config: TrainConfig = field(default_factory=TrainConfig)
     evaluation: Evaluation | None = None
     run_dir: Path | str | None = None
-    """Folder of the run; None means `runs/NAME` with the rollout function's name."""
+    """Folder of the run; None means `runs/NAME` with the rollout function's name, or `runs/NAME-FILE` if a function of
+    another file has taken that."""
     fresh: bool = False
-    """Start a new run instead of resuming an unfinished one; the old folder is renamed."""
+    """Start a new run instead of the one in the folder, which is renamed."""
     checks: bool = True
     """Run the doctor's quick checks before the first step. A failed check stops the run before any rollout."""
 
@@ -109,7 +102,8 @@ def train(
     """Train a policy with an agent on `scenarios` and return the finished run.
 
     Called again with the same arguments after a crash or Ctrl-C, it resumes the run; every finished rollout is trained
-    exactly once. Only the settings in `TrainConfig.limits` may differ then.
+    exactly once. Only the settings in `TrainConfig.limits` may differ then. A finished run is returned as it is, or
+    goes on from its last checkpoint if `steps` is greater than before.
 
     Args:
         rollout: function of one scenario that runs the agent (see `woodshed.rollout`).
@@ -119,13 +113,14 @@ def train(
         engine: where the policy is served and trained; `Engine.local()` by default.
         evaluation: held-out scenarios, measured before and after training; never trained on.
         run_dir: folder of the run.
-        fresh: start a new run; an unfinished one in that folder is renamed.
+        fresh: start a new run; the one in that folder is renamed.
         checks: run the doctor's quick checks before the first step.
         config: all settings at once, instead of `settings`.
         **settings: fields of `TrainConfig`.
 
     Raises:
-        ConfigError: the settings cannot work; raised before any work starts.
+        ConfigError: the settings cannot work, or are not those of the run in the folder; raised before any work starts.
+        StorageError: a file of the run cannot be written; the run can be resumed.
         EngineError: the engine could not be started or reached, or a step failed. A `DriftError` if the engine's and
             the trainer's log-probabilities differ too much.
         RolloutError: every rollout of a step failed.
@@ -157,18 +152,25 @@ async def train_async(training: Training, then: Callable[[Run], Awaitable[None]]
     Args:
         training: The run's settings.
         then: Called with the run after all steps and the report. The run counts as finished only afterwards: if it is
-            interrupted before, the same command calls it again without repeating any step.
+            interrupted before, the same command calls it again without repeating any step. A run that was finished
+            before is returned without it.
     """
     function = rollout(training.rollout)
     identity = _identity(training)
     initial_adapter(training.policy, training.engine)  # raises before any work starts
     if isinstance(training.engine, LocalEngine):
         check_trainer(training.policy.trainer, training.policy.load_in_4bit)
-    with run_folder(training.run_dir, name=function.name, fresh=training.fresh) as folder:
+    source = Source.of(function.function)
+    with run_folder(training.run_dir, name=function.name, fresh=training.fresh, source=source) as folder:
         store = RunStore(folder)
         try:
-            store.claim(identity, training.config.limits())
-            with RunProgress(folder=folder, steps=training.config.steps) as progress:
+            refuse_lost_store(store)
+            refuse_fewer_steps(store, training.config.steps)
+            store.claim(identity, training.config.limits(), rollout=source.described(folder.parent))
+            if (finished := finished_run(store, training.config.steps)) is not None:
+                return finished
+            shown = RunProgress(folder=folder, steps=training.config.steps, fresh=training.fresh)
+            with storage(folder), shown as progress:
                 summary = await _run_and_report(training, function, store, progress)
                 progress.done(summary)
             run = Run(folder=folder, summary=summary, history=tuple(store.history()))
@@ -186,29 +188,22 @@ async def _run_and_report(
     """Start the engine, take all steps and write the report."""
     home = store.folder / "engine"
     cache = SqliteCache(store.folder / VERDICTS)
+    totals = RunTotals(store)
+    shared = isinstance(training.engine, ConnectedEngine)
     try:
-        with store.timed(time.perf_counter()):
-            served = training.policy.served().model_copy(update={"lora_slots": training.config.max_staleness + 2})
-            async with AsyncExitStack() as stack:
-                with progress.phase("starting the engine"):
-                    client = await stack.enter_async_context(
-                        training.engine.running([served], home=home, progress=progress.engine)
-                    )
-                memory = MemoryPeak(client)
-                watch = asyncio.create_task(memory.watch())
-                try:
-                    await _run_steps(training, function, client, store, cache, progress)
-                    await memory.sample()
-                    health = await client.health()
-                finally:
-                    watch.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await watch
+        served = training.policy.served().model_copy(update={"lora_slots": training.config.max_staleness + 2})
+        async with totals.counting(), AsyncExitStack() as stack:
+            with progress.phase("starting the engine"):
+                client = await stack.enter_async_context(
+                    training.engine.running([served], home=home, progress=progress.engine)
+                )
+            async with totals.of(client, shared=shared):
+                await _run_steps(training, function, client, store, cache, progress)
+                health = await totals.sample(client)
         history = store.history()
         summary = summarise(
-            store, history, health=health, seconds=store.fact("seconds"), peak_rss_mb=memory.peak_mb,
-            judge=training.reward, paid_usd=cache.paid_usd(),
-        )  # fmt: skip
+            store, history, health=health, totals=totals, judge=training.reward, paid_usd=cache.paid_usd()
+        )
         write_summary(store.folder, summary.model_dump(mode="json"))
         write_history(store.folder, history)
         plot(store.folder / "plot.png", history, summary)
@@ -250,6 +245,10 @@ async def _run_steps(
             function=function,
             store=store,
         )
+    if (taken := len(store.history())) < training.config.steps:
+        if store.fact("finished"):
+            progress.message(f"the run was finished after {taken} steps, and goes on from its last checkpoint")
+        store.reopen()
     scenarios = _by_id(training.scenarios)
     reward = training.reward.bound(
         base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios

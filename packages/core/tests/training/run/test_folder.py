@@ -1,10 +1,9 @@
-"""A run's folder: unfinished runs are gone on with, finished ones set aside, foreign folders refused."""
+"""A run's folder: what is in it is resumed or left, set aside only if asked to; foreign folders are refused."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -32,15 +31,44 @@ def test_an_unfinished_run_is_gone_on_with(tmp_path: Path) -> None:
     assert (tmp_path / "r" / "config.json").exists()
 
 
-@pytest.mark.parametrize(("finished", "fresh"), [(True, False), (False, True)])
-def test_a_finished_or_unwanted_run_is_set_aside_whole(tmp_path: Path, finished: bool, fresh: bool) -> None:
+def test_a_finished_run_stays_where_it_is(tmp_path: Path) -> None:
+    _run(tmp_path / "r", finished=True)
+
+    assert open_folder(tmp_path / "r", name="x", fresh=False) == tmp_path / "r"
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_fresh_sets_a_run_aside_whole_and_says_where(
+    tmp_path: Path, finished: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     _run(tmp_path / "r", finished=finished)
 
-    folder = open_folder(tmp_path / "r", name="x", fresh=fresh)
+    folder = open_folder(tmp_path / "r", name="x", fresh=True)
 
     assert list(folder.iterdir()) == []
     (aside,) = (p for p in tmp_path.iterdir() if p != folder)
     assert (aside / "config.json").exists()
+    assert f"the run that was in {folder} is now in {aside}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._.DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_a_desktop_leaves_in_a_folder_makes_it_no_foreign_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / name).write_bytes(b"x")
+
+    assert open_folder(tmp_path / "r", name="x", fresh=True) == tmp_path / "r"
+    assert (tmp_path / "r" / name).exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_model_is_no_run_though_it_has_a_config(tmp_path: Path, fresh: bool) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+
+    with pytest.raises(woodshed.ConfigError, match=r"holds no run of woodshed \(there is 'config.json'\)"):
+        open_folder(tmp_path / "m", name="x", fresh=fresh)
+    assert [p.name for p in (tmp_path / "m").iterdir()] == ["config.json"]
 
 
 def test_a_folder_that_is_not_a_run_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -72,22 +100,6 @@ def test_a_folder_in_which_a_process_is_at_work_is_refused_and_stays(tmp_path: P
         assert (folder / "run.sqlite").exists()
     with run_folder(folder, name="x", fresh=fresh):
         pass  # the first has ended
-
-
-def test_the_seconds_of_a_run_that_is_cut_off_count(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), store.timed(time.perf_counter() - 10):
-            raise KeyboardInterrupt
-
-    assert 20 <= store.fact("seconds") < 30
-
-
-def test_other_settings_in_an_unfinished_folder_are_refused_by_name(tmp_path: Path) -> None:
-    _run(tmp_path, finished=False)
-
-    with pytest.raises(woodshed.ConfigError, match=r"other settings \(steps differ\).*--fresh"):
-        RunStore(tmp_path).claim({"steps": 4})
 
 
 def test_a_run_that_is_gone_on_with_may_have_other_limits(tmp_path: Path) -> None:

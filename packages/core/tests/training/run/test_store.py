@@ -38,8 +38,6 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"run.sqlite' cannot be used as a run's database"):
         RunStore(tmp_path)
-    with pytest.raises(ConfigError, match=r"run.sqlite' cannot be used as a run's database"):
-        open_folder(tmp_path, name="run", fresh=False)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

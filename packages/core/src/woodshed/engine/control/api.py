@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class ControlApi:
             home: The engine's folder; checkpoints go under `home/policies`.
             shut_down: Called when a client asks the engine to stop.
         """
+        self._id = uuid.uuid4().hex
         self._upstreams = upstreams
         self._sessions = sessions
         self._gateway = gateway
@@ -88,6 +90,8 @@ class ControlApi:
         return record_response(
             EngineHealth(
                 woodshed=woodshed.__version__,
+                engine_id=self._id,
+                run_ids=tuple(policy.opened.run_id for policy in policies),
                 models=tuple(
                     ModelHealth(
                         name=server.model.name,

@@ -95,23 +95,39 @@ class Checkpoints:
         """Make a checkpoint of the files that `write` puts into a folder, and delete the oldest beyond `KEPT`.
 
         A kill at any moment leaves either no checkpoint of this version or a complete one.
+
+        Raises:
+            OSError: The disk refuses it.
         """
         target = self.path(position.version)
         aside = self.folder / f".{target.name}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        write(aside)
-        files = [path for path in aside.rglob("*") if path.is_file()]
-        sizes = {path.relative_to(aside).as_posix(): path.stat().st_size for path in files}
-        hashes = {path.relative_to(aside).as_posix(): _hash(path) for path in files}
-        whole = position.model_copy(update={"sizes": sizes, "hashes": hashes})
-        (aside / _POSITION).write_text(whole.model_dump_json())
-        for path in (*files, aside / _POSITION, *(p for p in aside.rglob("*") if p.is_dir()), aside):
-            _flush(path)
+        try:
+            self._fill(aside, position, write)
+        except Exception as error:
+            # A full disk shows as whatever the library that was writing makes of it.
+            shutil.rmtree(aside, ignore_errors=True)
+            free_mib = shutil.disk_usage(self.folder).free / 2**20
+            raise OSError(
+                f"checkpoint {str(target)!r} cannot be written ({free_mib:.0f} MiB are free there): "
+                f"{' '.join(str(error).split())}. The checkpoints before it are as they were"
+            ) from error
         aside.rename(target)
         _flush(self.folder)
         for old in self.kept()[:-KEPT]:
             self._remove(old)
+
+    def _fill(self, folder: Path, position: Position, write: Callable[[Path], None]) -> None:
+        """Write a checkpoint's files, with the position that names their sizes and hashes, and flush them all."""
+        write(folder)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+        hashes = {path.relative_to(folder).as_posix(): _hash(path) for path in files}
+        whole = position.model_copy(update={"sizes": sizes, "hashes": hashes})
+        (folder / _POSITION).write_text(whole.model_dump_json())
+        for path in (*files, folder / _POSITION, *(p for p in folder.rglob("*") if p.is_dir()), folder):
+            _flush(path)
 
     def restate(self, position: Position) -> None:
         """Replace the position of an existing checkpoint, after a step that changed no weights."""

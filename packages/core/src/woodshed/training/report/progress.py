@@ -34,11 +34,12 @@ class _StepProgress:
 class RunProgress:
     """A run's progress on the terminal; plain lines if the output is not a terminal."""
 
-    def __init__(self, *, folder: Path, steps: int, console: Console | None = None) -> None:
-        """Prepare; nothing is shown before the block is entered."""
+    def __init__(self, *, folder: Path, steps: int, fresh: bool = False, console: Console | None = None) -> None:
+        """Prepare; nothing is shown before the block is entered. `fresh`: the command would start anew if repeated."""
         self._console = console or Console(soft_wrap=True)
         self._folder = folder
         self._steps = steps
+        self._fresh = fresh
         self._bars = ProgressBars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -68,9 +69,10 @@ class RunProgress:
         self._bars.stop()
         if kind is not None:
             reason = "" if issubclass(kind, (asyncio.CancelledError, KeyboardInterrupt)) else f" ({kind.__name__})"
+            again = "Run the same command " + ("without --fresh (fresh=True)" if self._fresh else "again")
             self._console.print(
-                f"[bold]stopped[/]{reason}; finished work is kept, and unfinished rollouts are repeated. Run the same "
-                f"command again to resume from {escape(str(self._folder))}"
+                f"[bold]stopped[/]{reason}; finished work is kept, and unfinished rollouts are repeated. {again} to "
+                f"resume from {escape(str(self._folder))}"
             )
 
     def engine(self, message: str) -> None:

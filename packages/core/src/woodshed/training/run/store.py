@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from woodshed.capture import new_id
 from woodshed.errors import ConfigError
+from woodshed.training.run.settings import changes, read_settings, refusal
+from woodshed.training.run.storage import storage
 from woodshed.training.run.whole_file import write_whole
 from woodshed.types import Judgement, StepReport, Trajectory
 
@@ -31,62 +32,93 @@ CREATE TABLE IF NOT EXISTS steps (
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
+FORMAT = 1
+"""Version of the tables above and of the records in them; a file of a later one is refused."""
 
 
 class RunStore:
     """The finished rollouts, judgements and steps of a run. Every write is committed before it returns."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or create the run's database in `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Open or create the run's database in `folder`.
+
+        Raises:
+            ConfigError: what is there is no database, or one that a newer woodshed wrote.
+            StorageError: it cannot be written.
+        """
         self.folder = folder
+        self._file = folder / "run.sqlite"
         self._lock = threading.Lock()
         self._history: list[dict[str, Any]] = []
-        file = folder / "run.sqlite"
-        self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-        try:
-            file.chmod(0o600)  # it holds what the agent read and wrote
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            self._db.close()
+        with storage(self._file):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self._file, check_same_thread=False, isolation_level=None)
+            try:
+                self._prepare()
+            except BaseException as error:
+                self._db.close()
+                if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                    raise ConfigError(
+                        f"{str(self._file)!r} cannot be used as a run's database: {error}. Restore a copy, choose "
+                        "another run_dir, or move the file away to start the run again"
+                    ) from error
+                raise
+
+    def _prepare(self) -> None:
+        with suppress(PermissionError):  # another user's file
+            self._file.chmod(0o600)  # it holds what the agent read and wrote
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > FORMAT:
             raise ConfigError(
-                f"{str(file)!r} cannot be used as a run's database: {error}. Restore a copy, choose another run_dir, "
-                "or move the file away to start the run again"
-            ) from error
+                f"{str(self._file)!r} was written by a newer woodshed (format {version}; this one knows up to "
+                f"{FORMAT}). Use that woodshed to resume the run, or choose another run_dir; nothing was changed"
+            )
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+        if version < FORMAT:
+            self._db.execute(f"PRAGMA user_version={FORMAT}")
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
 
     def _one(self, query: str, *values: Any) -> Any:
-        with self._lock:
+        with self._lock, storage(self._file):
             row = self._db.execute(query, values).fetchone()
         return row[0] if row else None
 
     def _put(self, query: str, *values: Any) -> None:
-        with self._lock:
+        with self._lock, storage(self._file):
             self._db.execute(query, values)
 
-    def claim(self, settings: dict[str, Any], limits: dict[str, Any] | None = None) -> None:
-        """Write the run's settings. They must equal those of an unfinished run in the folder, except for the limits.
+    def claim(
+        self,
+        settings: dict[str, Any],
+        limits: dict[str, Any] | None = None,
+        *,
+        rollout: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Write the run's settings. They must equal those of the run in the folder, except for the limits.
+
+        Args:
+            settings: What decides what the run learns.
+            limits: What may change when it is resumed.
+            rollout: The rollout function, as `Source.described` has it; it finds the folder of a run without a name.
 
         Raises:
-            ConfigError: the folder contains a run with other settings.
+            ConfigError: the folder contains a run with other settings; names each with both values.
+            StorageError: they cannot be written.
         """
         path = self.folder / "config.json"
-        wanted = json.loads(json.dumps(settings))
-        stored = _settings_in(path) if path.exists() else wanted
-        stored.pop("limits", None)
-        if stored != wanted:
-            names = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
-            raise ConfigError(
-                f"{str(self.folder)!r} holds an unfinished run with other settings ({', '.join(names)} differ). "
-                "Use the same settings to resume it, choose another run_dir, or pass fresh=True (`--fresh`) to start "
-                "a new run"
-            )
-        write_whole(path, json.dumps({**settings, **({"limits": limits} if limits else {})}, indent=2) + "\n")
+        if path.exists() and (found := changes(read_settings(path), settings, limits or {})):
+            finished = bool(self.fact("finished"))
+            raise ConfigError(refusal(self.folder, found, limits or {}, finished=finished))
+        about = {"limits": limits, "rollout": rollout}
+        kept = {name: value for name, value in about.items() if value}
+        text = json.dumps({**settings, **kept}, indent=2) + "\n"
+        if not path.exists() or path.read_text() != text:
+            write_whole(path, text)
 
     def trajectory(self, key: str) -> Trajectory | None:
         """Return the finished rollout stored under `key` (`step/scenario/number`, column `slot`), or None."""
@@ -125,7 +157,7 @@ class RunStore:
     def _rename(self, label: str, where: str, value: Any) -> int:
         """Prefix the keys of matching rows in one transaction, which hides them; return the number of rollouts."""
         label = f"{label}-{self._one('SELECT count(*) FROM trajectories')}"
-        with self._lock, self._db:
+        with self._lock, storage(self._file), self._db:
             self._db.execute("BEGIN")
             for table, key in (("judgements", "group_id"), ("trajectories", "slot")):
                 cursor = self._db.execute(
@@ -133,9 +165,26 @@ class RunStore:
                 )
         return cursor.rowcount
 
+    def reopen(self) -> None:
+        """Let further steps follow: what was measured after the last one is kept under that step's number."""
+        number = len(self.history())
+        with self._lock, storage(self._file), self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM facts WHERE name = 'finished'")
+            self._db.execute(
+                "UPDATE OR REPLACE facts SET name = name || '_step_' || ? "
+                "WHERE name IN ('success_after', 'masked_after', 'seconds_after')",
+                (number,),
+            )
+            self._db.execute(
+                "UPDATE OR REPLACE trajectories SET slot = 'after-step-' || ? || substr(slot, 6) "
+                "WHERE slot GLOB 'after/*'",
+                (number,),
+            )
+
     def step(self, step_id: str) -> tuple[StepReport, dict[str, Any]] | None:
         """Return a finished step's report and history row, or None."""
-        with self._lock:
+        with self._lock, storage(self._file):
             stored = self._db.execute("SELECT body, row FROM steps WHERE step_id = ?", (step_id,)).fetchone()
         return (StepReport.model_validate_json(stored[0]), json.loads(stored[1])) if stored else None
 
@@ -156,7 +205,7 @@ class RunStore:
 
     def history(self) -> list[dict[str, Any]]:
         """Return one row per finished step, oldest first."""
-        with self._lock:
+        with self._lock, storage(self._file):
             # Only what is new is read: another process may add to the same file.
             query = "SELECT row FROM steps WHERE position >= ? ORDER BY position"
             self._history += [json.loads(r[0]) for r in self._db.execute(query, (len(self._history),))]
@@ -176,21 +225,3 @@ class RunStore:
     def save_fact(self, name: str, value: Any) -> None:
         """Store a named value of the run (plain JSON)."""
         self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, json.dumps(value))
-
-    @contextmanager
-    def timed(self, start: float) -> Iterator[None]:
-        """Add the seconds since `start` (by `time.perf_counter`) to the run's total when the block ends or raises."""
-        try:
-            yield
-        finally:
-            self.save_fact("seconds", (self.fact("seconds") or 0.0) + time.perf_counter() - start)
-
-
-def _settings_in(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{str(path)!r} cannot be read as a run's settings: {error}. Restore a copy, or move the file away if you "
-            "are sure that the run had today's settings"
-        ) from error

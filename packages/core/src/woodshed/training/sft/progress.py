@@ -15,9 +15,9 @@ from woodshed.training.sft.summary import SftSummary
 class SftProgress(RunProgress):
     """The progress of SFT on the terminal; plain lines if the output is not a terminal."""
 
-    def __init__(self, *, folder: Path, epochs: int, console: Console | None = None) -> None:
+    def __init__(self, *, folder: Path, epochs: int, fresh: bool = False, console: Console | None = None) -> None:
         """Prepare; nothing is shown before the block is entered."""
-        super().__init__(folder=folder, steps=epochs, console=console)
+        super().__init__(folder=folder, steps=epochs, fresh=fresh, console=console)
 
     def import_started(self, total: int) -> None:
         """Show that conversations are being imported into the engine."""

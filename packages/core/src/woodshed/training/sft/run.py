@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import ConfigError
 from woodshed.training.config import Policy
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
+from woodshed.training.run.storage import storage
 from woodshed.training.run.store import RunStore
+from woodshed.training.run.totals import RunTotals
 from woodshed.training.sft.config import SftConfig
 from woodshed.training.sft.conversation_file import examples_of_file
 from woodshed.training.sft.dataset import Choice, SftExample, examples_of_run, run_settings
@@ -68,7 +71,8 @@ def sft(
 ) -> SftRun:
     """Fine-tune a policy on finished conversations and return the LoRA that a run can start from.
 
-    Called again with the same arguments after a crash or Ctrl-C, it resumes.
+    Called again with the same arguments after a crash or Ctrl-C, it resumes; one that is finished is returned
+    as it is.
 
     Example:
         `tuned = woodshed.sft("runs/support", min_score=0.8)`, then `woodshed.Policy(model, adapter=tuned.adapter)`.
@@ -81,7 +85,7 @@ def sft(
         top: best rollouts of each group whose scores differ; 1 if neither `top` nor `min_score` is given.
         engine: where the policy is served and trained; `Engine.local()` by default.
         run_dir: folder of this SFT; `runs/sft` by default.
-        fresh: start anew; an unfinished SFT in that folder is renamed.
+        fresh: start anew; the SFT in that folder is renamed.
         config: all settings at once, instead of `settings`.
         **settings: fields of `SftConfig`.
 
@@ -132,7 +136,10 @@ async def sft_async(training: SftTraining) -> SftRun:
         try:
             _discard_unstarted(store)
             store.claim(_identity(training, examples))
-            with SftProgress(folder=folder, epochs=training.config.epochs) as progress:
+            if store.fact("finished"):
+                return _finished(store)
+            epochs = training.config.epochs
+            with storage(folder), SftProgress(folder=folder, epochs=epochs, fresh=training.fresh) as progress:
                 summary = await _trained(training, examples, held, adapter, store, progress)
                 progress.finished(summary)
             history = tuple(store.history())
@@ -149,9 +156,12 @@ async def _trained(
     store: RunStore,
     progress: SftProgress,
 ) -> SftSummary:
-    start = time.perf_counter()
     home = store.folder / "engine"
-    async with training.engine.running([training.policy.served()], home=home, progress=progress.engine) as client:
+    totals = RunTotals(store)
+    async with (
+        totals.counting(),
+        training.engine.running([training.policy.served()], home=home, progress=progress.engine) as client,
+    ):
         trainer = SftTrainer(
             client=client,
             store=store,
@@ -160,11 +170,26 @@ async def _trained(
             source=training.source,
             progress=progress,
         )
-        with store.timed(start):
-            await trainer.import_examples(examples)
-            await trainer.open(adapter)
-            await trainer.train([k for k in range(len(examples)) if k not in held], sorted(held))
-        return await trainer.finish(examples, held)
+        await trainer.import_examples(examples)
+        await trainer.open(adapter)
+        await trainer.train([k for k in range(len(examples)) if k not in held], sorted(held))
+        return await trainer.finish(examples, held, seconds=totals.elapsed())
+
+
+def _finished(store: RunStore) -> SftRun:
+    """Return an SFT that is finished, and say so in one line."""
+    file = store.folder / "summary.json"
+    try:
+        summary = SftSummary.model_validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the SFT is finished, but its figures {str(file)!r} cannot be read: {error}") from error
+    Console(soft_wrap=True).print(
+        f"the SFT in {store.folder} is finished; figures: {file}, LoRA: {summary.adapter}. Nothing was trained now. To "
+        "train anew, pass fresh=True (`--fresh`), which renames this folder, or another folder (run_dir=, `--run-dir`)",
+        markup=False,
+        highlight=False,
+    )
+    return SftRun(folder=store.folder, adapter=summary.adapter, summary=summary, history=tuple(store.history()))
 
 
 def _discard_unstarted(store: RunStore) -> None:

@@ -120,7 +120,7 @@ class SftTrainer:
                 "tokenizer, been replaced since? Use the model it was made with"
             )
 
-    async def finish(self, examples: Sequence[SftExample], held: frozenset[int]) -> SftSummary:
+    async def finish(self, examples: Sequence[SftExample], held: frozenset[int], *, seconds: float) -> SftSummary:
         """Copy the adapter into the folder of this SFT, and write its summary."""
         path = Path((await self.client.adapter(self.name)).path)
         adapter = _copied(path, self.store.folder / "adapter") if path.is_dir() else path
@@ -134,7 +134,7 @@ class SftTrainer:
             loss_last=mean_loss([row for row in history if row["epoch"] == epochs - 1]),
             held_out_before=self.store.fact("held out before"),
             held_out_after=self.store.fact(f"held out epoch {epochs - 1}"),
-            seconds=round(self.store.fact("seconds"), 1),
+            seconds=round(seconds, 1),
             model=self.policy.model,
             adapter=str(adapter),
         )

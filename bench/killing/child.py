@@ -1,0 +1,46 @@
+"""The training that is killed: the demo's clerk and tiny policy on a real vLLM, with a judge on loopback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import woodshed
+from woodshed.rewards.judge import Judge
+from woodshed_tiny_world import held_out_scenarios, policy_path, train_scenarios, verify
+from woodshed_tiny_world.agents import rollout_of
+
+GROUPS = 2
+MEMBERS = 4
+HELD_OUT = 3
+
+
+def main() -> None:
+    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL CONCURRENCY`."""
+    folder, steps, judge_url, concurrency = sys.argv[1:]
+    training = woodshed.Training(
+        rollout=rollout_of("langgraph"),
+        scenarios=train_scenarios(),
+        policy=woodshed.Policy(str(policy_path()), max_model_len=512),
+        reward=woodshed.Ruler(Judge("judge", base_url=judge_url, api_key="none", structured="none")),
+        evaluation=woodshed.Evaluation(
+            scenarios=held_out_scenarios()[:HELD_OUT],
+            measure=lambda trajectory, scenario: verify(trajectory, scenario).success,
+            rollouts_per_scenario=MEMBERS,
+        ),
+        config=woodshed.TrainConfig(
+            steps=int(steps),
+            group_size=MEMBERS,
+            scenarios_per_step=GROUPS,
+            max_staleness=0,
+            max_concurrency=int(concurrency),
+            optimizer=woodshed.OptimizerSettings(learning_rate=1e-4),
+        ),
+        run_dir=Path(folder),
+        checks=False,
+    )
+    training.run()
+
+
+if __name__ == "__main__":
+    main()

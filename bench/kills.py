@@ -1,0 +1,185 @@
+"""The kill matrix: what is left of a training when any of its processes is killed at any point (`kill -9`).
+
+    python bench/kills.py [--folder FOLDER] [--json FILE]
+
+One training of the demo's tiny world, on the real vLLM of this machine, is killed again and again: at each point, each
+process that does something then. It is started again with the same command wherever it ended. A point is reached by
+observing what is stored and what the engine says; what must not move meanwhile is held still (SIGSTOP), looked at, and
+let go after the kill. At the end the engine's checkpoint must report each step once, with each rollout in one step; the
+optimizer must have counted as many updates; the judge must never have been asked for a verdict that it had given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from killing import points
+from killing.judge import GatedJudge
+from killing.life import ClientEnded, Life
+from killing.processes import kill, orphans, release, tree
+from killing.truth import optimizer_updates, steps_trained_once
+
+MATRIX: list[tuple[str, Callable[[Life], points.Held], tuple[str, ...]]] = [
+    ("starting", points.starting, ("client", "gateway", "fork server")),
+    ("writing config", points.writing_config, ("client",)),
+    ("evaluating before", points.evaluating("before"), ("client", "vLLM")),
+    ("sampling", points.sampling, ("client", "gateway", "vLLM", "fork server")),
+    ("judging", points.judging, ("client", "gateway")),
+    ("idle", points.idle, ("vLLM", "fork server", "trainer")),
+    ("judged, no step yet", points.judged, ("client", "gateway")),
+    ("trainer's step", points.stepping, ("client", "gateway", "trainer")),
+    ("writing checkpoint", points.writing_checkpoint, ("client", "gateway", "trainer")),
+    ("swapping LoRA", points.swapping, ("client", "gateway", "vLLM")),
+    ("evaluating after", points.evaluating("after"), ("gateway",)),
+]
+STEPS = 26
+_SAMPLED = ("idle", "judged, no step yet", "trainer's step", "writing checkpoint", "swapping LoRA")
+"""Points after which the step is to be finished; after the others, anything more that is stored will do."""
+_ENDS_WITHIN_S = 60.0
+
+
+@dataclass
+class Row:
+    """One kill."""
+
+    point: str
+    process: str
+    step: int
+    survived: bool
+    """Whether the client went on by itself."""
+    paid_twice: int
+    orphans: int
+    gone_s: float
+    resumed_s: float | None
+    """From the kill until something more is stored; None where it was killed again before."""
+    trained_once: bool = False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where to train; a temporary folder otherwise")
+    parser.add_argument("--json", type=Path, help="write the rows here, too")
+    parser.add_argument("--only", nargs="*", help="points, or POINT/PROCESS, to kill at; all otherwise")
+    asked = parser.parse_args()
+    folder = asked.folder or Path(tempfile.mkdtemp(prefix="woodshed-kills-"))
+    began = time.monotonic()
+    with GatedJudge() as judge:
+        life = Life(folder / "run", STEPS, judge)
+        try:
+            rows = [
+                _killed(life, name, reach, process)
+                for name, reach, targets in MATRIX
+                for process in targets
+                if not asked.only or {name, f"{name}/{process}"} & {*asked.only}
+            ]
+            whole = _finish(life, rows)
+        finally:
+            _end(life)
+    _print(rows, life, judge, whole, time.monotonic() - began)
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    good = whole and not judge.paid_twice and all(row.trained_once and not row.orphans for row in rows)
+    if good and not asked.folder:
+        shutil.rmtree(folder)
+    sys.exit(0 if good else f"not every promise was kept; see {folder}")
+
+
+def _killed(life: Life, name: str, reach: Callable[[Life], points.Held], process: str) -> Row:
+    """Reach a point, kill a process there, and start the training again where that ended it."""
+    if life.client is None:
+        life.start()
+    held = reach(life)
+    target, client, step = life.process(process), life.client, life.step()
+    assert target is not None and client is not None, f"{process} does not run while {name}"
+    before, twice, stored = tree(client), life.judge.paid_twice, life.stored()
+    kill(target)
+    clock = time.monotonic()
+    for pid, group in held:
+        release(pid, group=group)
+    if process in ("client", "gateway") or name == "starting":
+        _ended(life)
+        life.judge.forget_waiting()
+    left, gone_s = orphans(before if life.client is None else before - tree(target), life.client)
+    resumed_s = None
+    goes_on = life.client is not None
+    if name != "starting":  # there the next kill comes first, to save a start
+        goes_on = _resumed(life, step if name in _SAMPLED else None, stored) and goes_on
+        resumed_s = time.monotonic() - clock
+    life.judge.open(False)
+    print(f"{name:20} {process:12} step {step + 1:2}  {resumed_s or 0:5.1f} s", flush=True)
+    return Row(name, process, step, goes_on, life.judge.paid_twice - twice, left, gone_s, resumed_s)
+
+
+def _resumed(life: Life, step: int | None, stored: int) -> bool:
+    """Wait until `step` is finished, or anything is stored; return whether the client went on without a new start."""
+    goes_on = True
+    while True:
+        if life.client is None:
+            goes_on = False
+            life.judge.forget_waiting()
+            life.start()
+        life.judge.open(step is not None)
+        with suppress(ClientEnded):
+            if step is None:
+                life.wait(lambda: life.stored() > stored or life.judge.waiting > 0, "something is stored")
+            else:
+                life.wait(lambda: life.step() > step, "the step is finished")
+            return goes_on
+
+
+def _ended(life: Life) -> None:
+    """Wait until the client has ended, by the kill or because it cannot go on without what was killed."""
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    while life.client is not None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the client neither ended nor went on within {_ENDS_WITHIN_S:.0f} s")
+        time.sleep(0.02)
+
+
+def _finish(life: Life, rows: list[Row]) -> bool:
+    """Let the run come to its end, and return whether it is whole."""
+    if life.client is None:
+        life.start()
+    life.judge.open()
+    life.wait(lambda: life.client is None or life.fact("finished"), "the run is finished", every_s=0.1, alive=False)
+    once = steps_trained_once(life)
+    for row in rows:
+        row.trained_once = once[min(row.step, life.steps - 1)]
+    summary = json.loads((life.folder / "summary.json").read_text())
+    updates = optimizer_updates(life)
+    print(f"optimizer updates {updates}, steps {summary['steps']}, trained once {sum(once.values())} of {life.steps}")
+    return bool(all(once.values()) and updates == [life.steps] and summary["trained_steps"] == life.steps)
+
+
+def _end(life: Life) -> None:
+    if life.client is not None:
+        kill(life.client)
+        _ended(life)
+
+
+def _print(rows: list[Row], life: Life, judge: GatedJudge, whole: bool, seconds: float) -> None:
+    print("\n| point | process | kills | client goes on | trained once | paid twice | orphans | gone s | resumed s |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row.point} | {row.process} | 1 | {'yes' if row.survived else 'started again'} | "
+            f"{'yes' if row.trained_once else 'NO'} | {row.paid_twice} | {row.orphans} | {row.gone_s:.1f} | "
+            f"{'' if row.resumed_s is None else f'{row.resumed_s:.1f}'} |"
+        )
+    print(
+        f"\n{len(rows)} kills, {life.starts} starts, {judge.verdicts} verdicts, {judge.paid_twice} paid twice; the run "
+        f"is {'complete' if whole else 'NOT COMPLETE'}; {seconds:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
