@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from woodshed.chat.model import ENGINE_PREFIX, Answer, ChatModel, Question
 from woodshed.chat.reply_text import read_message
 from woodshed.chat.request_options import RequestOptions
-from woodshed.chat.retry import UnreadableReply, excerpt, explain, is_transient, wait_s
+from woodshed.chat.retry import UnreadableReply, excerpt, explain, is_permanent, is_transient, wait_s
 
 _log = logging.getLogger("woodshed.chat")
 _REFUSALS = ("content_filter", "refusal", "safety")
@@ -65,7 +65,7 @@ class ChatClient:
             except (OpenAIError, TimeoutError, UnreadableReply) as error:
                 reduced = None
                 if isinstance(error, APIStatusError):
-                    reduced = options.without(error.status_code, str(error))
+                    reduced = options.without(error.status_code, str(error), is_permanent=is_permanent(error))
                 elif isinstance(error, UnreadableReply) and str(error).startswith("{"):
                     reduced = options.without(None, str(error))
                 if reduced is None:

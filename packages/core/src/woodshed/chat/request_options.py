@@ -44,7 +44,7 @@ class RequestOptions:
             max_tokens=model.max_tokens,
         )
 
-    def without(self, status: int | None, refusal: str) -> Self | None:
+    def without(self, status: int | None, refusal: str, *, is_permanent: bool = False) -> Self | None:
         """Return the options to try after an error; None if no other options may help.
 
         Servers refuse an output format in words of their own ("too many states", "invalid argument"), so a 400 that
@@ -53,13 +53,15 @@ class RequestOptions:
         Args:
             status: the answer's HTTP status; None for a 200 that holds an error in place of a completion.
             refusal: the text of the error.
+            is_permanent: whether its status or code says that every request will be refused; then it is about the
+                format only if it names it.
         """
         text = refusal.lower()
         names_format = any(word in text for word in _FORMAT_WORDS) and status not in _NOT_ABOUT_THE_REQUEST
         looser = _FALLBACK.get(self.structured) if self.can_fall_back else None
         if looser is not None and names_format:
             return replace(self, structured=looser)
-        if status not in _REFUSED:
+        if status not in _REFUSED or is_permanent:
             return None
         if self.max_tokens is not None and self.limit_name == "max_tokens" and "max_completion_tokens" in text:
             return replace(self, limit_name="max_completion_tokens")

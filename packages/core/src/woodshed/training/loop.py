@@ -189,7 +189,6 @@ async def _run_and_report(
     home = store.folder / "engine"
     cache = SqliteCache(store.folder / VERDICTS)
     totals = RunTotals(store)
-    shared = isinstance(training.engine, ConnectedEngine)
     try:
         served = training.policy.served().model_copy(update={"lora_slots": training.config.max_staleness + 2})
         async with totals.counting(), AsyncExitStack() as stack:
@@ -197,7 +196,7 @@ async def _run_and_report(
                 client = await stack.enter_async_context(
                     training.engine.running([served], home=home, progress=progress.engine)
                 )
-            async with totals.of(client, shared=shared):
+            async with totals.of(client):
                 await _run_steps(training, function, client, store, cache, progress)
                 health = await totals.sample(client)
         history = store.history()

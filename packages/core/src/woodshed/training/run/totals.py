@@ -23,10 +23,9 @@ _COUNTERS = ("lora_swaps", "failed_calls", "engine_restarts")
 
 
 class RunTotals:
-    """Adds this life's figures to those of the run's earlier ones, and saves them every second.
+    """Adds this life's seconds and memory to those of the run's earlier ones, and saves everything every second.
 
-    So a client that is killed loses at most the last second of them. An engine's counters grow for as long as it
-    lives: of one that was running before, only what they grow by counts for this run.
+    So a client that is killed loses at most the last second. The engine counts for the run over all lives of its own.
     """
 
     def __init__(self, store: RunStore) -> None:
@@ -38,8 +37,6 @@ class RunTotals:
         self.peak_rss_mb = float(kept.get("peak_rss_mb", 0.0))
         self.counted: dict[str, int] = {name: int(kept.get(name, 0)) for name in _COUNTERS}
         """What the run has used of the engine, by the names of `Summary`."""
-        self._engine_id = str(kept.get("engine_id", ""))
-        self._seen: dict[str, int] = {name: int(kept.get("seen", {}).get(name, 0)) for name in _COUNTERS}
 
     @asynccontextmanager
     async def counting(self) -> AsyncIterator[RunTotals]:
@@ -53,19 +50,8 @@ class RunTotals:
                 self._save()
 
     @asynccontextmanager
-    async def of(self, client: EngineClient, *, shared: bool) -> AsyncIterator[None]:
-        """Count what the engine behind `client` does for the run during the block.
-
-        Args:
-            client: The engine; its policy is not open yet.
-            shared: Whether it was running before, perhaps for other runs.
-        """
-        health = await client.health()
-        if not shared:
-            self._seen = dict.fromkeys(_COUNTERS, 0)
-        elif health.engine_id != self._engine_id or self._store.run_id() not in health.run_ids:
-            self._seen = _counters(health)
-        self._engine_id = health.engine_id
+    async def of(self, client: EngineClient) -> AsyncIterator[None]:
+        """Keep what the engine behind `client` counts for the run during the block."""
 
         async def sampled() -> None:
             try:
@@ -83,11 +69,9 @@ class RunTotals:
             EngineError: the engine does not answer.
         """
         health = await client.health()
-        now = _counters(health)
-        for name, value in now.items():
-            # A counter that is smaller than it was has started again.
-            self.counted[name] += value - self._seen[name] if value >= self._seen[name] else value
-        self._seen = now
+        # Before the run has opened its policy, what the engine counts is another run's.
+        if self._store.run_id() in health.run_ids:
+            self.counted = _counters(health)
         self.peak_rss_mb = max(self.peak_rss_mb, health.rss_mb + _own_peak_mb())
         self._save()
         return health
@@ -99,8 +83,7 @@ class RunTotals:
     def _save(self) -> None:
         now = time.monotonic()
         self.seconds, self._clock = self.seconds + now - self._clock, now
-        figures = {"seconds": self.seconds, "peak_rss_mb": self.peak_rss_mb, **self.counted}
-        self._store.save_fact(_FACT, {**figures, "engine_id": self._engine_id, "seen": self._seen})
+        self._store.save_fact(_FACT, {"seconds": self.seconds, "peak_rss_mb": self.peak_rss_mb, **self.counted})
 
     async def _every_second(self, work: Callable[[], Awaitable[None] | None]) -> None:
         while True:
