@@ -7,46 +7,17 @@ from typing import Any
 
 import openai
 import pytest
+from attempts import ASK, TWICE, attempts, one_node
 from author_graphs import add, chat
 from langchain.agents import create_agent
 from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import Command, RetryPolicy, interrupt
+from langgraph.types import Command, interrupt
 
 from woodshed.testing import ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
-from woodshed.types import Trajectory
 from woodshed_langgraph import wrap
-
-TWICE = RetryPolicy(max_attempts=3, initial_interval=0.01, jitter=False, retry_on=ValueError)
-
-
-def attempts(trajectory: Trajectory) -> list[tuple[str | None, int, bool]]:
-    """Return (answer, attempt, superseded) of every call."""
-    return [
-        (c.tokens.completions[0].message.content if c.tokens.completions else None, c.note.attempt, c.note.superseded)
-        for c in trajectory.calls
-        if c.note is not None
-    ]
-
-
-def one_node(node: Any, **options: Any) -> Any:
-    graph = StateGraph(MessagesState)
-    graph.add_node("node", node, **options)
-    graph.add_edge(START, "node")
-    graph.add_edge("node", END)
-    return graph
-
-
-ASK = {"messages": [("user", "hi")]}
-
-
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Any:
-    if request.param == "sync":
-        return lambda graph, given=ASK, *rest: graph.invoke(given, *rest)
-    return lambda graph, given=ASK, *rest: asyncio.run(graph.ainvoke(given, *rest))
 
 
 def picky(model: Any) -> Any:
