@@ -1,8 +1,8 @@
 """Which of several attempts at the same work a call belongs to.
 
-Three things try again: a node or task with a `RetryPolicy`, a runnable made by `with_retry`, and a node that is run
-from its beginning when an interrupted graph is resumed. All that was asked in the earlier attempt is superseded, also
-in sub-graphs, until the sub-graph itself shows that it goes on:
+Four things try again: a node or task with a `RetryPolicy`, a runnable made by `with_retry` or by `with_fallbacks`, and
+a node that is run from its beginning when an interrupted graph is resumed. All that was asked in the earlier attempt is
+superseded, also in sub-graphs, until the sub-graph itself shows that it goes on:
 
 - A graph that starts from a saved checkpoint goes on from the answers in it. Those of the steps before the checkpoint
   are in use; a task of the checkpoint's own step is either restored with its writes, or runs again under the same id.
@@ -201,4 +201,35 @@ def around_retry_attempt(rollout: Rollout, wrapped: Any, instance: Any, args: An
     scope = current_call_context().scope
     if scope is not None and len(args) > 1 and scope.key is args[1]:
         scope.try_again()
+    return wrapped(*args, **kwargs)
+
+
+@in_rollout
+def around_fallbacks(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
+    """Run a `with_fallbacks` block in a scope of its own."""
+    context = current_call_context()
+    scope = context.scope
+    # With an exception key the next runnable is told of the error: the answer behind it was worked on.
+    if instance.exception_key is None:
+        scope = _Fallbacks(parent=context.scope, agent=context.agent, key=None, attempt=0)
+    with in_call_context(replace(context, scope=scope)):
+        return (yield partial(wrapped, *args, **kwargs))
+
+
+class _Fallbacks(Scope):
+    """A `with_fallbacks` block; the first attempt's parent run names it, since what runs inside may have its own."""
+
+    def next_runnable(self, block: Any) -> None:
+        """Begin an attempt, if it is one of this block's."""
+        self.key = self.key or block
+        if self.key == block:
+            self.try_again()
+
+
+@in_rollout
+def around_fallback(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Notice a runnable of a `with_fallbacks` block as it begins (`patch_config(config, callbacks=...)`)."""
+    scope = current_call_context().scope
+    if isinstance(scope, _Fallbacks):
+        scope.next_runnable(getattr(kwargs.get("callbacks"), "parent_run_id", None))
     return wrapped(*args, **kwargs)

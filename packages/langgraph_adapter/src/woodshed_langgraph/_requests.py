@@ -18,7 +18,10 @@ METHODS = ("_generate", "_agenerate", "_stream", "_astream")
 
 
 class Bound:
-    """What a substitute knows beside the author's fields. It is bound to the object, which threads cannot lose."""
+    """What a substitute knows beside the author's fields. It is bound to the object, which threads cannot lose.
+
+    Every name is prefixed: the author's class has methods and attributes of its own.
+    """
 
     _woodshed_author: BaseChatModel
     _woodshed_rollout: Rollout
@@ -32,33 +35,35 @@ class OpenAIRequests(Bound):
     """Placed right above LangChain's own methods, so that whatever a subclass does around them it does around these."""
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        with self._observed(messages) as (copy, ask):
-            result = super(OpenAIRequests, copy)._generate(messages, stop=stop, run_manager=run_manager, **kwargs)
-            self._remember(ask, result.generations)
+        with self._woodshed_observed(messages) as (copy, ask):
+            generate = super(OpenAIRequests, copy)._generate  # type: ignore[misc]
+            result = generate(messages, stop=stop, run_manager=run_manager, **kwargs)
+            self._woodshed_remember(ask, result.generations)
         return result
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        with self._observed(messages) as (copy, ask):
-            generate = super(OpenAIRequests, copy)._agenerate
+        with self._woodshed_observed(messages) as (copy, ask):
+            generate = super(OpenAIRequests, copy)._agenerate  # type: ignore[misc]
             result = await generate(messages, stop=stop, run_manager=run_manager, **kwargs)
-            self._remember(ask, result.generations)
+            self._woodshed_remember(ask, result.generations)
         return result
 
     def _stream(self, messages: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with self._observed(messages) as (copy, ask):
-            for chunk in super(OpenAIRequests, copy)._stream(messages, *args, **kwargs):
-                self._remember(ask, (chunk,), piece=True)
+        with self._woodshed_observed(messages) as (copy, ask):
+            for chunk in super(OpenAIRequests, copy)._stream(messages, *args, **kwargs):  # type: ignore[misc]
+                self._woodshed_remember(ask, (chunk,), piece=True)
                 yield chunk
 
     async def _astream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        with self._observed(messages) as (copy, ask):
-            async with aclosing(super(OpenAIRequests, copy)._astream(messages, *args, **kwargs)) as chunks:
+        with self._woodshed_observed(messages) as (copy, ask):
+            stream = super(OpenAIRequests, copy)._astream  # type: ignore[misc]
+            async with aclosing(stream(messages, *args, **kwargs)) as chunks:
                 async for chunk in chunks:
-                    self._remember(ask, (chunk,), piece=True)
+                    self._woodshed_remember(ask, (chunk,), piece=True)
                     yield chunk
 
     @contextmanager
-    def _observed(self, messages: Any) -> Iterator[tuple[Any, Ask]]:
+    def _woodshed_observed(self, messages: Any) -> Iterator[tuple[Any, Ask]]:
         """Record one model call in the current call context; yield a copy of the model that sends its call id."""
         ask = Ask(messages) if self._woodshed_ask is None else self._woodshed_ask.part(messages)
         with model_span(self._woodshed_rollout, author_model=model_name(self._woodshed_author)) as call:
@@ -69,7 +74,7 @@ class OpenAIRequests(Bound):
                 ask.failed = True
                 raise
 
-    def _remember(self, ask: Ask, generations: Any, *, piece: bool = False) -> None:
+    def _woodshed_remember(self, ask: Ask, generations: Any, *, piece: bool = False) -> None:
         """Note the answer, and which call asked for which tool."""
         for generation in generations:
             message = generation.message
@@ -87,20 +92,20 @@ class ProviderRequests(Bound):
     """Placed right above another provider's methods: the policy answers in their place."""
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        return self._policy()._generate(messages, stop=stop, run_manager=run_manager, **kwargs)
+        return self._woodshed_policy()._generate(messages, stop=stop, run_manager=run_manager, **kwargs)
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        return await self._policy()._agenerate(messages, stop=stop, run_manager=run_manager, **kwargs)
+        return await self._woodshed_policy()._agenerate(messages, stop=stop, run_manager=run_manager, **kwargs)
 
     def _stream(self, messages: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        yield from self._policy()._stream(messages, *args, **kwargs)
+        yield from self._woodshed_policy()._stream(messages, *args, **kwargs)
 
     async def _astream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async with aclosing(self._policy()._astream(messages, *args, **kwargs)) as chunks:
+        async with aclosing(self._woodshed_policy()._astream(messages, *args, **kwargs)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    def _policy(self) -> Any:
+    def _woodshed_policy(self) -> Any:
         """Return the policy as a chat model of its own, which asks as a part of what this one is asked."""
         raise NotImplementedError
 

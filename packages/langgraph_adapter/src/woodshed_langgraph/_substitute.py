@@ -73,41 +73,41 @@ class Trainable(Bound):
         return {"model": model_name(self._woodshed_author), **sent}
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        with self._asked(messages) as (model, ask):
+        with self._woodshed_asked(messages) as (model, ask):
             generate = super(Trainable, model)._generate  # type: ignore[misc]
-            result = generate(messages, stop=stop, **self._arguments(generate, run_manager, kwargs))
+            result = generate(messages, stop=stop, **self._woodshed_arguments(generate, run_manager, kwargs))
             for generation in result.generations:
                 ask.add_answer(generation.message)
         return result
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        with self._asked(messages) as (model, ask):
-            generate = super(Trainable, model._in_this_loop())._agenerate  # type: ignore[misc]
-            result = await generate(messages, stop=stop, **self._arguments(generate, run_manager, kwargs))
+        with self._woodshed_asked(messages) as (model, ask):
+            generate = super(Trainable, model._woodshed_in_this_loop())._agenerate  # type: ignore[misc]
+            result = await generate(messages, stop=stop, **self._woodshed_arguments(generate, run_manager, kwargs))
             for generation in result.generations:
                 ask.add_answer(generation.message)
         return result
 
     def _stream(self, messages: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with self._asked(messages) as (model, ask):
-            for chunk in super(Trainable, model)._stream(messages, *args, **self._translated(kwargs)):  # type: ignore[misc]
+        with self._woodshed_asked(messages) as (model, ask):
+            for chunk in super(Trainable, model)._stream(messages, *args, **self._woodshed_translated(kwargs)):  # type: ignore[misc]
                 ask.add_answer(chunk.message, piece=True)
                 yield chunk
 
     async def _astream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        with self._asked(messages) as (model, ask):
-            stream = super(Trainable, model._in_this_loop())._astream  # type: ignore[misc]
-            async with aclosing(stream(messages, *args, **self._translated(kwargs))) as chunks:
+        with self._woodshed_asked(messages) as (model, ask):
+            stream = super(Trainable, model._woodshed_in_this_loop())._astream  # type: ignore[misc]
+            async with aclosing(stream(messages, *args, **self._woodshed_translated(kwargs))) as chunks:
                 async for chunk in chunks:
                     ask.add_answer(chunk.message, piece=True)
                     yield chunk
 
     @contextmanager
-    def _asked(self, messages: Any) -> Iterator[tuple[Any, Ask]]:
+    def _woodshed_asked(self, messages: Any) -> Iterator[tuple[Any, Ask]]:
         """Open one question; which of its requests' answers was used is known at its end."""
         ask = Ask(messages) if self._woodshed_ask is None else self._woodshed_ask.part(messages)
         try:
-            yield self._asking(ask), ask
+            yield self._woodshed_asking(ask), ask
         except Exception:
             ask.failed = True
             ask.settle(current_call_context().scope, None)
@@ -116,7 +116,7 @@ class Trainable(Bound):
         if not ask.parts:
             _warn_of_own_answer(type(self._woodshed_author))
 
-    def _asking(self, ask: Ask) -> Any:
+    def _woodshed_asking(self, ask: Ask) -> Any:
         """Return a copy that asks, with all models it holds, as a part of `ask`."""
         held = with_held(self.__dict__, lambda model: substitute(model, self._woodshed_rollout, ask))
         copy = copy_with(self, _woodshed_ask=ask, **held)
@@ -125,15 +125,15 @@ class Trainable(Bound):
             object.__setattr__(copy, "__pydantic_private__", {**copy.__pydantic_private__, **private})
         return copy
 
-    def _arguments(self, generate: Any, run_manager: Any, kwargs: Any) -> dict[str, Any]:
+    def _woodshed_arguments(self, generate: Any, run_manager: Any, kwargs: Any) -> dict[str, Any]:
         """Return the arguments of a `_generate`, with the run manager where it takes one, as LangChain does."""
         given = {"run_manager": run_manager} if "run_manager" in inspect.signature(generate).parameters else {}
-        return given | self._translated(kwargs)
+        return given | self._woodshed_translated(kwargs)
 
-    def _translated(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _woodshed_translated(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         return to_openai_kwargs(kwargs) if self._woodshed_translates else kwargs
 
-    def _in_this_loop(self) -> Any:
+    def _woodshed_in_this_loop(self) -> Any:
         """Return a copy with the running loop's client: the model may have been called before any loop ran."""
         if not isinstance(self, BaseChatOpenAI):
             return self
@@ -153,7 +153,7 @@ def _warn_of_own_answer(author: type) -> None:
 class _AroundProvider(Trainable):
     """The author's own code around another provider's methods (`ProviderRequests`)."""
 
-    def _policy(self) -> Any:
+    def _woodshed_policy(self) -> Any:
         return _stand_in(self._woodshed_author, self._woodshed_rollout, self._woodshed_ask)
 
 

@@ -23,6 +23,7 @@ _RUNNER = "langgraph.pregel._runner"
 _LOOP = "langgraph.pregel._loop"
 _STRUCTURED = "langchain.agents.structured_output"
 _RETRY = "langchain_core.runnables.retry"
+_FALLBACKS = "langchain_core.runnables.fallbacks"
 
 HOOKS = (
     # Every public way to call a chat model ends in one of these.
@@ -56,6 +57,9 @@ HOOKS = (
     Hook(_RETRY, "RunnableRetry._invoke", attempts.around_retry),
     Hook(_RETRY, "RunnableRetry._ainvoke", attempts.around_retry),
     Hook(_RETRY, "RunnableRetry._patch_config", attempts.around_retry_attempt),
+    Hook(_FALLBACKS, "RunnableWithFallbacks.invoke", attempts.around_fallbacks),
+    Hook(_FALLBACKS, "RunnableWithFallbacks.ainvoke", attempts.around_fallbacks),
+    Hook(_FALLBACKS, "patch_config", attempts.around_fallback),
     # A node's answer from the cache was written by other weights.
     Hook(_LOOP, "PregelLoop.__init__", models.around_node_cache),
 )
