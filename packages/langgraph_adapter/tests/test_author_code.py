@@ -15,6 +15,7 @@ from langchain.agents import create_agent
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
@@ -299,6 +300,54 @@ def test_strict_methods_without_further_arguments_take_no_more_than_langchain_gi
         Strict(model="m", base_url=NOWHERE, **KEYS).invoke("hi")
 
     assert json.dumps([n.superseded for n in rollout.recorder.notes()]) == "[false]"
+
+
+def test_a_router_uses_the_answer_of_the_model_that_chose(
+    engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Router(BaseChatModel):
+        chooses: Any
+        answers: list[Any]
+
+        @property
+        def _llm_type(self) -> str:
+            return "router"
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+            chosen = int(self.chooses.invoke(messages).text)
+            self.answers[chosen]._generate(messages, stop=stop, **kwargs)
+            return self.answers[chosen]._generate(messages, stop=stop, **kwargs)  # type: ignore[no-any-return]
+
+    router = Router(chooses=chat(NOWHERE) | StrOutputParser() | AIMessage, answers=[chat(NOWHERE), chat(NOWHERE)])
+    again = Router(chooses=chat(NOWHERE), answers=[chat(NOWHERE), chat(NOWHERE)])
+    for model in (router, again):
+        engine.script = in_order(say("1"), say("one"), say("two"))
+        with scripted_rollout(engine) as rollout:
+            wrap(create_agent(model, [])).invoke(ASK)
+
+        assert attempts(engine.trajectory(rollout)) == [("1", 1, False), ("one", 1, True), ("two", 2, False)]
+    assert "Router" not in caplog.text
+
+
+@pytest.mark.parametrize("author", [ChatAnthropic, House])
+def test_an_override_above_another_provider_that_asks_twice(engine: ScriptedEngine, run: Any, author: Any) -> None:
+    class Twice(author):  # type: ignore[misc]
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+            super()._generate(messages, stop=stop, **kwargs)
+            return super()._generate(messages, stop=stop, **kwargs)  # type: ignore[no-any-return]
+
+        async def _agenerate(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> ChatResult:
+            await super()._agenerate(messages, stop=stop, **kwargs)
+            return await super()._agenerate(messages, stop=stop, **kwargs)  # type: ignore[no-any-return]
+
+    engine.script = in_order(say("one"), say("two"))
+    settings = {"model": "claude-sonnet-4-5", "base_url": NOWHERE, **KEYS} if author is ChatAnthropic else {}
+    with scripted_rollout(engine) as rollout:
+        run(wrap(create_agent(Twice(**settings), [])))
+
+    assert attempts(engine.trajectory(rollout)) == [("one", 1, True), ("two", 2, False)]
 
 
 def test_a_wrapper_that_retries_keeps_the_answer_it_returns(engine: ScriptedEngine) -> None:

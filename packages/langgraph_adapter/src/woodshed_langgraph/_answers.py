@@ -12,8 +12,9 @@ with each answer is not said anywhere, so only what comes back out is believed:
 4. Where nothing that came out is known, only answers that raised or that a parser refused were thrown away; the rest
    are kept, with a line in the log. Where the whole work failed, its last answer stands for it.
 
-This holds for questions that go through one such place. Calls that a node makes by its own code are all used: plan
-and act, map and reduce, a vote over three answers.
+This holds for questions that go through one such place: a handler, `super()`, one held model, one tool call. Calls that
+a node makes by its own code are all used (plan and act, map and reduce, a vote over three answers), and so are those of
+a model that asks one model which other one to ask.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ Answer = tuple[BaseMessage, ...]
 class Ask:
     """A question and the answers to it, or work made up of such questions (`parts`)."""
 
-    def __init__(self, prompt: Iterable[Any] = ()) -> None:
-        """Ask with the messages of `prompt`."""
+    def __init__(self, prompt: Iterable[Any] = (), place: Any = None) -> None:
+        """Ask with the messages of `prompt`; only the answers to questions of the same `place` replace each other."""
+        self.place = place
         self.prompt = [message for message in prompt if isinstance(message, BaseMessage)]
         self.answers: list[Answer] = []
         self.failed = False
@@ -45,9 +47,9 @@ class Ask:
         self.own_calls: list[OpenCall] = []
         self.parts: list[Ask] = []
 
-    def part(self, prompt: Iterable[Any] = ()) -> Ask:
+    def part(self, prompt: Iterable[Any] = (), place: Any = None) -> Ask:
         """Return a further question, asked as a part of this work."""
-        ask = Ask(prompt)
+        ask = Ask(prompt, place)
         self.parts.append(ask)
         return ask
 
@@ -72,37 +74,44 @@ class Ask:
     def settle(self, scope: AttemptScope | None, came_out: Sequence[Answer] | None) -> None:
         """Supersede the parts that were thrown away; None for `came_out` says that the work failed."""
         parts = [part for part in self.parts if any(not call.superseded for call in part.calls())]
-        if len(parts) < 2:
+        places = {part.place: [rival for rival in parts if rival.place == part.place] for part in parts}
+        if len(parts) == len(places):
             return
-        used = [parts[-1]] if came_out is None else _known(parts, came_out)
-        if not used:
-            used = [part for part in parts[:-1] if not part.failed] + parts[-1:]
-            if len(used) > 1:
-                _log.warning(
-                    "cannot tell which of %d answers was used: none is in what came out; all are trained", len(used)
-                )
-        discarded = 0
-        keep = _with_sources(parts, used)
+        keep: list[Ask] = []
+        for rivals in places.values():
+            keep += rivals[-1:] if came_out is None or len(rivals) == 1 else _known(rivals, came_out)
+        _add_sources(keep, parts)
+        for rivals in places.values():
+            if not any(rival in keep for rival in rivals):
+                keep += _not_refused(rivals)
+        _add_sources(keep, parts)
+        discarded = dict.fromkeys(places, 0)
         for part in parts:
             if part not in keep:
                 _discard(scope, part)
-                discarded += 1
+                discarded[part.place] += 1
                 continue
             for call in part.calls():
-                call.attempt += discarded
+                call.attempt += discarded[part.place]
+
+
+def _not_refused(rivals: Sequence[Ask]) -> list[Ask]:
+    """Return the questions of which nothing is known but that their answers were not refused; the last stands."""
+    kept = [part for part in rivals[:-1] if not part.failed] + [rivals[-1]]
+    if len(kept) > 1:
+        _log.warning("cannot tell which of %d answers was used: none is in what came out; all are trained", len(kept))
+    return kept
 
 
 def _discard(scope: AttemptScope | None, part: Ask) -> None:
     (scope or AttemptScope(parent=None, agent=None, key=None)).discard(part.calls())
 
 
-def _with_sources(parts: Sequence[Ask], used: Sequence[Ask]) -> list[Ask]:
-    """Return the used parts and those whose answers went into their questions."""
-    keep: list[Ask] = []
-    for part in reversed(parts):
-        if part in used or any(_is_asked_about(part, later) for later in keep):
+def _add_sources(keep: list[Ask], parts: Sequence[Ask]) -> None:
+    """Keep the parts, too, whose answers went into the questions of kept ones."""
+    for i, part in reversed(list(enumerate(parts))):
+        if part not in keep and any(later in keep and _is_asked_about(part, later) for later in parts[i + 1 :]):
             keep.append(part)
-    return keep
 
 
 def _is_asked_about(part: Ask, later: Ask) -> bool:

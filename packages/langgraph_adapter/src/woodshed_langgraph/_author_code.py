@@ -9,7 +9,8 @@ from types import CodeType
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel, SimpleChatModel
-from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.tools import BaseTool
 
 from woodshed_langgraph._requests import METHODS
 
@@ -58,7 +59,10 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def with_held(values: dict[str, Any], replace: Callable[[BaseChatModel], Any]) -> dict[str, Any]:
-    """Return the fields of a model whose value is or holds another chat model, with that one replaced."""
+    """Return the fields of a model whose value is or holds another chat model, with that one replaced.
+
+    One inside a chain stays: a chain calls public methods, which are hooked.
+    """
     return {
         name: _replaced(value, replace)
         for name, value in values.items()
@@ -67,11 +71,13 @@ def with_held(values: dict[str, Any], replace: Callable[[BaseChatModel], Any]) -
 
 
 def _holds(value: Any) -> bool:
-    if isinstance(value, RunnableBinding):
-        return _holds(value.bound)
+    if isinstance(value, BaseChatModel):
+        return True
+    if isinstance(value, Runnable) and not isinstance(value, BaseTool):
+        return any(_holds(item) for item in vars(value).values())
     if isinstance(value, (list, tuple, dict)):
         return any(_holds(item) for item in (value.values() if isinstance(value, dict) else value))
-    return isinstance(value, BaseChatModel)
+    return False
 
 
 def _replaced(value: Any, replace: Callable[[BaseChatModel], Any]) -> Any:

@@ -27,6 +27,8 @@ class Bound:
     _woodshed_rollout: Rollout
     _woodshed_ask: Ask | None
     """What the model is asked as a part of."""
+    _woodshed_place: Any
+    """Which of the models that are asked there it is; None for the only one."""
     _woodshed_call: OpenCall | None
     """The recorded call that the next request belongs to."""
 

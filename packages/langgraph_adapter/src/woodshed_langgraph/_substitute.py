@@ -105,7 +105,9 @@ class Trainable(Bound):
     @contextmanager
     def _woodshed_asked(self, messages: Any) -> Iterator[tuple[Any, Ask]]:
         """Open one question; which of its requests' answers was used is known at its end."""
-        ask = Ask(messages) if self._woodshed_ask is None else self._woodshed_ask.part(messages)
+        around, recorder = self._woodshed_ask, self._woodshed_rollout.recorder
+        ask = Ask(messages) if around is None else around.part(messages, self._woodshed_place)
+        calls = len(recorder.open_calls())
         try:
             yield self._woodshed_asking(ask), ask
         except Exception:
@@ -113,14 +115,17 @@ class Trainable(Bound):
             ask.settle(current_call_context().scope, None)
             raise
         ask.settle(current_call_context().scope, ask.answers)
-        if not ask.parts:
+        if len(recorder.open_calls()) == calls:
             _warn_of_own_answer(type(self._woodshed_author))
 
     def _woodshed_asking(self, ask: Ask) -> Any:
         """Return a copy that asks, with all models it holds, as a part of `ask`."""
-        held = with_held(self.__dict__, lambda model: substitute(model, self._woodshed_rollout, ask))
-        copy = copy_with(self, _woodshed_ask=ask, **held)
-        private = with_held(copy.__pydantic_private__ or {}, lambda m: substitute(m, self._woodshed_rollout, ask))
+
+        def held_model(model: BaseChatModel) -> Any:
+            return copy_with(substitute(model, self._woodshed_rollout, ask), _woodshed_place=id(model))
+
+        copy = copy_with(self, _woodshed_ask=ask, _woodshed_place=None, **with_held(self.__dict__, held_model))
+        private = with_held(copy.__pydantic_private__ or {}, held_model)
         if private:
             object.__setattr__(copy, "__pydantic_private__", {**copy.__pydantic_private__, **private})
         return copy
@@ -197,6 +202,7 @@ def _bindings(author: BaseChatModel, rollout: Rollout, ask: Ask | None) -> dict[
         "_woodshed_author": author,
         "_woodshed_rollout": rollout,
         "_woodshed_ask": ask,
+        "_woodshed_place": None,
         "_woodshed_call": None,
     }
 
