@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -39,3 +41,13 @@ async def author(engine: ScriptedEngine) -> AsyncIterator[ChatOpenAI]:
 def _hooks_end_with_the_test() -> Iterator[None]:
     yield
     LangGraphInstrumentor().uninstrument()
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Any:
+    """Run a graph synchronously, and asynchronously."""
+    from attempts import ASK
+
+    if request.param == "sync":
+        return lambda graph, given=ASK, *rest: graph.invoke(given, *rest)
+    return lambda graph, given=ASK, *rest: asyncio.run(graph.ainvoke(given, *rest))
