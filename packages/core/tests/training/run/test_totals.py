@@ -31,9 +31,7 @@ class _Engine(LoopbackServer):
     health = EngineHealth(woodshed="0")
 
     def is_at(self, engine_id: str, swaps: int, failed: int, restarts: int, runs: tuple[str, ...] = ()) -> None:
-        model = ModelHealth(
-            name="policy", model="m", vllm="0", ready=True, restarts=restarts, settings=ModelSettings(lora_slots=None)
-        )
+        model = ModelHealth(name="policy", model="m", vllm="0", ready=True, restarts=restarts, settings=SETTINGS)
         self.health = EngineHealth(
             woodshed="0", engine_id=engine_id, run_ids=runs, models=(model,), lora_swaps=swaps, failed_calls=failed
         )
