@@ -16,7 +16,6 @@ from woodshed.training.run.store import RunStore
 from woodshed.training.run.totals import RunTotals
 from woodshed.types import EngineHealth, ModelHealth, ModelSettings
 
-
 SETTINGS = ModelSettings(model="m", trainable=True, max_lora_rank=16, lora_slots=3)
 
 
