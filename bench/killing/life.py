@@ -149,11 +149,16 @@ class Life:
         return folder.is_dir() and any(p.name[:1] == "." and p.name[1:].isdigit() for p in folder.iterdir())
 
     def is_sampled(self) -> bool:
-        """Whether all rollouts of the step in hand are finished and all its groups wait for the judge."""
+        """Whether the step in hand waits for the judge alone: all is sampled, and each group is judged or asks for it.
+
+        A group of equal attempts is judged without a request.
+        """
         step = self.step()
+        waiting = self.judge.waiting
         return (
-            self.rollouts(step) == GROUPS * MEMBERS
-            and self.judge.waiting == GROUPS
+            waiting > 0
+            and self.rollouts(step) == GROUPS * MEMBERS
+            and self.judged(step) + waiting == GROUPS
             and self.process("trainer") is not None
         )
 
