@@ -58,6 +58,7 @@ PINS_adk-oldest := google-adk==2.10.0
 PINS_mcp-1 := ==1.24.0
 PINS_mcp-2 := >=2,<3
 BESIDE_langgraph := langchain langchain-anthropic
+BESIDE_crewai := anthropic
 
 test-matrix: engine $(MATRIX:%=matrix-%) ## Test each adapter with the oldest and the newest framework it supports.
 

@@ -78,14 +78,14 @@ def ratios(samples: dict[str, list[Sample]], name: str, other: str, prefix: str 
     }
 
 
-async def throughput(client: EngineClient, vllm: str, home: Path, rounds: int) -> dict[str, float]:
+async def throughput(client: EngineClient, vllm: tuple[str, str], home: Path, rounds: int) -> dict[str, float]:
     """Compare the gateway with vLLM itself, call by call."""
     keys = await _keys(client, [f"throughput-{turn}" for turn in range(rounds + 1)])
     tokens = {"logprobs": True, "return_token_ids": True}
     variants: dict[str, Callable[[int], Awaitable[Load]]] = {
-        "vllm": lambda _: load(vllm, "none"),
+        "vllm": lambda _: load(*vllm),
         "gateway": lambda turn: load(client.url, keys[turn]),
-        "vllm_with_tokens": lambda _: load(vllm, "none", **tokens),
+        "vllm_with_tokens": lambda _: load(*vllm, **tokens),
     }
     samples = await compare(variants, home, rounds)
     rates = {
@@ -94,12 +94,12 @@ async def throughput(client: EngineClient, vllm: str, home: Path, rounds: int) -
     return rates | ratios(samples, "gateway", "vllm") | ratios(samples, "gateway", "vllm_with_tokens")
 
 
-async def conversations(client: EngineClient, vllm: str, home: Path, rounds: int) -> dict[str, float]:
+async def conversations(client: EngineClient, vllm: tuple[str, str], home: Path, rounds: int) -> dict[str, float]:
     """Compare the gateway, which continues from tokens, with vLLM, which renders each prompt again."""
     names = [[f"talk-{turn}-{number}" for number in range(CONVERSATIONS)] for turn in range(rounds + 1)]
     keys = [await _keys(client, of_turn) for of_turn in names]
     variants: dict[str, Callable[[int], Awaitable[Load]]] = {
-        "vllm": lambda _: converse(vllm, ["none"] * CONVERSATIONS),
+        "vllm": lambda _: converse(vllm[0], [vllm[1]] * CONVERSATIONS),
         "gateway": lambda turn: converse(client.url, keys[turn]),
     }
     samples = await compare(variants, home, rounds)
@@ -180,13 +180,14 @@ async def _rollouts(client: EngineClient, name: str) -> tuple[SessionGrant, list
 
 
 @contextlib.asynccontextmanager
-async def engine(home: Path) -> AsyncIterator[tuple[EngineClient, str]]:
+async def engine(home: Path) -> AsyncIterator[tuple[EngineClient, tuple[str, str]]]:
     """Start an engine and yield a client and the address of its vLLM."""
     model = ServedModel(name="policy", path=str(WEIGHTS), trainable=True)
     began = time.perf_counter()
     async with Engine.local().running([model], home, progress=print) as client:
         print(f"engine ready after {time.perf_counter() - began:.1f} s")
-        yield client, json.loads((home / "servers.json").read_text())["policy"]["url"]
+        server = json.loads((home / "servers.json").read_text())["policy"]
+        yield client, (server["url"], server["key"])
 
 
 async def measure(rounds: int, steps: int) -> dict[str, float]:

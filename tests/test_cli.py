@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from woodshed.cli.engines import parse_models
+from woodshed.errors import ConfigError
 
 
 def woodshed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -135,3 +139,44 @@ def test_the_doctors_findings_are_json_where_asked_for(tmp_path: Path) -> None:
     assert done.returncode == 1 and printed["failed"] == 2
     assert [(f["check"], f["status"]) for f in printed["findings"]] == [("machine", "fail"), ("judge", "fail")]
     assert "OPENAI_API_KEY is not set" in printed["findings"][1]["found"]
+
+
+def test_the_start_of_an_engine_teaches_every_setting_that_a_run_is_compared_by() -> None:
+    shown = woodshed("engine", "start", "--help", COLUMNS="160").stdout
+    flags = (
+        "--max-model-len", "--tool-call-parser", "--reasoning-parser", "--chat-template", "--dtype", "--max-lora-rank",
+        "--lora-slots", "--api-key", "--allow-host",
+    )  # fmt: skip
+
+    assert [flag for flag in flags if flag not in shown] == []
+    assert "--tool-call-parser llama3_json" in shown and "Engine.connect(" in shown
+
+
+def test_a_setting_of_an_engine_is_for_one_model_or_for_all() -> None:
+    settings = {"max_model_len": ["512", "judge=64"], "tool_call_parser": ["judge=none"], "max_lora_rank": ["32"]}
+    models = parse_models(["policy=a/b", "judge=c/d"], settings)
+
+    assert (models["policy"].max_model_len, models["judge"].max_model_len) == (512, 64)
+    assert (models["policy"].tool_call_parser, models["judge"].tool_call_parser) == ("hermes", None)
+    assert models["policy"].max_lora_rank == models["judge"].max_lora_rank == 32
+    with pytest.raises(ConfigError, match=r"model 'policy' cannot be served so: --dtype 'int3'"):
+        parse_models(["policy=a/b"], {"dtype": ["int3"]})
+
+
+def test_an_engine_says_what_it_does_before_it_has_started(tmp_path: Path) -> None:
+    """Also where nothing will come of it: here the engine's own interpreter does not know woodshed."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nexit 3\n")
+    fake.chmod(0o755)
+    done = woodshed(
+        "engine", "start", "--model", f"policy={tmp_path}/model", "--home", str(tmp_path / "home"),
+        WOODSHED_ENGINE_PYTHON=str(fake),
+    )  # fmt: skip
+    key = tmp_path / "home/api_key"
+
+    assert f"policy: {tmp_path}/model, trainable" in done.stdout
+    assert "starting the engine's process" in done.stdout
+    assert "ended with exit status 3" in done.stderr
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and len(key.read_text().strip()) > 30

@@ -19,12 +19,13 @@ from woodshed.engine import Engine, ServedModel
 
 WEIGHTS = Path(__file__).parents[2] / "packages/tiny_world/src/woodshed_tiny_world/weights/policy"
 QUESTION = {"role": "user", "content": "Is the Harp still in stock?"}
+HEADERS = {"content-type": "application/json"}
 ANSWER = {"structured_outputs": {"regex": "(3 are left, price 12\\. ){8}"}}
 
 
 def post(url: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
     """Return an answer and how many milliseconds it took."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    request = urllib.request.Request(url, json.dumps(body).encode(), HEADERS)
     began = time.perf_counter()
     with urllib.request.urlopen(request) as reply:
         raw = reply.read()
@@ -71,8 +72,9 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = ServedModel(name="policy", path=str(WEIGHTS), trainable=True)
         async with Engine.local().running([model], Path(folder)):
-            url = json.loads((Path(folder) / "servers.json").read_text())["policy"]["url"]
-            await asyncio.to_thread(probe, url, asked.turns, asked.calls)
+            server = json.loads((Path(folder) / "servers.json").read_text())["policy"]
+            HEADERS["authorization"] = f"Bearer {server['key']}"
+            await asyncio.to_thread(probe, server["url"], asked.turns, asked.calls)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ ROWS: Mapping[int, str] = {
     20: "no tool call in N groups, empty tool names, missing ids, flat rewards: a warning at step 0 that says which",
     21: "outputs, events, state and exceptions identical to the uninstrumented agent: sync, async, stream",
     22: "uninstrument restores every patched attribute by identity; double instrument wraps once",
+    23: "a worker shared by rollouts (thread, pool, task) never moves a call to another rollout",
+    24: "an error of woodshed's own that the agent swallows fails the rollout",
 }
 HELD_ONCE = (14, 15, 17, 19, 20)
 """Rows in which no framework has a part: `CORE` holds them once, for all adapters."""

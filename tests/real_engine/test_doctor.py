@@ -164,7 +164,7 @@ async def test_a_run_whose_judge_is_out_of_order_stops_before_any_rollout(opened
         scenarios=["a", "b"],
         policy=POLICY,
         reward=woodshed.Ruler(judge=broken),
-        engine=woodshed.Engine.connect(opened.url),
+        engine=woodshed.Engine.connect(opened.url, api_key=opened.api_key),
         config=woodshed.TrainConfig(steps=1, group_size=2, **OWN),
         run_dir=tmp_path,
     )
@@ -179,7 +179,9 @@ async def test_a_run_whose_judge_is_out_of_order_stops_before_any_rollout(opened
 async def test_a_policy_that_a_run_has_open_is_left_alone(opened: EngineClient) -> None:
     found: list[Finding] = []
 
-    await examine_run(woodshed.Engine.connect(opened.url), POLICY, None, LossSettings(), found.append)
+    await examine_run(
+        woodshed.Engine.connect(opened.url, api_key=opened.api_key), POLICY, None, LossSettings(), found.append
+    )
 
     assert [f.check for f in found if f.status == "warn"] == ["weights"]
     assert failing(found) == []

@@ -59,7 +59,7 @@ def training(engine: EngineClient, run_dir: Path, **changes: Any) -> woodshed.Tr
         "scenarios": QUESTIONS,
         "policy": woodshed.Policy(str(policy_path()), max_model_len=256),
         "reward": woodshed.FunctionReward(length),
-        "engine": woodshed.Engine.connect(engine.url),
+        "engine": woodshed.Engine.connect(engine.url, api_key=engine.api_key),
         "config": woodshed.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
         "run_dir": run_dir,
         "checks": False,
@@ -288,7 +288,7 @@ async def test_a_step_in_which_every_rollout_fails_stops_with_the_reason(engine:
 
 
 async def test_many_seeded_calls_at_once_are_answered_and_repeatable(engine: EngineClient) -> None:
-    async with openai.AsyncOpenAI(base_url=engine.openai_base_url, api_key="any", max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=engine.openai_base_url, api_key=engine.api_key, max_retries=0) as client:
 
         async def one(seed: int) -> str | None:
             question = f"{seed} " + "Is the Horn still in stock? " * (seed % 30)
@@ -302,6 +302,99 @@ async def test_many_seeded_calls_at_once_are_answered_and_repeatable(engine: Eng
 
     assert first == second
     assert (await engine.health()).models[0].restarts == 0
+
+
+async def test_a_run_whose_groups_stay_flat_stops_with_the_reason_and_goes_on_when_it_is_asked_to(
+    engine: EngineClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def solved(trajectory: woodshed.Trajectory, scenario: str) -> float:
+        seen.append(scenario)
+        return 1.0
+
+    def go(stop_after: int | None) -> Coroutine[Any, Any, woodshed.Run]:
+        config = on_policy(steps=4, stop_after_flat_steps=stop_after)
+        return woodshed.train_async(
+            training(engine, tmp_path / "r", reward=woodshed.FunctionReward(solved), config=config)
+        )
+
+    with pytest.raises(woodshed.NothingToLearn, match=r"2 steps in a row, up to step 2.*solved.*2 steps to go"):
+        await go(2)
+    stopped = len(RunStore(tmp_path / "r").history())
+    run = await go(None)
+
+    assert (stopped, len(run.history)) == (2, 4)
+    assert set(seen) == set(QUESTIONS)
+    shown = capsys.readouterr().out
+    assert "all 2 judged groups are solved" in shown
+    assert all(phase in shown for phase in ("starting the engine …", "loading the policy to train:", "4/8 rollouts"))
+
+
+async def test_a_judge_that_refuses_for_good_ends_the_run_and_the_same_command_goes_on(
+    engine: EngineClient, tmp_path: Path
+) -> None:
+    mended: list[bool] = []
+
+    async def judge(system: str, user: str, schema: dict[str, Any]) -> str:
+        if not mended:
+            async with openai.AsyncOpenAI(base_url=engine.openai_base_url, api_key="k", max_retries=0) as client:
+                await client.models.retrieve("no-such-model")  # 404, as for a judge's name that does not exist
+        raise ValueError("no verdict")
+
+    def go() -> Coroutine[Any, Any, woodshed.Run]:
+        return woodshed.train_async(
+            training(engine, tmp_path / "r", reward=woodshed.Ruler(judge), config=on_policy(steps=1))
+        )
+
+    with pytest.raises(woodshed.JudgeRefused, match="NotFoundError"):
+        await go()
+    kept = set(_slots(tmp_path / "r" / "run.sqlite"))
+    mended.append(True)
+    run = await go()
+
+    assert len(kept) == 8 and kept == set(_slots(tmp_path / "r" / "run.sqlite"))
+    assert run.summary.unjudged_groups == 2
+
+
+async def test_a_conversation_that_outgrows_the_context_is_known_for_what_it_is(
+    engine: EngineClient, tmp_path: Path
+) -> None:
+    turn = iter(range(1000))
+
+    @woodshed.rollout
+    async def outgrows(question: str) -> None:
+        await ask(question if next(turn) % 2 else question + " again" * 600)
+
+    config = on_policy(advantage=woodshed.AdvantageSettings(overflowed="fail"))
+    run = await woodshed.train_async(training(engine, tmp_path / "r", rollout=outgrows, config=config))
+
+    store = RunStore(run.folder)
+    members = [store.trajectory(f"0/scenario-{s}/{k}") for s in range(2) for k in range(4)]
+    assert Counter(t.error.cause for t in members if t is not None and t.error) == {"overflow": 4}
+    assert any("4 of 8 rollouts grew longer than the model's context" in w for w in run.summary.warnings)
+
+
+async def test_attempts_that_share_a_list_are_warned_of_at_the_first_step(
+    engine: EngineClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history: list[Any] = []
+
+    @woodshed.rollout
+    async def remembers(question: str) -> None:
+        here = woodshed.current_rollout()
+        assert here is not None
+        history.append({"role": "user", "content": question})
+        async with openai.AsyncOpenAI(base_url=here.base_url, api_key=here.secret) as client:
+            answer = await client.chat.completions.create(model="any", messages=history, max_completion_tokens=8)
+        history.append({"role": "assistant", "content": answer.choices[0].message.content})
+
+    config = on_policy(max_concurrency=1)
+    run = await woodshed.train_async(training(engine, tmp_path / "r", rollout=remembers, config=config))
+
+    (warning,) = [w for w in run.summary.warnings if w.startswith("rollouts share state")]
+    assert "no list or dict at module level" in warning
+    assert "look at this first: rollouts share state" in capsys.readouterr().out
 
 
 _KILLED = """

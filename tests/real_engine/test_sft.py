@@ -66,7 +66,7 @@ def practice(engine: EngineClient, run_dir: Path, policy: woodshed.Policy, *, gr
         scenarios=train_scenarios()[::8],
         policy=policy,
         reward=woodshed.FunctionReward(how_true),
-        engine=woodshed.Engine.connect(engine.url),
+        engine=woodshed.Engine.connect(engine.url, api_key=engine.api_key),
         config=woodshed.TrainConfig(steps=1, group_size=group_size, scenarios_per_step=20, optimizer=FAST),
         evaluation=woodshed.Evaluation(
             scenarios=held_out_scenarios()[::2],
@@ -84,7 +84,12 @@ def warm(engine: EngineClient, source: Path, run_dir: Path, **changes: Any) -> S
     config = woodshed.SftConfig(**{"epochs": 6, "batch_size": 8, "optimizer": FAST} | changes)
     choice = Choice(min_score=1.0)
     return sft_training(
-        source, policy=POLICY, choice=choice, engine=woodshed.Engine.connect(engine.url), config=config, run_dir=run_dir
+        source,
+        policy=POLICY,
+        choice=choice,
+        engine=woodshed.Engine.connect(engine.url, api_key=engine.api_key),
+        config=config,
+        run_dir=run_dir,
     )
 
 

@@ -113,9 +113,28 @@ def test_a_message_is_replayed_only_while_it_is_unchanged() -> None:
     rollout = Rollout(base_url="http://127.0.0.1:1/v1", secret="s")
     said = {"role": "assistant", **tool_call('{ "a":1}')}
     content = model("Adding.", call("add", "c1", a=1))
-    remember(rollout, content, said)
+    remember(rollout, content, said, [])
 
-    assert recall(rollout, model("Adding.", call("add", "c1", a=1))) is said
-    assert recall(rollout, model("Adding!", call("add", "c1", a=1))) is None
-    assert recall(rollout, model("Adding.", call("add", "c1", a=2))) is None
-    assert recall(Rollout(base_url="http://127.0.0.1:1/v1", secret="t"), content) is None
+    assert recall(rollout, model("Adding.", call("add", "c1", a=1)), []) is said
+    assert recall(rollout, model("Adding!", call("add", "c1", a=1)), []) is None
+    assert recall(rollout, model("Adding.", call("add", "c1", a=2)), []) is None
+    assert recall(Rollout(base_url="http://127.0.0.1:1/v1", secret="t"), content, []) is None
+
+
+def test_of_messages_that_look_the_same_the_one_of_that_turn_is_replayed() -> None:
+    rollout = Rollout(base_url="http://127.0.0.1:1/v1", secret="s")
+    content, user = model(call("add", "functions.add:0", a=1)), {"role": "user", "content": "hi"}
+    first, second, third = (
+        {"role": "assistant", **tool_call(text, "functions.add:0")} for text in ('{"a": 1}', '{ "a":1}', '{"a":1 }')
+    )
+    told = {"role": "tool", "tool_call_id": "functions.add:0", "content": "1"}
+    remember(rollout, content, first, [user])
+    remember(rollout, content, second, [{"role": "system", "content": "then"}, user, first, told])
+    remember(rollout, content, third, [{"role": "user", "content": "another agent's"}])
+
+    assert recall(rollout, content, [user]) is first
+    assert recall(rollout, content, [{"role": "system", "content": "now"}, user, first, told]) is second
+    assert recall(rollout, content, [{"role": "user", "content": "another agent's"}]) is third
+    edited = {"role": "user", "content": "a summary"}
+    assert recall(rollout, content, [edited]) is first
+    assert recall(rollout, content, [edited, first, told]) is second

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
-from author_agents import AGENTS, CALLS, QUESTION, Answer, agent, with_tool
+from author_agents import AGENTS, CALLS, QUESTION, Answer, agent, quietly, with_tool
+from google.adk.agents import ParallelAgent
 from google.adk.agents.run_config import RunConfig, ToolThreadPoolConfig
 from google.adk.apps.app import EventsCompactionConfig
 from google.adk.models.google_llm import Gemini
+from google.adk.tools.agent_tool import AgentTool
 from google.adk.workflow import START, FunctionNode, Workflow
 from google.genai import types
 from running import QUIET, SSE, ask, runner_of
@@ -85,6 +88,45 @@ async def test_a_conversation_extends_the_last_prompt_word_for_word(engine: Scri
     answers = [call.tokens.completions[0].token_ids for call in trajectory.calls]
     assert prompts[1][: len(prompts[0] + answers[0])] == prompts[0] + answers[0]
     assert prompts[2][: len(prompts[1] + answers[1])] == prompts[1] + answers[1]
+
+
+async def test_each_turn_keeps_its_own_words_where_the_model_numbers_its_calls_anew(engine: ScriptedEngine) -> None:
+    """`functions.add:0` again in a later turn, and again in the next question: ids that hold for one turn only."""
+    written = ['{"a": 1, "b": 2}', '{"b":2,"a":1}', '{ "a": 1,  "b": 2 }', '{"a": 3, "b": 4}']
+    calls = [call_tools(ToolRequest(id="functions.add:0", name="add", arguments=text)) for text in written]
+    engine.script = in_order(calls[0], calls[1], say("Three"), calls[2], calls[3], say("Seven"))
+    trajectory = await practised(engine, with_tool(GEMINI), "first", "second")
+
+    bodies = [seen.body["messages"] for seen in engine.requests]
+    for shorter, longer in itertools.pairwise(bodies):
+        assert longer[: len(shorter)] == shorter
+    asked = [message["tool_calls"][0]["function"]["arguments"] for message in bodies[-1] if message.get("tool_calls")]
+    assert asked == written
+    assert [m["content"] for m in bodies[-1] if m["role"] == "tool"] == ['{"result": 3}'] * 3 + ['{"result": 7}']
+    assert [tool.result for tool in trajectory.tool_calls] == ['{"result": 3}'] * 3 + ['{"result": 7}']
+
+
+async def test_a_tool_belongs_to_the_call_of_its_own_agent_though_another_gave_the_same_id(
+    engine: ScriptedEngine,
+) -> None:
+    def clerk(request: dict[str, Any]) -> Any:
+        if request["messages"][-1]["role"] == "tool":
+            return say("done")
+        system = request["messages"][0]["content"]
+        if "I am helper" in system:
+            return say("helped")
+        return call_tools(ToolRequest(id="functions.helper:0", name="helper", arguments='{"request": "x"}'))
+
+    engine.script = clerk
+    bosses = [
+        agent(GEMINI, name, f"I am {name}", tools=[AgentTool(agent(GEMINI, "helper", "I am helper"))])
+        for name in ("one", "two")
+    ]
+    trajectory = await practised(engine, quietly(ParallelAgent, name="fan", sub_agents=bosses))
+
+    notes = {call.note.call_id: call.note for call in trajectory.calls if call.note}
+    parents = [notes[note.parent_call_id].agent for note in notes.values() if note.parent_call_id]
+    assert sorted(map(str, parents)) == ["one", "two"]
 
 
 async def test_an_answer_that_a_callback_rewrote_is_sent_as_rewritten(engine: ScriptedEngine) -> None:

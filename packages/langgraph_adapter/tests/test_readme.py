@@ -12,16 +12,18 @@ from woodshed.capture import RolloutFunction
 from woodshed.testing import ScriptedEngine, call_tool, in_order, say, scripted_rollout
 
 
-async def test_the_example_is_recorded(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["answer", "attempt"])
+async def test_the_examples_are_recorded(name: str, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "author")
-    (block,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(block, "README.md", "exec"), names)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
     engine.script = in_order(call_tool("stock", item="lamps"), say("There are 7 lamps."))
-    assert isinstance(names["answer"], RolloutFunction)
+    assert isinstance(names[name], RolloutFunction)
 
     with scripted_rollout(engine) as rollout:
-        await names["answer"]("How many lamps?")
+        await names[name]("How many lamps?")
 
     trajectory = engine.trajectory(rollout)
     assert [call.note.agent for call in trajectory.calls if call.note] == ["clerk", "clerk"]

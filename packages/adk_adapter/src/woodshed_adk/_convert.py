@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.genai import types
 
+from woodshed.capture import note_model_settings, policy_params
 from woodshed.errors import ConfigError
 from woodshed_adk._convert_schema import schema_name, to_json_schema, to_openai_tools
 
-_log = logging.getLogger("woodshed.adk")
-
-Recall = Callable[[types.Content], dict[str, Any] | None]
-"""Returns the model's own message that a content was made from, or None where it was changed."""
+Recall = Callable[[types.Content, list[dict[str, Any]]], dict[str, Any] | None]
+"""Returns the model's own message that a content was made from, or None where it was changed; takes the content and the
+messages before it."""
 
 _SAMPLING = {
     "temperature": "temperature", "top_p": "top_p", "max_output_tokens": "max_tokens", "stop_sequences": "stop",
     "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty", "seed": "seed",
     "response_logprobs": "logprobs", "logprobs": "top_logprobs",
 }  # fmt: skip
+_HTTP = {"extra_body", "headers", "retry_options"}
 _HANDLED = {
     *_SAMPLING, "top_k", "system_instruction", "tools", "tool_config", "response_schema", "response_json_schema",
     "response_mime_type", "response_modalities", "candidate_count", "cached_content", "automatic_function_calling",
     "labels", "http_options",
 }  # fmt: skip
-_dropped: set[str] = set()
 
 
 def to_body(request: Any, recall: Recall) -> dict[str, Any]:
@@ -48,9 +47,11 @@ def to_body(request: Any, recall: Recall) -> dict[str, Any]:
         },
         **_response_format(config),
     }
-    if config.top_k is not None:
-        body["extra_body"] = {"top_k": int(config.top_k)}
-    return body
+    beside = {} if config.top_k is None else {"top_k": int(config.top_k)}
+    http = config.http_options or types.HttpOptions()
+    note_model_settings({name: getattr(http, name) for name in http.model_fields_set - _HTTP})
+    carried = {"extra_headers": http.headers, "extra_body": {**beside, **(http.extra_body or {})}}
+    return {**policy_params(carried), **body}
 
 
 def _refuse(config: types.GenerateContentConfig) -> None:
@@ -63,10 +64,7 @@ def _refuse(config: types.GenerateContentConfig) -> None:
         raise ConfigError(
             f"the agent uses the cached content {config.cached_content!r}, which only Google's servers have; remove it"
         )
-    for name in config.model_fields_set - _HANDLED - _dropped:
-        if getattr(config, name) is not None:
-            _dropped.add(name)
-            _log.warning("%r is a setting of Google's models; inside rollouts it is not sent to the policy", name)
+    note_model_settings({name: getattr(config, name) for name in config.model_fields_set - _HANDLED})
 
 
 def _tools(config: types.GenerateContentConfig) -> dict[str, Any]:
@@ -87,11 +85,16 @@ def _tools(config: types.GenerateContentConfig) -> dict[str, Any]:
 def _response_format(config: types.GenerateContentConfig) -> dict[str, Any]:
     schema = config.response_schema if config.response_schema is not None else config.response_json_schema
     if schema is not None:
-        form = {"name": schema_name(schema), "schema": to_json_schema(schema)}
-        return {"response_format": {"type": "json_schema", "json_schema": form}}
+        return {"response_format": to_response_format(schema)}
     if config.response_mime_type == "application/json":
         return {"response_format": {"type": "json_object"}}
     return {}
+
+
+def to_response_format(schema: Any) -> dict[str, Any]:
+    """Return the format of a schema in any of the forms that ADK and LiteLLM take."""
+    form = {"name": schema_name(schema), "schema": to_json_schema(schema)}
+    return {"type": "json_schema", "json_schema": form}
 
 
 def to_messages(contents: Iterable[types.Content], instruction: Any, recall: Recall) -> list[dict[str, Any]]:
@@ -101,7 +104,7 @@ def to_messages(contents: Iterable[types.Content], instruction: Any, recall: Rec
         messages.append({"role": "system", "content": text})
     for content in contents or ():
         if content.role in ("model", "assistant"):
-            messages += _assistant(content, pairs, recall)
+            messages += _assistant(content, pairs, recall, messages)
         else:
             messages += _others(content, pairs)
     return messages
@@ -139,10 +142,12 @@ class _Pairs:
         return response.id or f"call_{response.name}"
 
 
-def _assistant(content: types.Content, pairs: _Pairs, recall: Recall) -> list[dict[str, Any]]:
+def _assistant(
+    content: types.Content, pairs: _Pairs, recall: Recall, before: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     parts = content.parts or ()
     asked = [(pairs.asked(part.function_call), part.function_call) for part in parts if part.function_call is not None]
-    if (said := recall(content)) is not None:
+    if (said := recall(content, before)) is not None:
         return [said]
     calls = [
         {"id": tool_call_id, "type": "function", "function": {"name": call.name, "arguments": dumps(call.args or {})}}

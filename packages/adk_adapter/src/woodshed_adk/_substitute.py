@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn
 
 from google.adk.models._capabilities import LlmCapabilities
 from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
+from pydantic import BaseModel
 
-from woodshed.capture import CALL_ID_HEADER, OpenCall, Rollout, model_span
+from woodshed.capture import (
+    CALL_ID_HEADER,
+    OpenCall,
+    Rollout,
+    author_settings,
+    in_rollout,
+    model_params,
+    model_span,
+    policy_params,
+)
+from woodshed.capture.own_errors import watched
 from woodshed.errors import ConfigError
-from woodshed_adk._convert import to_body
+from woodshed_adk._author_model import Turn, asks_others, current_turn, held, runs, wants_user_last
+from woodshed_adk._convert import to_body, to_response_format
 from woodshed_adk._convert_answer import Gathered, own_message, to_response
 from woodshed_adk._replay import answered, recall, remember
 
-_SETTINGS = (
-    "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "presence_penalty",
-    "frequency_penalty",
-)  # fmt: skip
+_ASKED = ("model", "messages", "tools", "stream", "stream_options")
+"""What a request says itself."""
+_NEEDS_TOOLS = ("tool_choice", "parallel_tool_calls")
+_LIMITS = ("max_tokens", "max_completion_tokens")
 _DEFAULT_RETRIES = 2
 
 _LIVE = (
@@ -35,90 +47,130 @@ class TrainableLlm(BaseLlm):
     rollout: Any
     agent: str | None
     author: Any
-    """The author's own model, which is never called."""
+    """The author's own model, whose provider is never called."""
+    turn: Any = None
+    """The turn of the author's model code that asks; None where it has none."""
 
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
     ) -> AsyncGenerator[LlmResponse, None]:
-        """Yield the policy's answer, in pieces first if it is to be streamed."""
-        if _wants_user_last(self.author):
-            self._maybe_append_user_content(llm_request)
+        """Yield the policy's answer, in pieces first if it is to be streamed; the author's own code runs around it."""
+        if self.turn is None and runs(self.author):
+            async with aclosing(Turn(self.rollout, self.agent, self.author).answers(llm_request, stream)) as answers:
+                async for answer in answers:
+                    yield answer
+            return
+        if wants_user_last(self.author):
+            self.author._maybe_append_user_content(llm_request)
         if not stream:
             yield await self._whole(llm_request)
             return
         gathered = Gathered()
         with self._observed(llm_request) as (call, body):
-            chunks = await self._completions().create(**body, stream=True, stream_options={"include_usage": True})
+            chunks = await self._completions(llm_request).create(
+                **body, stream=True, stream_options={"include_usage": True}
+            )
             async with chunks:
                 async for chunk in chunks:
                     for shown in gathered.add(chunk.to_dict()):
                         yield shown
-            answer = self._read(call, gathered.body(), streamed=True)
+            answer = self._read(call, body, gathered.body(), streamed=True)
         yield answer
 
     async def _whole(self, llm_request: LlmRequest) -> LlmResponse:
         with self._observed(llm_request) as (call, body):
             # The raw body: parsing it into the SDK's models is slow and drops the reasoning.
-            raw = await self._completions().with_raw_response.create(**body)
-            return self._read(call, raw.http_response.json(), streamed=False)
+            raw = await self._completions(llm_request).with_raw_response.create(**body)
+            return self._read(call, body, raw.http_response.json(), streamed=False)
 
     @contextmanager
     def _observed(self, llm_request: LlmRequest) -> Iterator[tuple[OpenCall, dict[str, Any]]]:
         """Record one model call; yields it and what the engine is asked."""
         rollout: Rollout = self.rollout
-        body = {**_settings(self.author), **to_body(llm_request, lambda content: recall(rollout, content))}
         name = llm_request.model or self.model
         with model_span(rollout, author_model=name, agent=self.agent) as call:
-            yield call, {"model": name, **body, "extra_headers": {CALL_ID_HEADER: call.call_id}}
+            if self.turn is not None:
+                self.turn.used.asked(call)
+            # Inside the span, so that what cannot be asked of the policy fails the rollout.
+            body = _merged(_settings(self.author), to_body(llm_request, lambda *said: recall(rollout, *said)))
+            headers = {**body.pop("extra_headers", {}), CALL_ID_HEADER: call.call_id}
+            yield call, {"model": name, **body, "extra_headers": headers}
 
-    def _read(self, call: OpenCall, body: dict[str, Any], *, streamed: bool) -> LlmResponse:
+    def _read(self, call: OpenCall, asked: dict[str, Any], body: dict[str, Any], *, streamed: bool) -> LlmResponse:
         """Return an answer; note the tools it asks for and the message as the model wrote it."""
         answer = to_response(body, streamed=streamed)
         answered(self.rollout, answer, call)
+        if self.turn is not None:
+            self.turn.used.answered(call, answer)
         if answer.content is not None:
             message = own_message(body["choices"][0]["message"])
             ids = [request["id"] for request in message.get("tool_calls", ())]
             for tool_call_id in filter(None, ids):
                 self.rollout.recorder.remember_request(tool_call_id, call)
             if all(ids):  # one without an id is given one by ADK, and is then written anew
-                remember(self.rollout, answer.content, message)
+                remember(self.rollout, answer.content, message, asked["messages"])
         return answer
 
-    def _completions(self) -> Any:
+    def _completions(self, llm_request: LlmRequest) -> Any:
         # The OpenAI SDK takes longer to import than this whole adapter, and is needed in a rollout only.
         from woodshed.capture.clients import async_client
 
-        return async_client(self.rollout, _max_retries(self.author)).chat.completions
+        return async_client(self.rollout, _max_retries(self.author, llm_request)).chat.completions
 
     def connect(self, llm_request: LlmRequest) -> NoReturn:
         """Raise: a live session cannot be trained."""
-        raise ConfigError(_LIVE)
+        with watched(self.rollout):
+            raise ConfigError(_LIVE)
+
+
+@in_rollout
+def around_provider(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Let the policy answer what the author's model code asks of a model of ADK's own."""
+    turn = current_turn()
+    if turn is None or asks_others(instance):
+        return wrapped(*args, **kwargs)
+    model = TrainableLlm(model=instance.model, rollout=rollout, agent=turn.agent, author=instance, turn=turn)
+    return model.generate_content_async(*args, **kwargs)
 
 
 def _settings(author: Any) -> dict[str, Any]:
-    """Return the sampling settings of the author's model object; those of a request take precedence."""
-    given = dict(getattr(author, "_additional_args", None) or {})  # LiteLlm keeps its keyword arguments here
+    """Return what the author's model object sets, as arguments of a chat completion."""
+    given = author_settings(author)
     if "max_tokens" in author.model_fields_set:  # OpenAILlm and Claude; their default is the library's choice
-        given["max_tokens"] = author.max_tokens
-    return {name: given[name] for name in _SETTINGS if given.get(name) is not None}
+        given["max_tokens"] = held(author, "max_tokens")
+    arguments = dict(held(author, "_additional_args") or {})  # LiteLlm keeps its keyword arguments here
+    if arguments.get("n") not in (None, 1):
+        raise ConfigError(f"the agent's model sets n={arguments['n']!r}; ADK reads one answer. Leave it out")
+    form = arguments.get("response_format")
+    if isinstance(form, type) and issubclass(form, BaseModel):
+        arguments["response_format"] = to_response_format(form)
+    return {
+        **model_params({name: value for name, value in given.items() if name not in _ASKED}),
+        **policy_params({name: value for name, value in arguments.items() if name not in _ASKED}),
+    }
 
 
-def _max_retries(author: Any) -> int:
+def _merged(settings: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request with the settings of the author's model, which its own take precedence over."""
+    out = {*(_NEEDS_TOOLS if not request.get("tools") else ()), *(_LIMITS if "max_tokens" in request else ())}
+    merged = {name: value for name, value in settings.items() if name not in out} | request
+    for name in ("extra_body", "extra_headers"):
+        if both := {**settings.get(name, {}), **request.get(name, {})}:
+            merged[name] = both
+    return merged
+
+
+def _max_retries(author: Any, llm_request: LlmRequest) -> int:
     """Return how often the author's model asks again after a failed request."""
-    client, options = getattr(author, "client", None), getattr(author, "retry_options", None)
-    for retries in (getattr(client, "max_retries", None), getattr(author, "_additional_args", {}).get("num_retries")):
+    given, http = held(author, "_additional_args") or {}, llm_request.config.http_options
+    client = held(held(author, "client"), "max_retries")
+    for retries in (client, given.get("num_retries"), given.get("max_retries")):
         if isinstance(retries, int):
             return retries
-    attempts = getattr(options, "attempts", None)
-    return max(0, attempts - 1) if isinstance(attempts, int) else _DEFAULT_RETRIES
-
-
-def _wants_user_last(author: Any) -> bool:
-    """Return whether the author's model adds a user's turn where the model itself spoke last.
-
-    ADK's models for Google and LiteLLM do; those for OpenAI and Anthropic do not.
-    """
-    return not type(author).__module__.startswith(("google.adk.integrations.openai", "google.adk.models.anthropic"))
+    for options in (getattr(http, "retry_options", None), held(author, "retry_options")):
+        if isinstance(attempts := held(options, "attempts"), int):
+            return max(0, attempts - 1)
+    return _DEFAULT_RETRIES
 
 
 class Unbuildable(BaseLlm):

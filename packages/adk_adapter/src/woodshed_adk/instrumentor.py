@@ -24,6 +24,11 @@ _RUNNER = "google.adk.workflow._node_runner"
 HOOKS = (
     # Where a flow gets the object whose `generate_content_async` it calls; compaction asks a model outside any flow.
     Hook("google.adk.flows.llm_flows.base_llm_flow", "BaseLlmFlow._get_llm", models.around_model),
+    Hook(
+        "google.adk.flows.llm_flows.base_llm_flow",
+        "BaseLlmFlow._handle_after_model_callback",
+        models.around_after_model,
+    ),
     Hook("google.adk.apps.llm_event_summarizer", "LlmEventSummarizer.maybe_summarize_events", models.around_summary),
     # Both are read while a request is written, also of a model that cannot be built here.
     Hook(_AGENT, "LlmAgent.canonical_model", models.around_canonical_model),
@@ -57,6 +62,11 @@ class AdkInstrumentor(Instrumentor):
 
     supported: ClassVar[tuple[str, ...]] = ("google-adk>=2.10,<=2.13.0",)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
+
+    def uninstrument(self) -> None:
+        """Put every hooked function back as it was."""
+        super().uninstrument()
+        models.PROVIDERS.revert()
 
 
 @overload

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         EngineUnreachable,
         HookError,
         JudgeError,
+        JudgeRefused,
         LeakError,
         McpServerError,
         McpServerUnreachable,
+        NothingToLearn,
         PolicyLost,
         RequestRefused,
         RolloutError,
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
         WoodshedError,
     )
-    from woodshed.rewards.base import FunctionReward, Reward
+    from woodshed.rewards.base import Reward
     from woodshed.rewards.blend import Blend
     from woodshed.rewards.cache import SqliteCache
+    from woodshed.rewards.function import FunctionReward
     from woodshed.rewards.judge import Judge
     from woodshed.rewards.ruler import Ruler
     from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
@@ -86,7 +89,7 @@ _HOME = {
     "ServedModel": "engine.client.config",
     # Rewards.
     "Blend": "rewards.blend",
-    "FunctionReward": "rewards.base",
+    "FunctionReward": "rewards.function",
     "Judge": "rewards.judge",
     "Reward": "rewards.base",
     "Ruler": "rewards.ruler",
@@ -113,7 +116,9 @@ _HOME = {
     "WoodshedError": "errors",
     "HookError": "errors",
     "JudgeError": "errors",
+    "JudgeRefused": "errors",
     "LeakError": "errors",
+    "NothingToLearn": "errors",
     "PolicyLost": "errors",
     "RequestRefused": "errors",
     "McpServerError": "errors",
@@ -145,6 +150,7 @@ __all__ = [
     "HookError",
     "Judge",
     "JudgeError",
+    "JudgeRefused",
     "Judgement",
     "LeakError",
     "LoraSettings",
@@ -153,6 +159,7 @@ __all__ = [
     "McpServerUnreachable",
     "Message",
     "ModelCall",
+    "NothingToLearn",
     "OptimizerSettings",
     "Policy",
     "PolicyLost",

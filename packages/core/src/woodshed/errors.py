@@ -11,15 +11,19 @@ WoodshedError
 ├── McpServerError (RuntimeError)       an MCP server cannot be used
 │   └── McpServerUnreachable (ConnectionError)  … because nothing answers there, or the connection broke
 ├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
-├── CostCeilingError (RuntimeError)     the next judge request would exceed the run's cost limit; the run ends and can
-be resumed ├── CheckError (RuntimeError)           a check before a run's first step failed; the message says what to do
+│   └── JudgeRefused                    … and never will: no valid key, no credit, no such model; ends the run
+├── CostCeilingError (RuntimeError)     the next judge request would exceed the run's cost limit; ends the run
+├── NothingToLearn (RuntimeError)       several steps in a row trained nothing; ends the run
+├── CheckError (RuntimeError)           a check before a run's first step failed; the message says what to do
 └── EngineError (RuntimeError)          the engine cannot do what was requested
     ├── EngineMissing                   the engine environment is not installed
     ├── EngineUnreachable (ConnectionError)  nothing answers at the engine's address
     ├── RequestRefused (ValueError)     the engine cannot use what was sent to it
-    ├── PolicyLost                      another run holds the policy that this one opened; the run ends and can be
-    resumed └── TrainError                      an optimizer step could not be taken
+    ├── PolicyLost                      another run holds the policy that this one opened; ends the run
+    └── TrainError                      an optimizer step could not be taken
         └── DriftError                  … because the engine did not sample from the policy that is trained
+
+A run that is ended can be resumed by the same command.
 """
 
 from __future__ import annotations
@@ -69,8 +73,16 @@ class JudgeError(WoodshedError, RuntimeError):
     """A judge gave no usable verdict, even after a repair request; raised by `rewards.ruler`."""
 
 
+class JudgeRefused(JudgeError):
+    """A judge will refuse every request: no valid key, no credit, no such model; the run can be resumed."""
+
+
 class CostCeilingError(WoodshedError, RuntimeError):
     """The next judge request would exceed the run's cost limit; verdicts are kept, and the run can be resumed."""
+
+
+class NothingToLearn(WoodshedError, RuntimeError):
+    """Several steps in a row trained nothing; finished steps are kept, and the run can be resumed."""
 
 
 class CheckError(WoodshedError, RuntimeError):

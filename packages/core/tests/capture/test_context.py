@@ -189,8 +189,7 @@ async def test_a_binding_left_by_another_context_still_ends_for_the_process() ->
 
     stream = generator()
     await asyncio.ensure_future(stream.__anext__())
-    with pytest.raises(ValueError, match="different Context"):
-        await stream.aclose()
+    await stream.aclose()
 
     assert require_rollout("a later call") is None
 

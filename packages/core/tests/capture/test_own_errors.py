@@ -14,7 +14,8 @@ from woodshed.capture import Rollout, RolloutFunction, ToolSpan, bind, in_rollou
 from woodshed.capture.own_errors import own_error
 from woodshed.capture.sdk_guard import around_any_request, around_sdk_request
 from woodshed.engine.client.client import EngineClient
-from woodshed.errors import ConfigError, LeakError
+from woodshed.errors import ConfigError, LeakError, PolicyLost, RequestRefused
+from woodshed.testing import ScriptedEngine, fail, in_order, say, scripted_rollout
 from woodshed.training.rollouts.rollout import run_rollout
 from woodshed.types import OpenSession, SealedSession, SessionGrant
 
@@ -145,3 +146,48 @@ async def test_a_rollout_whose_agent_swallowed_an_own_error_is_failed_by_it() ->
 
     assert made.status == "failed"
     assert made.error is not None and (made.error.kind, made.error.message) == ("ConfigError", "cannot be trained")
+
+
+MESSAGES: Any = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "request_refused", RequestRefused),
+        (413, "request_too_large", RequestRefused),
+        (409, "policy_lost", PolicyLost),
+    ],
+)
+async def test_a_refusal_of_the_gateways_own_fails_the_rollout_of_any_client(
+    status: int, code: str, kind: type[Exception], stream: bool
+) -> None:
+    """To the agent it is an error of the OpenAI SDK like any other, and may become a tool's result."""
+    with ScriptedEngine(lambda request: fail(status, code=code)) as engine:
+        for is_async in (False, True):
+            with scripted_rollout(engine) as rollout, suppress(openai.APIStatusError):
+                options: Any = {"base_url": rollout.base_url, "api_key": rollout.secret, "max_retries": 0}
+                if is_async:
+                    async with openai.AsyncOpenAI(**options) as later:
+                        await later.chat.completions.create(model="m", messages=MESSAGES, stream=stream)
+                else:
+                    with openai.OpenAI(**options) as now:
+                        now.chat.completions.create(model="m", messages=MESSAGES, stream=stream)
+
+            assert type(rollout.error) is kind
+            assert str(rollout.error) == f"scripted status {status}"
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, None), (400, "context_length_exceeded"), (503, "EngineError")])
+def test_what_the_agent_can_mend_or_try_again_is_left_to_it(status: int, code: str | None) -> None:
+    with (
+        ScriptedEngine(in_order(fail(status, code=code), say("at last"))) as engine,
+        scripted_rollout(engine) as rollout,
+        openai.OpenAI(base_url=rollout.base_url, api_key=rollout.secret, max_retries=0) as own,
+    ):
+        with pytest.raises(openai.APIStatusError):
+            own.chat.completions.create(model="m", messages=MESSAGES)
+        own.chat.completions.create(model="m", messages=MESSAGES)
+
+        assert rollout.error is None

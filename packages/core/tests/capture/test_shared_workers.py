@@ -16,7 +16,17 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from woodshed.capture import Rollout, bind, current_rollout, require_rollout, take_late_calls, untracked
+from woodshed.capture import (
+    CallContext,
+    Rollout,
+    bind,
+    current_call_context,
+    current_rollout,
+    in_call_context,
+    require_rollout,
+    take_late_calls,
+    untracked,
+)
 from woodshed.errors import LeakError
 
 
@@ -46,22 +56,22 @@ def who() -> str:
 class Worker:
     """Does work in one thread, which the first one to ask starts."""
 
-    def __init__(self, make_queue: Callable[[], Any]) -> None:
-        self._make, self._thread = make_queue, None
+    def __init__(self, make_queue: Callable[[], Any], of: Callable[[], Any] = who) -> None:
+        self._make, self._of, self._thread = make_queue, of, None
 
-    def ask(self) -> str:
+    def ask(self) -> Any:
         if self._thread is None:
             self._queue = self._make()
             self._thread = threading.Thread(target=self._serve, daemon=True)
             self._thread.start()
-        answer: Future[str] = Future()
+        answer: Future[Any] = Future()
         self._queue.put((0, id(answer), answer))
         return answer.result(5)
 
     def _serve(self) -> None:
         while True:
             *_, answer = self._queue.get()
-            answer.set_result(who())
+            answer.set_result(self._of())
 
 
 @pytest.mark.parametrize("kind", ["Queue", "LifoQueue", "PriorityQueue", "SimpleQueue"])
@@ -319,3 +329,31 @@ def test_a_program_that_reads_what_an_agent_streams_stays_outside() -> None:
 
     assert read == ["chunk", "refused"]
     assert who() == "own"
+
+
+def test_a_worker_goes_on_in_the_call_context_of_whoever_asked() -> None:
+    worker, seen = Worker(queue.Queue, of=lambda: current_call_context().parent_call_id), []
+    with bind(A):
+        for asked_by in ("first", "second"):
+            with in_call_context(CallContext(parent_call_id=asked_by)):
+                seen.append(worker.ask())
+        seen.append(worker.ask())
+    with bind(B), in_call_context(CallContext(parent_call_id="third")):
+        seen.append(worker.ask())
+
+    assert seen == ["first", "second", None, "third"]
+
+
+def test_code_in_a_call_context_of_its_own_keeps_it_when_it_reads_what_another_agent_says() -> None:
+    said: queue.Queue[str] = queue.Queue()
+
+    def speak() -> None:
+        with in_call_context(CallContext(parent_call_id="inner")):
+            said.put("a piece")
+
+    with bind(A), in_call_context(CallContext(parent_call_id="outer")):
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        assert said.get(timeout=5) == "a piece"
+        speaker.join()
+        assert current_call_context().parent_call_id == "outer"

@@ -114,6 +114,113 @@ async def test_the_form_is_asked_for_as_the_server_can_and_that_is_remembered(se
     }  # fmt: skip
 
 
+REFUSALS = {
+    "OpenAI": fails(400, "Invalid schema for response_format 'answer': In context=(), 'minimum' is not permitted."),
+    "Gemini, complex": fails(400, "The specified schema produces a constraint that has too many states for serving."),
+    "Gemini": fails(400, "Request contains an invalid argument.", code="INVALID_ARGUMENT"),
+    "Gemini, as a list": Reply(status=400, body=[{"error": {"code": 400, "message": "Request contains an invalid"}}]),
+    "Groq": fails(400, "Failed to generate JSON. Please adjust your prompt.", code="json_validate_failed"),
+    "Anthropic": fails(400, "output_format: Extra inputs are not permitted", type="invalid_request_error"),
+    "vLLM": fails(400, "Grammar error: Invalid grammar specification", type="BadRequestError"),
+    "Bedrock": Reply(status=400, body={"__type": "ValidationException", "message": "malformed input request"}),
+    "Mistral": Reply(status=422, body={"detail": [{"loc": ["body", "response_format"], "msg": "Field required"}]}),
+    "OpenRouter": fails(404, "No endpoints found that support response_format json_schema"),
+    "OpenRouter, in 200": Reply(body={"error": {"message": "provider: response_format is not supported"}}),
+    "llama.cpp": fails(500, "failed to parse grammar"),
+    "no words": Reply(status=400, body=b""),
+}
+"""How servers refuse an output format."""
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+@pytest.mark.parametrize("server_of", REFUSALS)
+async def test_any_refusal_of_the_form_is_asked_again_in_a_looser_one_and_paid_once(
+    server: LoopbackJudge, server_of: str, refusals: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    forms = ["json_schema", "json_object", "none"]
+
+    server.script = [REFUSALS[server_of]] * refusals + [says("here")]
+    judge = ChatClient(server.judge(max_retries=0))
+
+    assert [(await judge.ask(QUESTION)).text for _ in range(3)] == ["here"] * 3
+    assert [form(r) for r in server.requests] == [*forms[:refusals], *[forms[refusals]] * 3]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "woodshed.chat"]
+    assert f"structured='{forms[refusals]}'" in said
+
+
+async def test_what_no_form_helps_against_is_an_error_and_changes_no_form(server: LoopbackJudge) -> None:
+    server.script = [*[fails(400, "Request contains an invalid argument.")] * 3, says("here")]
+    judge = ChatClient(server.judge())
+
+    with pytest.raises(JudgeError, match=r"answered 400: .*invalid argument"):
+        await judge.ask(QUESTION)
+    await judge.ask(QUESTION)
+
+    assert [form(r) for r in server.requests] == ["json_schema", "json_object", "none", "json_schema"]
+
+
+@pytest.mark.parametrize("about", ["context length exceeded", "API key not valid. Please pass a valid API key."])
+async def test_a_400_about_something_else_is_not_asked_again(server: LoopbackJudge, about: str) -> None:
+    server.script = [fails(400, about)]
+
+    with pytest.raises(JudgeError, match="answered 400"):
+        await ChatClient(server.judge()).ask(QUESTION)
+
+    assert len(server.requests) == 1
+
+
+DRAFT, VERDICT = '{"scores": "draft"}', '{"scores": "verdict"}'
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": [{"type": "thinking", "thinking": DRAFT}, {"type": "text", "text": VERDICT}]}, VERDICT),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": DRAFT}]},
+                         {"type": "text", "text": VERDICT}]},
+            VERDICT,
+        ),
+        ({"content": [{"type": "reasoning", "text": DRAFT}, {"type": "output_text", "text": VERDICT}]}, VERDICT),
+        ({"content": [{"type": "text", "text": DRAFT, "thought": True}, {"type": "text", "text": VERDICT}]}, VERDICT),
+        ({"content": [{"type": "redacted_thinking", "data": "x"}, {"text": VERDICT}]}, VERDICT),
+        ({"content": [{"type": "text", "text": {"value": VERDICT}}]}, VERDICT),
+        ({"content": [VERDICT[:5], VERDICT[5:]]}, VERDICT),
+        ({"content": VERDICT, "reasoning_content": DRAFT, "reasoning": DRAFT}, VERDICT),
+        ({"content": None, "reasoning_content": DRAFT}, ""),
+        ({"content": [{"type": "thinking", "thinking": DRAFT}]}, ""),
+        ({"content": {"scores": "verdict"}}, VERDICT),
+    ],
+)  # fmt: skip
+async def test_what_a_model_thinks_is_not_its_answer(server: LoopbackJudge, message: Request, text: str) -> None:
+    server.script = [completion(message)]
+
+    answer = await ChatClient(server.judge()).ask(QUESTION)
+
+    assert (answer.text, answer.is_refusal) == (text, False)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "refusal": "I can't."},
+        {"content": [{"type": "refusal", "refusal": "I can't."}]},
+        {"content": [{"type": "thinking", "thinking": DRAFT}, {"type": "refusal", "refusal": "I can't."}]},
+    ],
+)
+async def test_a_refusal_is_one_in_any_shape(server: LoopbackJudge, message: Request) -> None:
+    server.script = [completion(message)]
+
+    answer = await ChatClient(server.judge()).ask(QUESTION)
+
+    assert (answer.text, answer.is_refusal) == ("I can't.", True)
+
+
+def completion(message: Request) -> Reply:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+    return Reply(body={"id": "c", "object": "chat.completion", "created": 0, "model": "loopback", "choices": [choice]})
+
+
 @pytest.mark.parametrize("structured", ["json_schema", "json_object", "none"])
 async def test_a_form_that_the_user_names_is_kept(server: LoopbackJudge, structured: str) -> None:
     server.script = [fails(400, "response_format is not supported")]

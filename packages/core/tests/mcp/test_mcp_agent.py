@@ -14,7 +14,7 @@ from woodshed.mcp import Job, Limits, McpAgent, Scenario, Server, Sessions
 from woodshed.mcp.comparison import Pair, compare, pairs, tool_and_answer_given
 from woodshed.mcp.frameworks import load_agent
 from woodshed.mcp.report import most_changed
-from woodshed.rewards.base import FunctionReward
+from woodshed.rewards.function import FunctionReward
 from woodshed.training.run.store import RunStore
 from woodshed.types import Failure, Judgement, Score, ToolCall, Trajectory
 

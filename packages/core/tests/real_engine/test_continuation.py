@@ -39,7 +39,9 @@ async def test_the_second_prompt_is_the_first_and_what_was_sampled_and_the_answe
         one, two = (await session.seal()).calls
     async with httpx.AsyncClient(timeout=60) as http:
         body = {"model": "policy", "messages": messages, "tools": TOOLS, "return_token_ids": True} | how
-        plain = (await http.post(f"{engine.server()['url']}/v1/chat/completions", json=body)).json()
+        vllm = engine.server()
+        url, headers = f"{vllm['url']}/v1/chat/completions", {"authorization": f"Bearer {vllm['key']}"}
+        plain = (await http.post(url, json=body, headers=headers)).json()
 
     sampled = one.completions[0].token_ids
     assert two.prompt_ids[: len(one.prompt_ids) + len(sampled)] == one.prompt_ids + sampled

@@ -24,6 +24,22 @@ SCHEMA = {
 }
 
 
+async def test_settings_of_a_provider_are_dropped_with_one_line_and_a_typo_is_refused(engine: RunningEngine) -> None:
+    own = {"provider": {"order": ["a"]}, "thinking": {"type": "enabled"}, "max_output_tokens": 4}
+    asked = question(store=True, reasoning_effort="low", logit_bias={"1": 5}, user="me", extra_body=own)
+    async with engine.session() as session:
+        for _ in range(2):
+            await session.agent.chat.completions.create(**asked)
+        with pytest.raises(openai.BadRequestError, match="'temperture' is not served by this engine"):
+            await session.agent.chat.completions.create(**question(extra_body={"temperture": 0.5}))
+        sealed = await session.seal()
+
+    assert [(call.error, call.constrained) for call in sealed.calls] == [(None, False)] * 2
+    logged = "".join(file.read_text() for file in engine.home.rglob("*.log"))
+    names = ("store", "reasoning_effort", "logit_bias", "user", "provider", "thinking")
+    assert [logged.count(f"{name!r} in requests of") for name in names] == [1] * len(names)
+
+
 async def test_an_answer_is_plain_openai_and_its_tokens_are_recorded(engine: RunningEngine) -> None:
     async with engine.session() as session:
         raw = await session.agent.chat.completions.with_raw_response.create(

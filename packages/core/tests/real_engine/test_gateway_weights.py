@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from woodshed.errors import EngineError
 from woodshed.testing.waiting import eventually
-from woodshed.types import LoraSettings, OpenPolicy, TokenCall
+from woodshed.types import LoraSettings, OpenPolicy, StepRequest, TokenCall, WeightedRollout
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -103,13 +104,54 @@ async def test_swaps_under_load_fail_no_call_and_each_call_has_one_version(engin
             assert call.completions[0].logprobs == pytest.approx(truth(call, adapter_of(engine, call)), abs=2e-3)
 
 
+async def test_one_long_call_over_three_swaps_keeps_its_version_and_holds_no_later_call_up(
+    engine: RunningEngine, tmp_path: Path
+) -> None:
+    """Three versions of the LoRA are in use at once: the newest answers while calls of both others still run."""
+    await engine.client.open_policy(POLICY)
+    first = (await engine.train_step("long-0")).version
+    kept = shutil.copytree(engine.home / f"policies/policy/run/checkpoints/{first:05d}/adapter", tmp_path / "first")
+    # Sampled before, so that the steps below are short.
+    practised = [[await engine.one_rollout() for _ in range(2)] for _ in range(3)]
+    endless = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}
+
+    async def swap(number: int) -> int:
+        pair = practised[number]
+        weighted = tuple(WeightedRollout(rollout_id=r.rollout_id, advantage=2.0 * k - 1) for k, r in enumerate(pair))
+        request = StepRequest(step_id=f"long-{number + 1}", rollouts=weighted)
+        return (await engine.client.step("policy", request)).version
+
+    async with engine.session() as oldest, engine.session() as middle, engine.session() as newest:
+        running = [asyncio.create_task(oldest.ask(**endless))]
+        await engine.answers_a_later_call()
+        await swap(0)
+        running.append(asyncio.create_task(middle.ask(**endless)))
+        await engine.answers_a_later_call()
+        await swap(1)
+        await newest.ask()
+        are_running = [not task.done() for task in running]
+        last = await swap(2)
+        await newest.ask()
+        await asyncio.gather(*running)
+        (long_call,), (middle_call,), new = [(await one.seal()).calls for one in (oldest, middle, newest)]
+
+    assert are_running == [True, True]
+    calls = [long_call, middle_call, *new]
+    seen = [set(call.completions[0].weight_versions) for call in calls]
+    assert (seen, last) == ([{first}, {first + 1}, {first + 2}, {first + 3}], first + 3)
+    for call, adapter in ((long_call, kept), *((call, adapter_of(engine, call)) for call in calls[1:])):
+        assert call.completions[0].logprobs == pytest.approx(truth(call, adapter), abs=2e-3)
+
+
 async def test_old_versions_are_unloaded(engine: RunningEngine) -> None:
     await engine.client.open_policy(POLICY)
     version = (await engine.train_step("unloading")).version
 
     async def only_the_newest() -> bool:
+        server = engine.server()
         async with httpx.AsyncClient(trust_env=False) as http:
-            cards = (await http.get(f"{engine.server()['url']}/v1/models")).json()["data"]
+            headers = {"authorization": f"Bearer {server['key']}"}
+            cards = (await http.get(f"{server['url']}/v1/models", headers=headers)).json()["data"]
         return [card["id"] for card in cards] == ["policy", f"policy@{version}"]
 
     await eventually(only_the_newest, f"vLLM holds no adapter but version {version}")

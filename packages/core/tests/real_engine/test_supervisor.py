@@ -6,14 +6,18 @@ import asyncio
 import json
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, is_alive, kill, models
 
+from woodshed import Policy
 from woodshed.engine import Engine, EngineClient, ServedModel
 from woodshed.engine.vllm.processes import tree
 from woodshed.errors import ConfigError, EngineError, EngineMissing, EngineUnreachable
@@ -69,7 +73,7 @@ STARTER = """
     async def main():
         model = ServedModel(name="policy", path=sys.argv[1], trainable=True)
         async with Engine.local(python=sys.executable).running([model], Path(sys.argv[2])) as client:
-            print(client.url, flush=True)
+            print(client.url, client.api_key, flush=True)
             await asyncio.sleep(1000)
 
     asyncio.run(main())
@@ -91,7 +95,7 @@ async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim
     starter = start_elsewhere(tmp_path)
     try:
         assert starter.stdout is not None
-        url = (await asyncio.to_thread(starter.stdout.readline)).strip()
+        url, key = (await asyncio.to_thread(starter.stdout.readline)).split()
         starter_pid, engine_pid, *rest = tree(starter.pid)
         assert url.startswith("http://127.0.0.1:") and len(rest) >= 3
         if victim == "interrupt":
@@ -99,7 +103,7 @@ async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim
         elif victim == "fork_server":
             kill(next(pid for pid in rest if b"fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()))
             # The engine starts another, and vLLM in it.
-            async with EngineClient(url) as client:
+            async with EngineClient(url, key) as client:
 
                 async def started_again() -> bool:
                     model = (await client.health()).models[0]
@@ -162,11 +166,56 @@ async def test_a_missing_engine_environment_names_the_command_that_makes_it(
 
 
 async def test_connecting_checks_that_the_models_are_served(engine: RunningEngine) -> None:
-    async with Engine.connect(engine.client.url).running(models()) as client:
+    async with Engine.connect(engine.client.url, api_key=engine.client.api_key).running(models()) as client:
         assert client.url == engine.client.url
     with pytest.raises(EngineError, match=r"serves \['judge', 'policy'\], not \['third'\]"):
-        async with Engine.connect(engine.client.url).running([ServedModel(name="third", path=str(WEIGHTS))]):
+        async with Engine.connect(engine.client.url, api_key=engine.client.api_key).running(
+            [ServedModel(name="third", path=str(WEIGHTS))]
+        ):
             pass
+    asked = Policy("Qwen/Qwen2.5-3B-Instruct", max_model_len=64, tool_call_parser="llama3_json").served()
+    with pytest.raises(ConfigError) as refused:
+        async with Engine.connect(engine.client.url, api_key=engine.client.api_key).running([asked]):
+            pass
+    assert [line.split(":")[0] + line.split(" is ")[0] for line in str(refused.value).splitlines()[1:-1]] == [
+        "  policy  policy: model", "  policy  policy: max_model_len", "  policy  policy: tool_call_parser",
+    ]  # fmt: skip
     with pytest.raises(EngineUnreachable, match=r"127\.0\.0\.1:9"):
         async with Engine.connect("http://127.0.0.1:9").running():
             pass
+
+
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/chat/completions", "/tokenize", "/health", "/metrics"])
+async def test_vllms_own_port_answers_nobody_without_the_key_of_this_start(engine: RunningEngine, path: str) -> None:
+    server = engine.server()
+    async with httpx.AsyncClient(trust_env=False) as stranger:
+        without = await stranger.post(server["url"] + path, json={})
+        wrong = await stranger.post(server["url"] + path, json={}, headers={"authorization": "Bearer x"})
+        right = await stranger.post(server["url"] + path, json={}, headers={"authorization": f"Bearer {server['key']}"})
+
+    assert (without.status_code, wrong.status_code) == (401, 401)
+    assert right.status_code != 401
+
+
+async def test_keys_are_in_no_list_of_processes_and_all_ports_are_on_loopback(engine: RunningEngine) -> None:
+    (starter,) = {psutil.Process(engine.server()["pid"]).parent()}
+    whole = [starter.parent(), *starter.parent().children(recursive=True)]
+    argv = "\n".join(" ".join(process.cmdline()) for process in whole)
+    files = [engine.home / name for name in ("servers.json", "engine.json", "engine.sqlite")]
+
+    assert "woodshed.engine" in argv
+    assert engine.client.api_key not in argv and engine.server()["key"] not in argv
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    listening = {c.laddr.ip for p in whole for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+async def test_an_engine_of_ones_own_wants_the_key_that_its_client_has(engine: RunningEngine) -> None:
+    body = {"model": "policy", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    async with httpx.AsyncClient(base_url=engine.client.url, trust_env=False) as page:
+        refused = [await page.post("/v1/chat/completions", json=body), await page.get("/woodshed/v1/health")]
+        key = {"authorization": f"Bearer {engine.client.api_key}"}
+        answered = await page.post("/v1/chat/completions", json=body, headers=key)
+
+    assert [reply.status_code for reply in refused] == [401, 401]
+    assert answered.status_code == 200

@@ -9,8 +9,8 @@ from builders import call, said, trajectory
 from loopback_judge import attempts_of, verdict
 
 from woodshed.errors import ConfigError
-from woodshed.rewards.base import FunctionReward
 from woodshed.rewards.blend import Blend
+from woodshed.rewards.function import FunctionReward
 from woodshed.rewards.ruler import Ruler
 from woodshed.types import Trajectory
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import openai
 import pytest
 from builders import call, said, trajectory
-from loopback_judge import LoopbackJudge, Reply, attempts_of, grades, says, verdict
+from loopback_judge import LoopbackJudge, Reply, Request, attempts_of, fails, grades, says, verdict
 
 from woodshed.capture import Rollout, bind, current_rollout, require_rollout
-from woodshed.errors import ConfigError
-from woodshed.rewards.base import FunctionReward, Reward
+from woodshed.errors import ConfigError, JudgeRefused
+from woodshed.rewards.base import Reward
 from woodshed.rewards.blend import Blend
+from woodshed.rewards.function import FunctionReward
 from woodshed.rewards.judge import Judge
 from woodshed.rewards.ruler import Ruler
+from woodshed.testing.waiting import eventually
 from woodshed.types import Judgement, Trajectory
 
 GOOD, POOR, BAD = "four lamps", "some lamps", "no idea"
@@ -163,6 +166,27 @@ def test_a_ruler_reads_the_same_in_every_process() -> None:
     )
 
 
+async def test_a_draft_in_a_thinking_part_is_not_the_verdict(server: LoopbackJudge) -> None:
+    def thought(request: Request) -> Any:
+        shown = attempts_of(request["messages"][1]["content"])
+        draft, final = verdict(dict.fromkeys(shown, 0.1)), verdict(dict.fromkeys(shown, 0.9))
+        return [{"type": "thinking", "thinking": [{"type": "text", "text": draft}]}, {"type": "text", "text": final}]
+
+    server.script = [says(thought)]
+
+    assert set(values(await Ruler(server.judge()).judge_group(GROUP)).values()) == {0.9}
+
+
+async def test_a_schema_that_the_judge_cannot_take_masks_no_group(server: LoopbackJudge) -> None:
+    refusal = fails(400, "The specified schema produces a constraint that has too many states for serving.")
+    server.script = [refusal, says(grades(HONEST))]
+
+    judgement = await Ruler(server.judge()).judge_group(GROUP)
+
+    assert judgement.error is None
+    assert values(judgement) == {"good": 0.9, "poor": 0.4, "bad": 0.0}
+
+
 async def test_a_judge_that_refuses_is_said_to_have_refused(server: LoopbackJudge) -> None:
     words = {"role": "assistant", "content": None, "refusal": "I can't grade these."}
     choice = {"index": 0, "finish_reason": "stop", "message": words}
@@ -175,3 +199,76 @@ async def test_a_judge_that_refuses_is_said_to_have_refused(server: LoopbackJudg
     assert judgement.error is not None
     assert "the judge refused to answer" in judgement.error.message
     assert "I can't grade these." in judgement.error.message
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (fails(401, "bad key"), "answered 401.*bad key.*Check OPENAI_API_KEY"),
+        (fails(403, "not yours"), "answered 403"),
+        (fails(402, "pay first"), "answered 402"),
+        (fails(404, "no such model"), "Check the model's name"),
+        (fails(400, "no such model", code="model_not_found"), "answered 400"),
+        (fails(429, "pay", type="insufficient_quota"), "no credit left"),
+    ],
+    ids=["401", "403", "402", "404", "400", "quota"],
+)
+async def test_a_judge_that_will_always_refuse_ends_the_run_and_is_asked_once(
+    server: LoopbackJudge, refusal: Reply, said: str
+) -> None:
+    server.script = [refusal]
+
+    with pytest.raises(JudgeRefused, match=said):
+        await Ruler(server.judge()).judge_group(GROUP)
+
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("reply", [fails(500), fails(429, "slow"), fails(400)], ids=["500", "429", "400"])
+async def test_a_judge_that_fails_for_one_group_does_not_end_the_run(server: LoopbackJudge, reply: Reply) -> None:
+    server.script = [reply]
+
+    judgement = await Ruler(server.judge(max_retries=0)).judge_group(GROUP)
+
+    assert judgement.error is not None and judgement.error.kind == "JudgeError"
+
+
+async def test_a_function_that_passes_a_refusal_on_ends_the_run_too(server: LoopbackJudge) -> None:
+    server.script = [fails(401, "bad key")]
+
+    async def judge(system: str, user: str, schema: dict[str, Any]) -> str:
+        async with openai.AsyncOpenAI(base_url=server.base_url, api_key="k", max_retries=0) as client:
+            await client.chat.completions.create(model="m", messages=[{"role": "user", "content": user}])
+        return ""
+
+    with pytest.raises(JudgeRefused, match="AuthenticationError"):
+        await Ruler(judge).judge_group(GROUP)
+
+
+async def test_a_refused_judge_ends_the_run_only_after_the_replies_in_flight_are_kept(server: LoopbackJudge) -> None:
+    server.script = [says(grades(HONEST), hangs_s=0.5), fails(429, "pay", code="insufficient_quota")]
+    ruler = Ruler(server.judge())
+    other = (answered("x", GOOD), answered("y", BAD))
+
+    first = asyncio.create_task(ruler.judge_group(GROUP))
+    await eventually(lambda: len(server.requests) == 1, "the first group is being judged")
+    with pytest.raises(JudgeRefused):
+        await ruler.judge_group(other)
+
+    first.cancel()  # as the end of the run does
+    again = await ruler.judge_group(GROUP)
+    assert (values(again)["good"], again.cached, len(server.requests)) == (0.9, True, 2)
+
+
+async def test_one_refused_judge_of_a_panel_is_left_out_and_a_majority_ends_the_run(server: LoopbackJudge) -> None:
+    async def honest(system: str, user: str, schema: dict[str, Any]) -> str:
+        return str(grades(HONEST)({"messages": [{"content": system}, {"content": user}]}))
+
+    async def twin(system: str, user: str, schema: dict[str, Any]) -> str:
+        return await honest(system, user, schema)
+
+    server.script = [fails(401, "bad key")]
+
+    assert (await Ruler((honest, twin, server.judge())).judge_group(GROUP)).error is None
+    with pytest.raises(JudgeRefused, match="bad key"):
+        await Ruler((honest, server.judge())).judge_group(GROUP)

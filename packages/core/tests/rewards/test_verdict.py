@@ -47,6 +47,35 @@ def test_a_verdict_is_found_and_read_by_id(text: str) -> None:
     }
 
 
+DRAFT = reply(entry("A", 0.1), entry("B", 0.2))
+TAGS = [
+    ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<Thought>", "</Thought>"), ("[THINK]", "[/THINK]"),
+    ("<reasoning>", "</reasoning>"), ("◁think▷", "◁/think▷"), ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"), ("", "</think>"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("begin", "end"), TAGS)
+def test_a_draft_in_the_thinking_is_no_verdict(begin: str, end: str) -> None:
+    for text in (
+        f"{begin}Maybe {DRAFT}. No.{end}{GOOD}",
+        f"{begin}{{ {DRAFT} \n{end}\n\n{GOOD}",
+        f"{begin}{end}{GOOD}",
+    ):
+        assert {i: s.score for i, s in read_verdict(text, ["A", "B"]).scores.items()} == {"A": 0.9, "B": 0.0}
+
+
+@pytest.mark.parametrize("text", [f"<think>{DRAFT}", f" \n[THINK]Maybe {DRAFT}", f"{DRAFT}</think>", "<think>"])
+def test_thinking_that_never_ends_in_a_verdict_holds_none(text: str) -> None:
+    assert read_verdict(text, ["A", "B"]).problems == ("the reply holds thinking only, and no verdict after it",)
+
+
+def test_a_tag_that_the_verdict_quotes_ends_no_thinking() -> None:
+    quoting = reply(entry("A", 0.9, f"It wrote </think> and {DRAFT}"), entry("B", 0))
+    for text in (quoting, f"<think>{DRAFT}</think>{quoting}"):
+        assert {i: s.score for i, s in read_verdict(text, ["A", "B"]).scores.items()} == {"A": 0.9, "B": 0.0}
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

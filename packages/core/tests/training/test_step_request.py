@@ -137,3 +137,36 @@ def test_a_group_with_one_token_that_is_too_old_is_dropped_whole() -> None:
         return [g.group_id for g in fresh]
 
     assert [kept(n) for n in (0, 1, 2)] == [["new"], ["new", "mixed"], ["new", "mixed", "old"]]
+
+
+def test_overlong_filtering_masks_rollouts_with_a_cut_answer_and_leaves_them_out_of_the_mean() -> None:
+    whole = trajectory("a"), trajectory("b")
+    cut = trajectory("c", call(said("4"), call_id="c1"), call(said("…"), call_id="c2", finish_reason="length"))
+    redone = trajectory("d", call(said("…"), finish_reason="length", superseded=True), call(said("4"), call_id="d2"))
+    judged = group((whole[0], 1.0), (whole[1], 0.0), (cut, 0.0), (redone, 0.5))
+
+    found = step_request("s", [judged], 1e-3, AdvantageSettings(overlong_filtering=True)).rollouts
+
+    assert {r.rollout_id: r.advantage for r in found} == {"a": 0.5, "b": -0.5, "d": 0.0}
+    assert "c" in {r.rollout_id for r in step_request("s", [judged], 1e-3).rollouts}
+    assert is_flat(
+        group((whole[0], 1.0), (whole[1], 1.0), (cut, 0.0)), 1e-3, AdvantageSettings(overlong_filtering=True)
+    )
+
+
+@pytest.mark.parametrize(("scores", "lowest"), [((1.0, 0.5), 0.0), ((1.0, -2.0), -2.0)])
+def test_a_rollout_that_outgrew_the_context_counts_as_a_failure_where_asked_for(
+    scores: tuple[float, float], lowest: float
+) -> None:
+    outgrown = trajectory(
+        "c", call(said("…")), failed=Failure(kind="BadRequestError", message="long", cause="overflow")
+    )
+    broken = trajectory("d", call(said("…")), failed=Failure(kind="ValueError", message="no"))
+    judged = group((trajectory("a"), scores[0]), (trajectory("b"), scores[1]), (outgrown, None), (broken, None))
+
+    found = step_request("s", [judged], 1e-3, AdvantageSettings(overflowed="fail")).rollouts
+
+    mean = (sum(scores) + lowest) / 3
+    assert {r.rollout_id: r.advantage for r in found}["c"] == pytest.approx(lowest - mean)
+    assert {r.rollout_id for r in found} == {"a", "b", "c"}
+    assert {r.rollout_id for r in step_request("s", [judged], 1e-3).rollouts} == {"a", "b"}

@@ -1,13 +1,15 @@
 """Which of several attempts at the same work a call belongs to.
 
-Five things try again: a task or an agent whose guardrail rejects the answer, an agent whose execution failed
-(`max_retry_limit`), a converter whose answer does not fit the output model, and a model call that was throttled.
+What tries again: a task or an agent whose guardrail rejects the answer, an agent whose execution failed
+(`max_retry_limit`), a converter whose answer does not fit the output model, a tool written as text that is not
+understood, and an author who kicks off again what failed. One model call's own attempts are in `_model_calls`.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +25,8 @@ from woodshed.capture import (
     in_rollout,
 )
 from woodshed_crewai._convert import agent_name, task_name
+from woodshed_crewai._executions import executing
+from woodshed_crewai._model_calls import Replaced
 
 
 class Work(AttemptScope):
@@ -34,7 +38,8 @@ class Work(AttemptScope):
         super().__init__(parent=parent, agent=agent or (parent.agent if parent else None), key=key or (subject,))
         self.subject = subject
         self.task = task or getattr(work_at(parent), "task", None)
-        self.runs = 0
+        self.has_run = False
+        self.output: Replaced | None = None
         self.last_call_id: str | None = None
         """The latest model call: in text mode, the one that asks for the next tool."""
 
@@ -45,9 +50,14 @@ class Work(AttemptScope):
 
     def begin_run(self) -> None:
         """Count a run of an agent at this subject; a further one supersedes the answers of the last one."""
-        self.runs += 1
-        if self.runs > 1:
+        if self.has_run:
             self.try_again()
+        self.has_run = True
+
+    def try_again(self) -> None:
+        """Begin a further attempt; the calls of the last one are superseded."""
+        self.output, self.has_run = None, False
+        super().try_again()
 
 
 def work_at(scope: AttemptScope | None) -> Work | None:
@@ -58,7 +68,7 @@ def work_at(scope: AttemptScope | None) -> Work | None:
 
 
 @contextmanager
-def _inside(work: Work) -> Iterator[None]:
+def _inside(work: AttemptScope) -> Iterator[None]:
     with in_call_context(replace(current_call_context(), scope=work)):
         yield
     work.succeed()
@@ -91,11 +101,6 @@ def _run_work(instance: Any, args: Any, kwargs: Any) -> Work:
     return Work(subject=task, agent=agent_name(instance), task=task_name(task), key=key)
 
 
-def _kickoff_work(instance: Any, args: Any, kwargs: Any) -> Work:
-    """Return the work of an agent that is kicked off without a crew."""
-    return Work(subject=instance, agent=agent_name(instance))
-
-
 def _kickoff_run_work(instance: Any, args: Any, kwargs: Any) -> Work:
     """Return the work of one run of an agent's kickoff; a guardrail may ask for another."""
     _begin_run(instance)
@@ -114,10 +119,10 @@ def _begin_run(subject: Any) -> None:
         outer.begin_run()
 
 
-def _around(open_work: Callable[[Any, Any, Any], Work]) -> Around:
+def _around(open_work: Callable[[Any, Any, Any], Work], *, executes: bool = False) -> Around:
     @in_rollout
     def around(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
-        with _inside(open_work(instance, args, kwargs)):
+        with _inside(open_work(instance, args, kwargs)), executing() if executes else nullcontext():
             return (yield partial(wrapped, *args, **kwargs))
 
     return around
@@ -125,9 +130,60 @@ def _around(open_work: Callable[[Any, Any, Any], Work]) -> Around:
 
 around_task = _around(_task_work)
 around_run = _around(_run_work)
-around_kickoff = _around(_kickoff_work)
-around_kickoff_run = _around(_kickoff_run_work)
+around_kickoff_run = _around(_kickoff_run_work, executes=True)
 around_same_again = _around(_same_again_work)
+
+_failed: weakref.WeakKeyDictionary[Rollout, dict[Any, AttemptScope]] = weakref.WeakKeyDictionary()
+"""What was kicked off and failed, by what it is and what it was given: kicked off again, it is a further attempt."""
+
+
+def _kickoff(open_work: Callable[[Any], AttemptScope]) -> Around:
+    @in_rollout
+    def around(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
+        context = current_call_context()
+        # In another tool call it is another request of the model's, which has read of the failure.
+        key = (context.scope, context.tool, type(instance), getattr(instance, "key", None), repr((args, kwargs)))
+        failed = _failed.setdefault(rollout, {})
+        if (work := failed.pop(key, None)) is not None:
+            work.try_again()
+        work = work or open_work(instance)
+        try:
+            with _inside(work), nullcontext() if isinstance(work, Work) else executing():
+                return (yield partial(wrapped, *args, **kwargs))
+        except BaseException:
+            failed[key] = work
+            raise
+
+    return around
+
+
+def _agent_work(agent: Any) -> Work:
+    """Return the work of an agent that is kicked off without a crew; `around_kickoff_run` begins its executions."""
+    return Work(subject=agent, agent=agent_name(agent))
+
+
+def _whole(instance: Any) -> AttemptScope:
+    """Return the scope of all that a crew, a flow or a light agent does in one kickoff."""
+    context = current_call_context()
+    return AttemptScope(parent=context.scope, agent=agent_name(instance) or context.agent, key=instance)
+
+
+around_kickoff = _kickoff(_agent_work)
+around_whole_kickoff = _kickoff(_whole)
+
+
+@in_rollout
+def around_output(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
+    """Convert a task's answer; what a guardrail puts in its place is converted again, and the first is superseded."""
+    context = current_call_context()
+    work = work_at(context.scope)
+    if work is None or work.subject is not instance:
+        return (yield partial(wrapped, *args, **kwargs))
+    if work.output is None:
+        work.output = Replaced(parent=work, agent=work.agent, key=around_output)
+    work.output.begin()
+    with in_call_context(replace(context, scope=work.output)):
+        return (yield partial(wrapped, *args, **kwargs))
 
 
 @in_rollout
@@ -137,13 +193,3 @@ def around_guardrail(rollout: Rollout, wrapped: Any, instance: Any, args: Any, k
     beside = AttemptScope(parent=work.parent if work else None, agent=context.agent, key=around_guardrail)
     with in_call_context(replace(context, scope=beside)):
         return wrapped(*args, **kwargs)
-
-
-@contextmanager
-def one_call(llm: Any) -> Iterator[AttemptScope]:
-    """Let everything inside be attempts at one logical model call: CrewAI repeats a throttled one."""
-    context = current_call_context()
-    scope = AttemptScope(parent=context.scope, agent=context.agent, key=llm)
-    with in_call_context(replace(context, scope=scope)):
-        yield scope
-    scope.succeed()

@@ -5,6 +5,7 @@ Only CrewAI needs this: other providers' classes appear when they are first used
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,14 +17,14 @@ from woodshed.capture import Around
 
 
 class ClassHooks:
-    """Wraps methods where a class itself defines them, and puts them back exactly."""
+    """Wraps methods of every model class, and puts them back exactly."""
 
-    def __init__(self, is_meant: Callable[[type], bool], methods: Mapping[str, Around]) -> None:
-        """Take the test for the classes to hook, and a wrapper for each method name."""
-        self._is_meant = is_meant
-        self._methods = dict(methods)
+    def __init__(self, hooks_of: Callable[[type], Mapping[str, Around]]) -> None:
+        """Take a function that says what happens around which methods of a class; it may be asked more than once."""
+        self._hooks_of = hooks_of
         self._lock = threading.Lock()
-        self._patches: list[tuple[type, Any, Any, Any]] = []
+        self._patches: list[tuple[type, str, Any, Any]] = []
+        """Class, method, what the class itself held (None where it inherits the method), and our wrapper."""
         self._on = False
 
     def apply(self) -> None:
@@ -34,17 +35,17 @@ class ClassHooks:
                 self.add(model_class)
 
     def add(self, model_class: type) -> None:
-        """Wrap one class, if it is one to hook and the hooks are applied."""
-        if not self._on or not self._is_meant(model_class):
+        """Wrap one class, if the hooks are applied."""
+        if not self._on:
             return
         with self._lock:
-            for name, around in self._methods.items():
-                held = model_class.__dict__.get(name)
-                if held is None or any(owner is model_class and name == known for owner, known, _, _ in self._patches):
+            for name, around in self._hooks_of(model_class).items():
+                if any(owner is model_class and name == known for owner, known, _, _ in self._patches):
                     continue
+                held = inspect.getattr_static(model_class, name)
                 wrapper = wrapt.FunctionWrapper(held, self._gated(around))
+                self._patches.append((model_class, name, vars(model_class).get(name), wrapper))
                 setattr(model_class, name, wrapper)
-                self._patches.append((model_class, name, held, wrapper))
 
     def revert(self) -> None:
         """Put every method back; where somebody wrapped it after us, leave a pass-through."""
@@ -52,7 +53,11 @@ class ClassHooks:
             self._on = False
             while self._patches:
                 owner, name, held, wrapper = self._patches.pop()
-                if owner.__dict__.get(name) is wrapper:
+                if owner.__dict__.get(name) is not wrapper:
+                    continue
+                if held is None:
+                    delattr(owner, name)
+                else:
                     setattr(owner, name, held)
 
     def _gated(self, around: Around) -> Around:

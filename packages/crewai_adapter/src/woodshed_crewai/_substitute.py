@@ -9,25 +9,29 @@ from dataclasses import replace
 from typing import Any
 
 from crewai.llms import base_llm
-from crewai.llms.base_llm import BaseLLM
 from crewai.llms.providers.openai.completion import OpenAICompletion
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr
 
 from woodshed.capture import (
     CALL_ID_HEADER,
     AttemptScope,
     Rollout,
+    author_settings,
     current_call_context,
     in_call_context,
+    model_params,
     model_span,
 )
 from woodshed.capture.clients import sync_client
 from woodshed.errors import ConfigError
 from woodshed_crewai._attempts import work_at
 from woodshed_crewai._convert import agent_name, model_name, to_params
+from woodshed_crewai._executions import in_flight
 
 _SETTINGS = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "response_format", "max_retries")
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_FIELDS = (*_SETTINGS, *_LIMITS)
+_SET_HERE = ("model", "stop", "stream", "tools", "max_retries", "additional_params")
 _CARD_LIMIT = 32_000
 """Tokens. CrewAI fills in a limit this high from the model's card; it is not the author's and not the policy's."""
 
@@ -59,13 +63,16 @@ def substitute(model: str, settings: Mapping[str, Any]) -> Any:
     limits = [settings[name] for name in _LIMITS if isinstance(settings.get(name), int)]
     if limits and limits[0] < _CARD_LIMIT:
         kept["max_tokens"] = limits[0]
-    return _trainable()(model=model, **kept)
+    more = {name: settings[name] for name in settings if name not in (*kept, *_LIMITS, *_SET_HERE)}
+    more |= settings.get("additional_params") or {}
+    return _trainable()(model=model, additional_params=model_params(more), **kept)
 
 
 def _shadow(llm: Any) -> Any:
     """Return the substitute for one call of `llm`: what its author set, and the same usage counters."""
-    named = {name: getattr(llm, name, None) for name in getattr(llm, "model_fields_set", ())}
-    made = substitute(model_name(llm), {name: value for name, value in named.items() if name not in ("stop", "stream")})
+    given = author_settings(llm) if isinstance(llm, BaseModel) else {}
+    named = {name: getattr(llm, name, None) for name in getattr(llm, "model_fields_set", ()) if name in _FIELDS}
+    made = substitute(model_name(llm), {n: v for n, v in {**given, **named}.items() if n not in ("stop", "stream")})
     if isinstance(usage := getattr(llm, "_token_usage", None), dict):
         made._token_usage = usage
     return made
@@ -94,7 +101,7 @@ def instructor_client(rollout: Rollout, instance: Any) -> Any:
         scope.try_again()
         headers: dict[str, str] = {}
         sent = to_params(kwargs, headers)
-        with in_call_context(replace(context, scope=scope)), _span(rollout, instance) as call:
+        with in_call_context(replace(context, scope=scope)), _span(rollout, instance) as call, in_flight(call):
             headers[CALL_ID_HEADER] = call.call_id
             call.task = getattr(work_at(context.scope), "task", None)
             return create(*args, **sent)
@@ -105,8 +112,3 @@ def instructor_client(rollout: Rollout, instance: Any) -> Any:
 
 def _span(rollout: Rollout, instance: Any) -> Any:
     return model_span(rollout, author_model=model_name(instance.llm), agent=agent_name(instance.agent))
-
-
-def is_foreign(llm: type) -> bool:
-    """Return whether a model class is neither `BaseLLM` itself nor CrewAI's OpenAI one."""
-    return issubclass(llm, BaseLLM) and llm is not BaseLLM and not issubclass(llm, OpenAICompletion)

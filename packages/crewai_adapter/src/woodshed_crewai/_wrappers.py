@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from crewai.llm import LLM
 from crewai.llms.base_llm import BaseLLM
 
 from woodshed.capture import (
@@ -16,18 +17,23 @@ from woodshed.capture import (
     OpenCall,
     Rollout,
     Steps,
+    author_settings,
     bind,
     current_call_context,
     in_call_context,
     in_rollout,
     method_name,
     model_span,
+    note_model_settings,
     provider_tool,
 )
 from woodshed.capture.clients import async_client, sync_client
 from woodshed.errors import ConfigError
-from woodshed_crewai._attempts import one_call, work_at
+from woodshed_crewai._attempts import work_at
+from woodshed_crewai._authors import keep_overrides
 from woodshed_crewai._convert import agent_name, model_name, requested_tools, to_params, tool_arguments
+from woodshed_crewai._executions import in_flight
+from woodshed_crewai._model_calls import one_call
 from woodshed_crewai._substitute import instructor_client, substitute, substituted
 
 
@@ -54,6 +60,7 @@ class Exchange:
         span = model_span(self.rollout, author_model=model_name(self.llm), agent=self.agent)
         self.call = self._span.enter_context(span)
         self.call.task = getattr(work_at(current_call_context().scope), "task", None)
+        self._span.enter_context(in_flight(self.call))
         self.headers[CALL_ID_HEADER] = self.call.call_id
 
     def answered(self, answer: Any) -> Any:
@@ -87,6 +94,7 @@ _exchange: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("woo
 
 def _prepared(rollout: Rollout, llm: Any, args: Any, kwargs: Any) -> tuple[Exchange, Any, Any]:
     """Return the exchange of a `_handle_completion(params, …)`, and its arguments as the policy takes them."""
+    note_model_settings(author_settings(llm))
     exchange = Exchange(rollout, llm, agent_name(kwargs.get("from_agent")))
     params = args[0] if args else kwargs["params"]
     # Stop words are sent only where CrewAI cuts the answer at them; elsewhere they would change it.
@@ -108,8 +116,9 @@ def around_completion(rollout: Rollout, wrapped: Any, instance: Any, args: Any, 
 @in_rollout(model_call=method_name)
 def around_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Let the requests of one logical call be attempts at it, and stop a call that has lost its rollout."""
-    with one_call(instance):
-        return (yield partial(wrapped, *args, **kwargs))
+    with one_call(instance, args, kwargs) as call:
+        call.answered(answer := (yield partial(wrapped, *args, **kwargs)))
+    return answer
 
 
 def _named_model(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> str:
@@ -171,17 +180,23 @@ def requested(name: str) -> tuple[str | None, Any]:
 
 
 @in_rollout(model_call=method_name)
-def around_foreign_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the policy answer a call of another provider's model."""
-    with substituted(instance) as model:
-        return model.call(*args, **kwargs)
+def around_foreign_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
+    """Let the policy answer a call of another provider's model (`call` and `acall`)."""
+    with substituted(instance) as model, one_call(instance, args, kwargs) as call:
+        keep_overrides(instance, model)
+        ask = getattr(model, wrapped.__name__)
+        call.answered(answer := (yield partial(ask, *args, **kwargs)))
+    return answer
 
 
-@in_rollout(model_call=method_name)
-async def around_async_foreign_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    """Let the policy answer a call of another provider's model."""
-    with substituted(instance) as model:
-        return await model.acall(*args, **kwargs)
+@in_rollout
+def around_foreign_client(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Stop a request to another provider: the policy answers its calls, so only an author's own code makes one."""
+    raise ConfigError(
+        f"{type(instance).__module__}.{type(instance).__qualname__} asks its provider for {model_name(instance)!r} "
+        "inside a rollout, past call(). Let its own code go on by super().call(...), or put the request inside "
+        "`with woodshed.untracked():` if it is not to be trained"
+    )
 
 
 @in_rollout
@@ -190,6 +205,9 @@ def around_construction(rollout: Rollout, wrapped: Any, instance: Any, args: Any
     try:
         return wrapped(*args, **kwargs)
     except ImportError as error:
+        if args[0] is not LLM and error.__cause__ is None:
+            # No LiteLLM here, which the policy does without; the author's own class runs around it.
+            return object.__new__(args[0])
         name = kwargs.get("model") or (args[1] if len(args) > 1 else None)
         if not isinstance(name, str):
             raise

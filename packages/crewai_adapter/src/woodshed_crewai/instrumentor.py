@@ -7,14 +7,18 @@ from typing import Any, ClassVar, TypeVar
 
 from crewai import Crew
 from crewai.flow.flow import Flow
+from crewai.llms.base_llm import BaseLLM
+from crewai.llms.providers.openai.completion import OpenAICompletion
 
-from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
+from woodshed.capture import SDK_HOOKS, Around, Hook, HookSet, Instrumentor
 from woodshed.errors import ConfigError
 from woodshed_crewai import _attempts as attempts
+from woodshed_crewai import _executions as executions
 from woodshed_crewai import _tools as tools
 from woodshed_crewai import _wrappers as models
+from woodshed_crewai._authors import around_own_call, defined_at, is_crewais
 from woodshed_crewai._classes import ClassHooks
-from woodshed_crewai._substitute import is_foreign
+from woodshed_crewai._model_calls import around_one_answer
 
 T = TypeVar("T")
 
@@ -34,22 +38,45 @@ _OLD_EXECUTOR = "crewai.agents.crew_agent_executor"
 _STEPS = "crewai.agents.step_executor"
 _TEXT_TOOL, _STEP_TOOL = "execute_tool_and_check_finality", "execute_single_native_tool_call"
 _NATIVE_TOOL = "_execute_single_native_tool_call"
-
-FOREIGN = ClassHooks(
-    is_foreign,
-    {
-        "call": models.around_foreign_call,
-        "acall": models.around_async_foreign_call,
-        "get_input_tokens_count": models.around_token_count,
-    },
+_KICKOFFS = (
+    ("crewai.crew", "Crew.kickoff"),
+    ("crewai.crew", "Crew.kickoff_async"),
+    ("crewai.crew", "Crew.akickoff"),
+    ("crewai.flow.runtime", "Flow.kickoff"),
+    ("crewai.flow.runtime", "Flow.kickoff_async"),
 )
+
+
+def _hooks_of(model_class: type) -> dict[str, Around]:
+    """Return what happens around a model class's own methods: the policy answers, or an author's code runs."""
+    if not is_crewais(model_class):
+        own = {name: defined_at(model_class, name) for name in ("call", "acall")}
+        # What another model class defines is hooked there; a mixin's has no other place.
+        return {
+            name: around_own_call(model_class, name)
+            for name, owner in own.items()
+            if owner is model_class or not issubclass(owner, BaseLLM)
+        }
+    if issubclass(model_class, OpenAICompletion):
+        return {}
+    return {name: around for name, around in _FOREIGN.items() if name in vars(model_class)}
+
+
+_FOREIGN = {
+    "call": models.around_foreign_call,
+    "acall": models.around_foreign_call,
+    "get_input_tokens_count": models.around_token_count,
+    "_get_sync_client": models.around_foreign_client,
+    "_get_async_client": models.around_foreign_client,
+}
+MODEL_CLASSES = ClassHooks(_hooks_of)
 """Every model class but CrewAI's OpenAI one, also those that are defined later."""
 
 
 def _around_new_class(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Hook a model class as it is made."""
     made = wrapped(*args, **kwargs)
-    FOREIGN.add(instance)
+    MODEL_CLASSES.add(instance)
     return made
 
 
@@ -81,11 +108,24 @@ HOOKS = (
     Hook(_AGENT, "Agent.kickoff_async", attempts.around_kickoff),
     Hook(_AGENT, "Agent._execute_and_build_output", attempts.around_kickoff_run),
     Hook(_AGENT, "Agent._execute_and_build_output_async", attempts.around_kickoff_run),
+    *(Hook(module, path, attempts.around_whole_kickoff) for module, path in _KICKOFFS),
+    Hook(_AGENT, "Agent._execute_with_timeout", executions.around_timed_execution),
+    Hook(_AGENT, "Agent._aexecute_with_timeout", executions.around_timed_execution),
+    Hook(_AGENT, "Agent._execute_without_timeout", executions.around_execution),
+    Hook(_AGENT, "Agent._aexecute_without_timeout", executions.around_execution),
+    Hook(_LITE, "LiteAgent.kickoff", attempts.around_whole_kickoff, optional=True),
+    Hook(_LITE, "LiteAgent.kickoff_async", attempts.around_whole_kickoff, optional=True),
     Hook(_LITE, "LiteAgent._execute_core", attempts.around_same_again, optional=True),
+    Hook(_LITE, "LiteAgent._invoke_loop", executions.around_execution, optional=True),
     Hook(_CONVERTER, "Converter.to_pydantic", attempts.around_same_again),
     Hook(_CONVERTER, "Converter.to_json", attempts.around_same_again),
     Hook(_CONVERTER, "Converter.ato_pydantic", attempts.around_same_again),
     Hook(_CONVERTER, "Converter.ato_json", attempts.around_same_again),
+    Hook("crewai.task", "Task._export_output", attempts.around_output),
+    Hook("crewai.task", "Task._aexport_output", attempts.around_output),
+    Hook("crewai.utilities.reasoning_handler", "AgentReasoning._execute_planning", around_one_answer),
+    Hook("crewai.flow.runtime", "Flow._collapse_to_outcome", around_one_answer),
+    Hook(_USAGE, "ToolUsage._tool_calling", attempts.around_same_again),
     *(Hook(module, "process_guardrail", attempts.around_guardrail) for module in ("crewai.task", _AGENT)),
     Hook(_LITE, "process_guardrail", attempts.around_guardrail, optional=True),
     # Tools: the outer hooks know the request and what the model is told, the inner ones the true exception.
@@ -135,11 +175,11 @@ class CrewAIInstrumentor(Instrumentor):
             HookError: a function to hook is missing; nothing was changed.
         """
         super().instrument()
-        FOREIGN.apply()
+        MODEL_CLASSES.apply()
 
     def uninstrument(self) -> None:
         """Put every hooked function back as it was."""
-        FOREIGN.revert()
+        MODEL_CLASSES.revert()
         super().uninstrument()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.messages import ToolMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from woodshed.capture import policy_params, provider_tool
+from woodshed.capture import note_model_settings, policy_params, provider_tool
 from woodshed.errors import ConfigError
 
 
@@ -38,8 +38,8 @@ def to_openai_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
             bound["parallel_tool_calls"] = False
     elif choice == "any":
         bound["tool_choice"] = "required"
-    for name in ("betas", "thinking", "mcp_servers", "context_management", "cache_control"):
-        bound.pop(name, None)
+    provider_only = ("betas", "thinking", "mcp_servers", "context_management", "cache_control")
+    note_model_settings({name: bound.pop(name) for name in provider_only if name in bound})
     structured = bound.pop("output_config", None) or bound.pop("output_format", None)
     if structured:
         form = structured.get("format", structured)

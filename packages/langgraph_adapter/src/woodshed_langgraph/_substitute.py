@@ -13,13 +13,22 @@ from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import PrivateAttr
 
-from woodshed.capture import CALL_ID_HEADER, OpenCall, Rollout, model_span
+from woodshed.capture import (
+    CALL_ID_HEADER,
+    OpenCall,
+    Rollout,
+    author_settings,
+    model_params,
+    model_span,
+    note_model_settings,
+)
 from woodshed.capture.clients import async_client, sync_client
-from woodshed_langgraph._convert import model_name, to_payload
+from woodshed_langgraph._convert import model_name, to_openai_kwargs, to_payload
 
 _CARD_LIMIT = 32_000
 """Tokens. A limit this high is taken for the model card's where the author's library does not name that."""
 _COMMON = ("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+_MORE = ("n", "logprobs", "top_logprobs", "extra_body")
 _IDENTITY = ("callbacks", "tags", "metadata", "verbose", "disable_streaming", "output_version", "name", "profile")
 
 
@@ -48,8 +57,12 @@ class Trainable:
 
     def _get_request_payload(self, input_: Any, *, stop: Any = None, **kwargs: Any) -> dict[str, Any]:
         call: OpenCall | None = kwargs.pop("woodshed_call", None)
-        payload = super()._get_request_payload(input_, stop=stop, **kwargs)  # type: ignore[misc]
-        return payload if call is None else to_payload(payload, {CALL_ID_HEADER: call.call_id})
+        payload: dict[str, Any] = super()._get_request_payload(input_, stop=stop, **kwargs)  # type: ignore[misc]
+        if call is None:
+            return payload
+        sent = to_payload(payload, {CALL_ID_HEADER: call.call_id})
+        # An Azure author may name a deployment alone.
+        return {"model": model_name(self._woodshed_author), **sent}
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         with self._observed() as call:
@@ -117,6 +130,7 @@ def substitute(author: BaseChatModel, rollout: Rollout) -> Any:
         "stream_chunk_timeout": None,
     }
     if isinstance(author, BaseChatOpenAI):
+        note_model_settings(author_settings(author))
         fields, named = {**author.__dict__, **settings}, author.__pydantic_fields_set__
     else:
         fields, named = _translated(author)
@@ -135,6 +149,11 @@ def _translated(author: BaseChatModel) -> tuple[dict[str, Any], set[str]]:
     for name in _COMMON:
         if (value := getattr(author, name, None)) is not None:
             fields[name] = value
+    given = to_openai_kwargs(author_settings(author))
+    sent = model_params({**(given.get("model_kwargs") or {}), **given})
+    fields.update({name: sent[name] for name in _MORE if name in sent})
+    fields["stop"] = fields.get("stop") or sent.get("stop")
+    fields["seed"] = sent.get("seed") if fields.get("seed") is None else fields["seed"]
     fields["max_tokens"] = _max_tokens(author)
     for name in _IDENTITY:
         if hasattr(author, name):
@@ -149,7 +168,7 @@ def _translated(author: BaseChatModel) -> tuple[dict[str, Any], set[str]]:
 
 def _max_tokens(author: Any) -> int | None:
     """Return the author's own limit in tokens; None for one that a library filled in from the model's card."""
-    for name in ("max_tokens", "max_output_tokens"):
+    for name in ("max_tokens", "max_output_tokens", "num_predict"):
         limit = getattr(author, name, None)
         if isinstance(limit, int):
             profile = getattr(author, "profile", None)

@@ -12,7 +12,7 @@ from typing import Any, Self
 from scipy.stats import kendalltau
 
 import woodshed
-from woodshed.rewards.base import Reward
+from woodshed.rewards.base import Reward, Scenarios
 from woodshed.rewards.cache import VerdictCache
 from woodshed.training.report.files import write_summary
 from woodshed.training.run.store import RunStore
@@ -49,7 +49,9 @@ class ShuffledReward:
         """Whether the judge is a model that the engine serves."""
         return self.inner.asks_engine
 
-    def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
+    def bound(
+        self, *, base_url: str, api_key: str, cache: VerdictCache | None = None, scenarios: Scenarios | None = None
+    ) -> Self:
         """Return a copy whose judge can reach the engine."""
         return replace(self, inner=self.inner.bound(base_url=base_url, api_key=api_key, cache=cache))
 

@@ -7,7 +7,13 @@ from woodshed.capture.handoffs import HANDOFF_HOOKS as HANDOFF_HOOKS
 from woodshed.capture.hooks import Around, Hook, HookSet
 from woodshed.capture.in_rollout import Steps, in_rollout, method_name
 from woodshed.capture.instrumentor import Instrumentor
-from woodshed.capture.policy_params import policy_params, provider_tool
+from woodshed.capture.policy_params import (
+    author_settings,
+    model_params,
+    note_model_settings,
+    policy_params,
+    provider_tool,
+)
 from woodshed.capture.propagate import propagate
 from woodshed.capture.recorder import CALL_ID_HEADER, OpenCall, OpenTool, Recorder, new_id
 from woodshed.capture.rollout import Rollout, RolloutFunction, rollout
@@ -31,6 +37,7 @@ __all__ = [
     "Steps",
     "ToolSpan",
     "assemble",
+    "author_settings",
     "bind",
     "current_call_context",
     "current_rollout",
@@ -38,8 +45,10 @@ __all__ = [
     "in_rollout",
     "live_rollout",
     "method_name",
+    "model_params",
     "model_span",
     "new_id",
+    "note_model_settings",
     "policy_params",
     "propagate",
     "provider_tool",

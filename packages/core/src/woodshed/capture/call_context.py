@@ -6,11 +6,14 @@ A framework that tries again discards the earlier answer: the calls behind it ar
 from __future__ import annotations
 
 import contextvars
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from woodshed.capture.context import is_here, runner
+from woodshed.capture.generators import holding
 from woodshed.capture.propagate import propagate
 from woodshed.capture.recorder import OpenCall, OpenTool
 
@@ -73,21 +76,33 @@ class CallContext:
         return self.scope.agent if self.scope else None
 
 
-_context: contextvars.ContextVar[CallContext | None] = propagate(
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    context: CallContext
+    owner: weakref.ref[Any] | None
+    """The task or thread that entered the block; None where a worker took the context over."""
+
+
+_entered: contextvars.ContextVar[_Entered | None] = propagate(
     contextvars.ContextVar("woodshed_call_context", default=None)
 )
 
 
 def current_call_context() -> CallContext:
     """Return the context of a call made here; an empty one outside any hooked work."""
-    return _context.get() or CallContext()
+    entered = _entered.get()
+    return entered.context if entered else CallContext()
 
 
 @contextmanager
 def in_call_context(context: CallContext) -> Iterator[None]:
     """Make `context` the current call context for this block and for the tasks and threads it starts."""
-    token = _context.set(context)
-    try:
+    with holding(_entered, _Entered(context, runner())):
         yield
-    finally:
-        _context.reset(token)
+
+
+def adopt_call_context(context: CallContext) -> None:
+    """Let a worker go on in the call context of whoever handed it work; code inside a block of its own keeps that."""
+    mine = _entered.get()
+    if mine is None or not is_here(mine.owner):
+        _entered.set(_Entered(context, None))

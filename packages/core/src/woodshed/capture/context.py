@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from woodshed.capture.generators import Block, holding
 from woodshed.capture.hooks import HookSet
 from woodshed.capture.propagate import THREAD_HOOKS, propagate
 from woodshed.capture.rollout import Rollout
@@ -35,6 +36,10 @@ class Binding:
     """Why it is not known whose work this is; the work is then refused a model."""
     candidates: tuple[Rollout, ...] = ()
     """Whose work it may be, where that is not known."""
+    block: Block | None = None
+    """Where the block stands that made the binding; None for a binding that holds wherever it is found."""
+    outer: Binding | None = None
+    """What code outside that block belongs to."""
 
 
 _binding: contextvars.ContextVar[Binding | None] = propagate(contextvars.ContextVar("woodshed_binding", default=None))
@@ -58,7 +63,7 @@ def current_rollout() -> Rollout | None:
     Raises:
         LeakError: the rollout has ended, or it is not known whose work this is.
     """
-    binding = _binding.get()
+    binding = current_binding()
     if binding is None:
         return None
     refuse_ended(binding, "woodshed.current_rollout()")
@@ -67,7 +72,7 @@ def current_rollout() -> Rollout | None:
 
 def live_rollout() -> Rollout | None:
     """Return the rollout that records what happens here; None where nothing is to be recorded, or not any more."""
-    binding = _binding.get()
+    binding = current_binding()
     rollout = binding.rollout if binding is not None else None
     return rollout if rollout is not None and _active[id(rollout)] else None
 
@@ -80,7 +85,7 @@ def require_rollout(what: str) -> Rollout | None:
             it is not known in which. It would reach the author's own model in the middle of training, or be recorded
             as another rollout's, so it is stopped; `what` names it.
     """
-    binding = _binding.get()
+    binding = current_binding()
     if binding is not None:
         refuse_ended(binding, what)
         return binding.rollout
@@ -130,51 +135,78 @@ def bind(rollout: Rollout) -> Iterator[Rollout]:
     When the last of its blocks ends, so does the rollout: what was started in it and goes on is refused a model.
     """
     _count(rollout, +1)
-    token = _binding.set(Binding(rollout, runner()))
     try:
-        yield rollout
+        with holding(_binding, Binding(rollout, runner())):
+            yield rollout
     finally:
         _count(rollout, -1)
-        _binding.reset(token)
 
 
 @contextmanager
 def untracked() -> Iterator[None]:
-    """Let model calls of this block go to the author's own model, neither recorded nor trained."""
-    with bound_to(Binding(None, runner())):
+    """Let model calls of this block go to the author's own model, neither recorded nor trained.
+
+    In a generator the block may hold a `yield`: whoever reads the generator is outside the block, also where it is
+    left before its end.
+    """
+    block = Block()
+    with holding(_binding, Binding(None, runner(), block=block, outer=current_binding()), block):
         yield
 
 
 @contextmanager
 def bound_to(binding: Binding | None) -> Iterator[None]:
     """Run a block under a binding that is known already, or under none."""
-    token = _binding.set(binding)
-    try:
+    with holding(_binding, binding):
         yield
-    finally:
-        _binding.reset(token)
 
 
 def current_binding() -> Binding | None:
     """Return what this code belongs to."""
-    return _binding.get()
+    binding = _binding.get()
+    while binding is not None and binding.block is not None:
+        is_around = binding.block.is_around(owner=is_here(binding.owner))
+        if is_around:
+            break
+        if is_around is None:
+            return _astray(binding)
+        binding = binding.outer
+    return binding
 
 
-def adopt(binding: Binding) -> None:
-    """Let a worker go on under the binding of whoever handed it work.
+def _astray(binding: Binding) -> Binding:
+    """Return the binding of a task or thread that may have been started in a generator's block or outside of it."""
+    around = binding.outer
+    return Binding(
+        None, None, candidates=(around.rollout,) if around is not None and around.rollout is not None else (),
+        unknown="it comes from a task or thread that was started while a generator stood at a `yield` inside "
+        "`with woodshed.untracked():`, so that nobody knows whether it is to be trained. End the block before the "
+        "`yield`, and begin it anew behind it",
+    )  # fmt: skip
+
+
+def adopt(binding: Binding) -> bool:
+    """Let a worker go on under the binding of whoever handed it work; returns whether the code here is a worker.
 
     A worker is code that inherited its binding: code that entered its own block keeps it, and so does code that never
     was in a rollout, such as a main program that reads what an agent streams.
     """
-    mine = _binding.get()
-    if mine is None or mine is binding or (mine.owner is not None and mine.owner() is _here()):
-        return
-    _binding.set(binding)
+    mine = current_binding()
+    if mine is None or is_here(mine.owner):
+        return False
+    if mine is not binding:
+        _binding.set(binding)
+    return True
 
 
 def runner() -> weakref.ref[Any]:
     """Return a reference to the task that runs here, else to the thread."""
     return weakref.ref(_here())
+
+
+def is_here(owner: weakref.ref[Any] | None) -> bool:
+    """Return whether a block was entered by the task or thread that runs here, and not inherited by it."""
+    return owner is not None and owner() is _here()
 
 
 def _here() -> Any:

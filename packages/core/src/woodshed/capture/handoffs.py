@@ -3,7 +3,8 @@
 A worker that was started in one rollout answers for others: a thread that reads a queue, a task, an MCP session whose
 server asks for samples, a server. Three rules, all in place while a rollout is bound:
 
-- Who takes an item from a queue or an in-memory stream goes on under the binding of whoever put it in.
+- Who takes an item from a queue or an in-memory stream goes on under the binding of whoever put it in, and in their
+  call context: as a part of the same agent's work and of the same attempt at it.
 - What an MCP server asks of its client belongs to the one rollout with a request in flight there; where there are
   several, nobody knows whose it is, and a model call of it is refused.
 - A server's handlers belong to no rollout, whoever started it: a model call of theirs is refused, too.
@@ -14,43 +15,58 @@ from __future__ import annotations
 import queue
 import sys
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import thread as pools
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import wrapt
 
+from woodshed.capture.call_context import CallContext, adopt_call_context, current_call_context, in_call_context
 from woodshed.capture.context import Binding, adopt, bound_to, current_binding, while_bound
 from woodshed.capture.hooks import Hook, HookSet
 from woodshed.capture.sdk_guard import SECRET_HOOKS
 
-_Tags = dict[int, deque[Binding | None]]
+
+class _Giver(NamedTuple):
+    """Whose work something is."""
+
+    binding: Binding
+    context: CallContext
+
+
+def _giver() -> _Giver | None:
+    binding = current_binding()
+    return _Giver(binding, current_call_context()) if binding is not None else None
+
+
+_Tags = dict[int, deque[_Giver | None]]
 _tags: weakref.WeakKeyDictionary[Any, _Tags] = weakref.WeakKeyDictionary()
 """Container → id of an item in it → who put it in, oldest first."""
 
 
 def _tag(container: Any, item: Any) -> None:
-    _tags.setdefault(container, {}).setdefault(id(item), deque()).append(current_binding())
+    _tags.setdefault(container, {}).setdefault(id(item), deque()).append(_giver())
 
 
-def _untag(container: Any, item: Any) -> Binding | None:
+def _untag(container: Any, item: Any, *, newest: bool = False) -> _Giver | None:
     tags = _tags.get(container, {})
     waiting = tags.get(id(item))
     if not waiting:
         return None
-    binding = waiting.popleft()
+    giver = waiting.pop() if newest else waiting.popleft()
     if not waiting:
         del tags[id(item)]
-    return binding
+    return giver
 
 
 def _taken(container: Any, item: Any) -> Any:
     """Go on under the binding that an item brings, and return the item."""
-    binding = _untag(container, item)
+    giver = _untag(container, item)
     # The items of a pool bring their own bindings, and for one job only (see `propagate`).
-    if binding is not None and not isinstance(item, pools._WorkItem):
-        adopt(binding)
+    if giver is not None and not isinstance(item, pools._WorkItem) and adopt(giver.binding):
+        adopt_call_context(giver.context)
     return item
 
 
@@ -60,7 +76,7 @@ def _around_put(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     try:
         return wrapped(*args, **kwargs)
     except BaseException:
-        _untag(instance, item)
+        _untag(instance, item, newest=True)
         raise
 
 
@@ -107,28 +123,30 @@ async def _around_async_serve(wrapped: Any, instance: Any, args: Any, kwargs: An
         return await wrapped(*args, **kwargs)
 
 
-_in_flight: weakref.WeakKeyDictionary[Any, Counter[Binding]] = weakref.WeakKeyDictionary()
-"""MCP session → whose requests wait for an answer there."""
+_in_flight: weakref.WeakKeyDictionary[Any, list[_Giver]] = weakref.WeakKeyDictionary()
+"""MCP session → whose requests wait for an answer there, oldest first."""
 
 
 async def _around_mcp_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    binding = current_binding()
-    if binding is None:
+    giver = _giver()
+    if giver is None:
         return await wrapped(*args, **kwargs)
-    waiting = _in_flight.setdefault(instance, Counter())
-    waiting[binding] += 1
+    waiting = _in_flight.setdefault(instance, [])
+    waiting.append(giver)
     try:
         return await wrapped(*args, **kwargs)
     finally:
-        waiting[binding] -= 1
-        waiting += Counter()
+        waiting[:] = [other for other in waiting if other is not giver]
 
 
 async def _around_mcp_callback(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Answer what an MCP server asks of its client as the rollout whose request it works on."""
-    waiting = [binding for binding, count in _in_flight.get(instance, Counter()).items() if count > 0]
-    with bound_to(waiting[0] if len(waiting) == 1 else _unknown(waiting)):
-        return await wrapped(*args, **kwargs)
+    waiting = _in_flight.get(instance, [])
+    bindings = list(dict.fromkeys(giver.binding for giver in waiting))
+    known = waiting[0] if len(bindings) == 1 else None
+    with bound_to(known.binding if known else _unknown(bindings)):
+        with in_call_context(known.context) if known else nullcontext():
+            return await wrapped(*args, **kwargs)
 
 
 def _unknown(waiting: list[Binding]) -> Binding:

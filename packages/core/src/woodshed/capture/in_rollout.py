@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, Protocol, overload
 
 from woodshed.capture.context import live_rollout, require_rollout
+from woodshed.capture.generators import stepped, stepped_sync
 from woodshed.capture.hooks import Around
 from woodshed.capture.own_errors import watched
 from woodshed.capture.rollout import Rollout
@@ -39,8 +40,8 @@ def in_rollout(body: AroundInRollout | None = None, *, model_call: Around | None
     A plain `body` returns the result, or what the target's caller awaits or iterates. A generator `body` yields at
     most once: the call to make, as a function without arguments. It gets the call's result, or its exception, at the
     `yield`, and returns the result. The same body serves a function, a coroutine function and an async generator
-    function; for the last one the result at the `yield` is None and the items are passed on as they come, so that a
-    context variable set around the `yield` is seen by whoever reads them.
+    function; for the last one the result at the `yield` is None and the items are passed on as they come. A generator's
+    steps have variables of the rollout of their own: whoever reads the items is outside every scope it is in.
 
     Args:
         body: takes the rollout, then `wrapt`'s arguments.
@@ -96,14 +97,14 @@ async def _watched_coroutine(rollout: Rollout, result: Coroutine[Any, Any, Any])
 
 async def _watched_async_generator(rollout: Rollout, result: AsyncGenerator[Any, Any]) -> AsyncIterator[Any]:
     with watched(rollout):
-        async with aclosing(result) as items:
+        async with aclosing(stepped(result)) as items:  # type: ignore[type-var]
             async for item in items:
                 yield item
 
 
 def _watched_generator(rollout: Rollout, result: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     with watched(rollout):
-        return (yield from result)
+        return (yield from stepped_sync(result))
 
 
 def _driven(body: AroundInRollout) -> AroundInRollout:

@@ -1,7 +1,8 @@
 """Errors of woodshed's own that an agent may swallow: a tool node makes text of them, a fallback goes on without them.
 
 The policy would then learn that a tool is broken for ever. So wherever such an error passes, the rollout it passes in
-is failed by it, whatever the agent does next.
+is failed by it, whatever the agent does next. The engine's gateway answers in OpenAI's form: a refusal of its own is an
+error of an SDK, known by the gateway's code.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from woodshed.capture.rollout import Rollout
-from woodshed.errors import WoodshedError
+from woodshed.errors import PolicyLost, RequestRefused, WoodshedError
+
+_GATEWAY_ERRORS: dict[object, type[WoodshedError]] = {
+    "request_refused": RequestRefused,
+    "request_too_large": RequestRefused,
+    "policy_lost": PolicyLost,
+}
+"""The gateway's codes for what no agent can mend. Not those that a retry mends, nor vLLM's own (a long prompt)."""
 
 
 def own_error(error: BaseException | None) -> WoodshedError | None:
@@ -24,10 +32,20 @@ def own_error(error: BaseException | None) -> WoodshedError | None:
         seen.add(id(current))
         if isinstance(current, WoodshedError):
             return current
+        if (refusal := _refusal(current)) is not None:
+            return refusal
         waiting += [current.__context__, current.__cause__]
         if isinstance(current, BaseExceptionGroup):
             waiting += current.exceptions
     return None
+
+
+def _refusal(error: BaseException) -> WoodshedError | None:
+    """Return the gateway's refusal behind an error of the OpenAI SDK, which keeps the answer's `error` as its body."""
+    body = getattr(error, "__dict__", {}).get("body")
+    code = body.get("code") if isinstance(body, dict) else None
+    kind = _GATEWAY_ERRORS.get(code) if isinstance(code, str) else None
+    return kind(str(body.get("message") or error)) if kind is not None and isinstance(body, dict) else None
 
 
 @contextmanager

@@ -31,6 +31,14 @@ def _values() -> _Values:
     return tuple((variable, value) for variable in _variables if (value := variable.get(None)) is not None)
 
 
+def swapped(values: _Values | None = None) -> _Values:
+    """Return what the registered variables hold here, None included, and set them to `values` if those are given."""
+    held = tuple((variable, variable.get(None)) for variable in _variables)
+    for variable, value in values or ():
+        variable.set(value)
+    return held
+
+
 def _run_with(values: _Values, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call `function` with the propagated values, and leave the thread's context as it was: pool workers live on."""
     tokens = [(variable, variable.set(value)) for variable, value in values]

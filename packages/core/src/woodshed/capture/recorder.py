@@ -99,7 +99,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._calls: list[OpenCall] = []
         self._tools: list[OpenTool] = []
-        self._asked_by: dict[str, str] = {}
+        self._asked_by: dict[str, dict[str | None, str]] = {}
+        """Tool call id → agent, None being any → id of the model call that gave it last."""
 
     def open_call(
         self,
@@ -134,11 +135,16 @@ class Recorder:
 
     def remember_request(self, tool_call_id: str, call: OpenCall) -> None:
         """Note which model call asked for a tool: it is the parent of the calls made inside the tool."""
-        self._asked_by[tool_call_id] = call.call_id
+        self._asked_by.setdefault(tool_call_id, {}).update({None: call.call_id, call.agent: call.call_id})
 
-    def asked_by(self, tool_call_id: str | None) -> str | None:
-        """Return the id of the model call that asked for this tool call, or None where it is not known."""
-        return self._asked_by.get(tool_call_id or "")
+    def asked_by(self, tool_call_id: str | None, agent: str | None = None) -> str | None:
+        """Return the id of the model call that asked for this tool call, or None where it is not known.
+
+        Some models number their tool calls anew in each turn, so that several calls give the same id: it is the latest
+        call of the same agent, else the latest of all.
+        """
+        calls = self._asked_by.get(tool_call_id or "", {})
+        return calls.get(agent) or calls.get(None)
 
     def open_calls(self) -> tuple[OpenCall, ...]:
         """Return the calls noted so far, in order, still open to a late `superseded`."""

@@ -18,10 +18,19 @@ class Rollout:
     can do the same by hand: `OpenAI(base_url=r.base_url, api_key=r.secret)` with `r = woodshed.current_rollout()`.
     """
 
-    def __init__(self, *, base_url: str, secret: str, scenario_id: str = "", rollout_id: str | None = None) -> None:
-        """Name the gateway (`base_url` ends in `/v1`) and the session's bearer secret."""
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        secret: str,
+        scenario_id: str = "",
+        rollout_id: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Name the gateway (`base_url` ends in `/v1`), the session's bearer secret and its run, if any."""
         self.rollout_id = rollout_id or new_id()
         self.scenario_id = scenario_id
+        self.run_id = run_id
         self.base_url = base_url
         self.secret = secret
         self.recorder = Recorder()

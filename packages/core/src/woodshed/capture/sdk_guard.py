@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Awaitable
 from typing import Any
 
 from woodshed.capture.context import current_binding, live_rollout, refuse_ended
@@ -29,6 +31,8 @@ def around_sdk_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> A
 def around_any_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Stop a call with another rollout's secret: a client that was made in one rollout and kept for the next."""
     binding = current_binding()
+    if binding is not None and binding.unknown and _is_model_call(args, kwargs):
+        refuse_ended(binding, "a model call with the OpenAI SDK")
     rollout = binding.rollout if binding is not None else None
     if binding is None or rollout is None or not _is_model_call(args, kwargs) or not _goes_to(rollout, instance):
         return wrapped(*args, **kwargs)
@@ -40,7 +44,14 @@ def around_any_request(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> A
                 "client was made in that rollout and kept. Make a client in each rollout, with "
                 "`rollout = woodshed.current_rollout(); OpenAI(base_url=rollout.base_url, api_key=rollout.secret)`"
             )
-    return wrapped(*args, **kwargs)
+    with watched(rollout):
+        answer = wrapped(*args, **kwargs)
+    return _watched(rollout, answer) if inspect.isawaitable(answer) else answer
+
+
+async def _watched(rollout: Rollout, answer: Awaitable[Any]) -> Any:
+    with watched(rollout):
+        return await answer
 
 
 def _is_model_call(args: Any, kwargs: Any) -> bool:

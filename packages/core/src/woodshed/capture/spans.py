@@ -71,7 +71,7 @@ class ToolSpan:
         self.tool: OpenTool = rollout.recorder.open_tool(
             tool_call_id=tool_call_id, name=name, arguments=arguments, agent=context.agent
         )
-        asked_by = rollout.recorder.asked_by(tool_call_id) or context.parent_call_id
+        asked_by = rollout.recorder.asked_by(tool_call_id, context.agent) or context.parent_call_id
         self._control_flow = control_flow
         self._rollout = rollout
         self._context = in_call_context(replace(context, tool=self.tool, parent_call_id=asked_by))

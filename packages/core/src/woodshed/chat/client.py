@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-from openai import APITimeoutError, AsyncOpenAI, BadRequestError, DefaultAsyncHttpxClient, OpenAIError
-from openai import UnprocessableEntityError as UnprocessableError
+from openai import APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from openai.types.chat import ChatCompletion
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from woodshed.chat.model import ENGINE_PREFIX, Answer, ChatModel, Question
+from woodshed.chat.reply_text import read_message
 from woodshed.chat.request_options import RequestOptions
-from woodshed.chat.retry import UnreadableReply, explain, is_transient, wait_s
+from woodshed.chat.retry import UnreadableReply, excerpt, explain, is_transient, wait_s
 
 _log = logging.getLogger("woodshed.chat")
+_REFUSALS = ("content_filter", "refusal", "safety")
+"""Why an answer ended, where a model or its provider declined."""
 
 
 class ChatClient:
@@ -47,8 +49,9 @@ class ChatClient:
         return self._answer(completion)
 
     async def _complete(self, client: AsyncOpenAI, question: Question, key: str) -> ChatCompletion:
+        options = self._options
+        refusals: list[str] = []
         while True:
-            options = self._options
             tries = AsyncRetrying(
                 stop=stop_after_attempt(self.model.max_retries + 1),
                 retry=retry_if_exception(is_transient),
@@ -58,16 +61,31 @@ class ChatClient:
             try:
                 async for attempt in tries:
                     with attempt:
-                        return await self._once(client, question, options.parameters(question))
-            except (BadRequestError, UnprocessableError) as error:
-                reduced = options.without(str(error))
-                if reduced is None:
-                    raise explain(self.model, error, tries=1, key=key) from error
-                _log.info("%s %r refused a parameter; asking again with %s", self.model.role, self.name, reduced)
-                self._options = reduced
+                        completion = await self._once(client, question, options.parameters(question))
             except (OpenAIError, TimeoutError, UnreadableReply) as error:
-                count = tries.statistics.get("attempt_number", 1)
-                raise explain(self.model, error, tries=count, key=key) from error
+                reduced = None
+                if isinstance(error, APIStatusError):
+                    reduced = options.without(error.status_code, str(error))
+                elif isinstance(error, UnreadableReply) and str(error).startswith("{"):
+                    reduced = options.without(None, str(error))
+                if reduced is None:
+                    count = tries.statistics.get("attempt_number", 1)
+                    raise explain(self.model, error, tries=count, key=key) from error
+                refusals.append(excerpt(str(error), key))
+                options = reduced
+            else:
+                if refusals:
+                    self._remember(options, refusals)
+                return completion
+
+    def _remember(self, options: RequestOptions, refusals: Sequence[str]) -> None:
+        """Ask with these options from now on. What no options helped against was not their fault and changes none."""
+        self._options = options
+        _log.warning(
+            "%s %r refused %s; from now on it is asked with %s. Replies are checked all the same; one that breaks a "
+            "rule costs a second request",
+            self.model.role, self.name, "; then ".join(refusals), options,
+        )  # fmt: skip
 
     async def _once(self, client: AsyncOpenAI, question: Question, options: dict[str, Any]) -> ChatCompletion:
         name = self.model.model.removeprefix(ENGINE_PREFIX)
@@ -88,12 +106,12 @@ class ChatClient:
 
     def _answer(self, completion: ChatCompletion) -> Answer:
         choice = completion.choices[0]
-        usage = completion.usage
+        usage, (text, refusal) = completion.usage, read_message(choice.message)
         prompt_tokens, completion_tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
         return Answer(
-            text=str(choice.message.content or choice.message.refusal or ""),
+            text=text or refusal or "",
             is_cut=choice.finish_reason == "length",
-            is_refusal=choice.message.refusal is not None or choice.finish_reason == "content_filter",
+            is_refusal=refusal is not None or str(choice.finish_reason).lower() in _REFUSALS,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             cost_usd=self.model.cost_usd(prompt_tokens, completion_tokens) if usage else None,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from woodshed.errors import ConfigError, WoodshedError
+from woodshed.types import check_number
 
 Structured = Literal["auto", "json_schema", "json_object", "none"]
 
@@ -23,6 +24,8 @@ class ChatModel:
     """What error messages call it."""
     error: ClassVar[type[WoodshedError]] = WoodshedError
     """Error class raised when it gives no usable reply."""
+    permanent_error: ClassVar[type[WoodshedError]] = WoodshedError
+    """Error class raised when it will not reply to any other request either: a wrong key, no credit, no such model."""
 
     model: str
     _: KW_ONLY
@@ -48,13 +51,15 @@ class ChatModel:
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         class_name = type(self).__name__
-        if not self.model or not self.model.removeprefix(ENGINE_PREFIX):
+        if not isinstance(self.model, str) or not self.model.removeprefix(ENGINE_PREFIX):
             raise ConfigError(f"{class_name}.model is {self.model!r}; expected a model's name, such as 'gpt-5-mini'")
-        for name, low in (("timeout_s", 1e-3), ("max_retries", 0), ("max_concurrency", 1), ("temperature", 0)):
-            if not getattr(self, name) >= low:
-                raise ConfigError(f"{class_name}.{name} is {getattr(self, name)!r}; expected at least {low}")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ConfigError(f"{class_name}.max_tokens is {self.max_tokens!r}; expected at least 1, or None")
+        check_number(self, "timeout_s", at_least=1e-3)
+        check_number(self, "temperature", at_least=0)
+        check_number(self, "max_retries", at_least=0, whole=True)
+        check_number(self, "max_concurrency", at_least=1, whole=True)
+        for name, low in (("max_tokens", 1), ("prompt_usd_per_million", 0), ("completion_usd_per_million", 0)):
+            if getattr(self, name) is not None:
+                check_number(self, name, at_least=low, whole=name == "max_tokens")
         if self.structured not in ("auto", "json_schema", "json_object", "none"):
             raise ConfigError(
                 f"{class_name}.structured is {self.structured!r}; expected auto, json_schema, json_object or none"

@@ -8,7 +8,17 @@ from typing import Any, Self
 from woodshed.chat.model import ChatModel, Question, Structured
 
 _FALLBACK: dict[Structured, Structured] = {"auto": "json_object", "json_schema": "json_object", "json_object": "none"}
-_FORMAT_WORDS = ("response_format", "json_schema", "json_object", "structured", "guided", "grammar")
+_FORMAT_WORDS = (
+    "response_format", "json_schema", "json_object", "json_validate_failed", "failed_generation", "output_format",
+    "output_config", "structured", "guided", "grammar", "schema", "too many states",
+)  # fmt: skip
+_REFUSED = (400, 422)
+_OTHER_CAUSES = (
+    "context length", "maximum context", "context window", "too long", "content_filter", "content management policy",
+    "api key", "credit", "billing",
+)  # fmt: skip
+"""What a 400 may be about that no other options help against."""
+_NOT_ABOUT_THE_REQUEST = (401, 402, 403, 408, 413, 429)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +44,30 @@ class RequestOptions:
             max_tokens=model.max_tokens,
         )
 
-    def without(self, refusal: str) -> Self | None:
-        """Return the options to try after a 400 with the text `refusal`; None if it names no parameter we can drop."""
+    def without(self, status: int | None, refusal: str) -> Self | None:
+        """Return the options to try after an error; None if no other options may help.
+
+        Servers refuse an output format in words of their own ("too many states", "invalid argument"), so a 400 that
+        names no other parameter is taken for one; another status must name the format.
+
+        Args:
+            status: the answer's HTTP status; None for a 200 that holds an error in place of a completion.
+            refusal: the text of the error.
+        """
         text = refusal.lower()
-        if self.can_fall_back and self.structured in _FALLBACK and any(word in text for word in _FORMAT_WORDS):
-            return replace(self, structured=_FALLBACK[self.structured])
+        names_format = any(word in text for word in _FORMAT_WORDS) and status not in _NOT_ABOUT_THE_REQUEST
+        looser = _FALLBACK.get(self.structured) if self.can_fall_back else None
+        if looser is not None and names_format:
+            return replace(self, structured=looser)
+        if status not in _REFUSED:
+            return None
         if self.max_tokens is not None and self.limit_name == "max_tokens" and "max_completion_tokens" in text:
             return replace(self, limit_name="max_completion_tokens")
         if self.temperature is not None and "temperature" in text:
             return replace(self, temperature=None)
-        return None
+        if looser is None or any(cause in text for cause in _OTHER_CAUSES):
+            return None
+        return replace(self, structured=looser)
 
     def parameters(self, question: Question) -> dict[str, Any]:
         """Return the optional parameters of a request, as keyword arguments of the OpenAI client."""

@@ -10,6 +10,8 @@ from tenacity import RetryCallState
 from woodshed.chat.model import ChatModel
 from woodshed.errors import WoodshedError
 
+_PERMANENT = {"insufficient_quota", "billing_not_active", "invalid_api_key", "model_not_found", "account_deactivated"}
+"""Codes and types of errors that OpenAI's API and its likes give for what no repetition mends."""
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 _draw = random.Random()  # our own generator, so that the user's seeded `random` is not advanced
@@ -22,9 +24,16 @@ class UnreadableReply(Exception):
 def is_transient(error: BaseException) -> bool:
     """Return whether the same request may succeed if it is sent again."""
     if isinstance(error, APIStatusError):
-        out_of_credit = "insufficient_quota" in (error.code or "", error.type or "")
-        return (error.status_code in (408, 429) and not out_of_credit) or error.status_code >= 500
+        return (error.status_code in (408, 429) or error.status_code >= 500) and not is_permanent(error)
     return isinstance(error, TimeoutError | APIConnectionError | UnreadableReply)
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Return whether the server will refuse every other request, too: no valid key, no credit, no such model."""
+    if not isinstance(error, APIStatusError):
+        return False
+    names = {error.code, error.type}
+    return error.status_code in (401, 402, 403, 404) or bool(names & _PERMANENT)
 
 
 def wait_s(state: RetryCallState) -> float:
@@ -44,16 +53,17 @@ def explain(model: ChatModel, error: Exception, *, tries: int, key: str) -> Wood
     """Return an error the user can act on: the model, its answer and the next step. It never contains the key."""
     who = f"{model.role} {model.model!r} at {model.address or 'https://api.openai.com/v1'}"
     again = f" in {tries} tries" if tries > 1 else ""
-    detail = _excerpt(str(error), key)
+    detail = excerpt(str(error), key)
     if isinstance(error, APIStatusError):
-        return model.error(f"{who} answered {error.status_code}{again}: {detail}. {_next_step(error, model)}")
+        kind = model.permanent_error if is_permanent(error) else model.error
+        return kind(f"{who} answered {error.status_code}{again}: {detail}. {_next_step(error, model)}")
     if isinstance(error, TimeoutError):
         return model.error(
             f"{who} gave no answer within {model.timeout_s:g} s{again}; raise {type(model).__name__}(timeout_s=...)"
         )
     if isinstance(error, UnreadableReply):
         return model.error(f"{who} sent no chat completion{again}: {detail}; is base_url right, up to its '/v1'?")
-    cause = _excerpt(str(error.__cause__ or ""), key)
+    cause = excerpt(str(error.__cause__ or ""), key)
     return model.error(f"{who} could not be reached{again}: {detail} {cause}".rstrip() + "; is it running there?")
 
 
@@ -72,7 +82,7 @@ def _next_step(error: APIStatusError, model: ChatModel) -> str:
     return "The server refuses this request"
 
 
-def _excerpt(text: str, key: str) -> str:
+def excerpt(text: str, key: str) -> str:
     """Return `text` as one short line with the key masked: servers often repeat it in their errors."""
     shown = " ".join(text.split()).replace(key, "***") if len(key) > 4 else " ".join(text.split())
     return shown if len(shown) <= 300 else f"{shown[:297]}..."

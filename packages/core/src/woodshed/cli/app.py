@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from woodshed import __version__
+from woodshed.capture.user_frames import user_line, user_traceback
+from woodshed.cli.engine_start import start
 from woodshed.cli.mcp import mcp
 from woodshed.errors import WoodshedError
 
@@ -25,12 +27,16 @@ app = typer.Typer(
 engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own environment.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
 app.command()(mcp)
+engine_app.command()(start)
 _INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def main() -> None:
-    """Run the command line; woodshed's own errors are printed in one line, without a traceback."""
+    """Run the command line.
+
+    Woodshed's own errors are printed without a traceback, and those of the user's code with their own frames only.
+    """
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_errors, show_path=False)]
     )
@@ -38,9 +44,10 @@ def main() -> None:
         # With standalone_mode=False, a command's exit status is returned instead of raised.
         status = app(standalone_mode=False)
     except WoodshedError as error:
-        _stop(f"{type(error).__name__}: {error}", 1)
+        place = user_line(error)
+        _stop(f"{type(error).__name__}: {error}" + (f"\n({place})" if place else ""), 1)
     except ExceptionGroup as group:
-        _stop("\n".join(_flat(group)), 1)
+        _stop(user_traceback(group) or "\n".join(_flat(group)), 1)
     except typer.Exit as stop:
         status = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -48,6 +55,8 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # a click usage error: bad flag, missing argument
             _stop(f"{error.format_message()} (see `woodshed --help`)", 2)
+        if (shown := user_traceback(error)) is not None:
+            _stop(shown, 1)
         raise
     if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
         again = "without --fresh" if "--fresh" in sys.argv else "again"
@@ -227,23 +236,3 @@ def install(
     from woodshed.engine.client.provision import install as provision
 
     provision(force=upgrade, unsloth=unsloth)
-
-
-@engine_app.command()
-def start(
-    model: Annotated[list[str], typer.Option("--model", help="NAME=PATH of a model to serve; repeatable.")],
-    home: Annotated[Path, typer.Option(help="Folder for logs, sessions and checkpoints.")] = Path("runs/engine"),
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; anything but loopback needs --api-key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8900,
-    api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="Key that clients must send.")] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help="Name under which a proxy on this machine passes requests on; repeatable."),
-    ] = None,
-) -> None:
-    """Run an engine for other machines to connect to: `Engine.connect("http://host:8900", api_key=...)`."""
-    from woodshed.cli.engines import serve_forever
-
-    serve_forever(models=model, home=home, host=host, port=port, api_key=api_key, allowed_hosts=allow_host or ())

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from woodshed.capture.user_frames import USER_MODULE
 from woodshed.errors import ConfigError
 from woodshed.training.loop import Training
 
@@ -18,7 +19,7 @@ def load_training(file: Path) -> Training:
     """
     if not file.is_file():
         raise ConfigError(f"{str(file)!r} is not a file; expected a Python file that defines `woodshed.Training(...)`")
-    spec = importlib.util.spec_from_file_location(f"woodshed_user_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"{USER_MODULE}{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{str(file)!r} is not a Python file; expected a name that ends in .py")
     module = importlib.util.module_from_spec(spec)

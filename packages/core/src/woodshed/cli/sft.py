@@ -40,5 +40,5 @@ def build(
     changes: dict[str, Any] = {"max_model_len": max_model_len} if max_model_len is not None else {}
     if rank is not None:
         changes["lora"] = LoraSettings(rank=rank, alpha=2.0 * rank)
-    policy = Policy(**{**training.policy.model_dump(), **changes})
+    policy = Policy(**{**training.policy.model_dump(exclude_unset=True), **changes})
     return replace(training, policy=policy)

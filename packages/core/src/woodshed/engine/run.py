@@ -10,6 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 import uvicorn
@@ -21,6 +22,8 @@ from starlette.routing import Route
 from woodshed.engine.client.config import LOOPBACK, EngineConfig, check_config
 from woodshed.engine.control.api import ControlApi
 from woodshed.engine.gateway.asgi import Receive, Scope, Send
+from woodshed.engine.gateway.connections import Connection, raise_open_files
+from woodshed.engine.gateway.counters import Counters, restarts_of
 from woodshed.engine.gateway.gateway import Gateway
 from woodshed.engine.gateway.guard import Guard
 from woodshed.engine.gateway.sessions import Sessions
@@ -52,6 +55,7 @@ async def run_engine(config: EngineConfig, report: Report, supervisor_type: type
     """
     config = check_config(config)
     config.home.mkdir(parents=True, exist_ok=True)
+    raise_open_files()
     # The port first: a taken port shows in a millisecond, a failing vLLM only after half a minute.
     listener = _listen(config)
     stop = asyncio.Event()
@@ -79,15 +83,14 @@ async def _serve(
         supervisor = supervisor_type(config.models, config.home, http, lambda message: report("progress", message))
         store = Store(config.home / "engine.sqlite")
         try:
-            upstreams = {
-                name: Upstream(
-                    server=server, slots=LoraSlots(server, http) if server.model.trainable else None, http=http
-                )
-                for name, server in supervisor.servers.items()
-            }
-            sessions = Sessions(store)
+            sessions, counters = Sessions(store), Counters(store)
+            upstreams = {}
+            for name, server in supervisor.servers.items():
+                server.on_restart = partial(counters.add, restarts_of(name))
+                slots = LoraSlots(server, http) if server.model.trainable else None
+                upstreams[name] = Upstream(server=server, slots=slots, http=http, counters=counters)
             gateway = Gateway(upstreams, sessions, config.api_key)
-            control = ControlApi(upstreams, sessions, gateway, config.home, stop.set)
+            control = ControlApi(upstreams, sessions, counters, gateway, config.home, stop.set)
             starting = asyncio.create_task(supervisor.start())
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -110,7 +113,8 @@ async def _run_server(app: Guard, listener: socket.socket, stop: asyncio.Event, 
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=Connection,
+            proxy_headers=False,  # whoever sits on loopback may write them
             ws="none",
             lifespan="off",
             log_level="warning",

@@ -37,6 +37,7 @@ class Generator(ChatModel):
 
     role: ClassVar[str] = "generator"
     error: ClassVar[type[WoodshedError]] = ConfigError
+    permanent_error: ClassVar[type[WoodshedError]] = ConfigError
 
     temperature: float = 1.0
     timeout_s: float = 300.0

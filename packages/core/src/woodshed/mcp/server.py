@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from woodshed.engine.client.config import LOOPBACK
 from woodshed.errors import ConfigError
+from woodshed.types import check_number
 
 _BREAK = re.compile(r"[\r\n\0]")
 
@@ -33,8 +34,7 @@ class Limits:
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through."""
         for name in ("open_s", "call_s", "close_s", "result_chars", "max_tools"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"Limits.{name} is {getattr(self, name)!r}; expected more than 0")
+            check_number(self, name, above=0, whole=name in ("result_chars", "max_tools"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

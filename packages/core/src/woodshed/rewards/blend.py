@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from woodshed.errors import ConfigError
-from woodshed.rewards.base import Reward
+from woodshed.rewards.base import Reward, Scenarios
 from woodshed.rewards.cache import VerdictCache
 from woodshed.types import Failure, Judgement, Score, Trajectory
 
@@ -56,9 +56,14 @@ class Blend:
         """Whether any part does."""
         return any(reward.asks_engine for _, reward in self.parts)
 
-    def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
+    def bound(
+        self, *, base_url: str, api_key: str, cache: VerdictCache | None = None, scenarios: Scenarios | None = None
+    ) -> Self:
         """Return a copy with every part bound."""
-        return type(self)(*((w, r.bound(base_url=base_url, api_key=api_key, cache=cache)) for w, r in self.parts))
+        parts = [
+            (w, r.bound(base_url=base_url, api_key=api_key, cache=cache, scenarios=scenarios)) for w, r in self.parts
+        ]
+        return type(self)(*parts)
 
     async def judge_group(self, trajectories: Sequence[Trajectory]) -> Judgement:
         """Return the weighted mean of all parts' scores; costs add up."""
@@ -106,4 +111,5 @@ def _total(name: str, judgements: Sequence[Judgement]) -> Judgement:
         cached=all(not j.requests for j in judgements) and any(j.cached for j in judgements),
         consistency=next((j.consistency for j in judgements if j.consistency is not None), None),
         shortened=max(j.shortened for j in judgements),
+        failures={rollout_id: failure for j in judgements for rollout_id, failure in j.failures.items()},
     )

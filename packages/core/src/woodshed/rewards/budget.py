@@ -37,10 +37,18 @@ class Budget:
                     f"max_cost_usd={self._ceiling:g}). All rollouts and verdicts so far are kept: raise max_cost_usd "
                     "and run again"
                 )
-            request_done = asyncio.get_running_loop().create_future()
-            self._waiting.append(request_done)
-            await request_done
+            await self._next_done()
         self._in_flight += 1
+
+    async def drained(self) -> None:
+        """Wait until no request is in flight."""
+        while self._in_flight:
+            await self._next_done()
+
+    async def _next_done(self) -> None:
+        request_done = asyncio.get_running_loop().create_future()
+        self._waiting.append(request_done)
+        await request_done
 
     def settle(self, answer: Answer | None) -> None:
         """Record the cost of a reserved request; None if there was no reply."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from woodshed.chat.model import Answer, ChatModel, Question
-from woodshed.errors import ConfigError, JudgeError, WoodshedError
+from woodshed.chat.retry import is_permanent
+from woodshed.errors import ConfigError, JudgeError, JudgeRefused, WoodshedError
 
 AskFunction = Callable[[str, str, dict[str, Any]], Awaitable[str]]
 """Your own judge, `async (system, user, schema) -> reply`; `schema` is the JSON Schema of the reply."""
@@ -25,6 +26,7 @@ class Judge(ChatModel):
 
     role: ClassVar[str] = "judge"
     error: ClassVar[type[WoodshedError]] = JudgeError
+    permanent_error: ClassVar[type[WoodshedError]] = JudgeRefused
 
 
 class FunctionJudge:
@@ -45,7 +47,8 @@ class FunctionJudge:
             text = await result if inspect.isawaitable(result) else result
         except Exception as error:
             # User code: whatever it raises, the group has no verdict.
-            raise JudgeError(f"judge {self.name!r} raised {type(error).__name__}: {error}") from error
+            kind = JudgeRefused if is_permanent(error) else JudgeError
+            raise kind(f"judge {self.name!r} raised {type(error).__name__}: {error}") from error
         if not inspect.isawaitable(result) or not isinstance(text, str):
             raise ConfigError(
                 f"judge {self.name!r} returned {type(text).__name__}; expected an async function that returns str"

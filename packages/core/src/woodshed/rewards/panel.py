@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from woodshed.errors import JudgeError
+from woodshed.errors import JudgeError, JudgeRefused
 from woodshed.rewards.aggregate import JudgeScores, panel_scores
 from woodshed.rewards.budget import Bill
 from woodshed.rewards.chunks import chunk_size, judge_in_chunks
@@ -42,6 +42,7 @@ class JudgePanel:
         """Return the name of the judges whose verdict counts, and their scores in the order of `attempts`.
 
         Raises:
+            JudgeRefused: half of the panel or more failed, and one of them for good.
             JudgeError: half of the panel or more gave no usable verdict, or the attempts do not fit the window.
             CostCeilingError: the next request would exceed the run's cost ceiling.
         """
@@ -54,6 +55,10 @@ class JudgePanel:
         )  # fmt: skip
         return self.escalate_to.name, await self._one_judge(self.escalate_to, attempts, bill)
 
+    async def drained(self) -> None:
+        """Wait until no request is in flight, so that no paid reply is lost when the run ends."""
+        await self.judges[0].budget.drained()
+
     async def _all_judges(self, attempts: Sequence[Trajectory], bill: Bill) -> tuple[str, JudgeScores]:
         """Return the median over the judges that succeed, as long as they are more than half."""
         results = await asyncio.gather(
@@ -65,7 +70,7 @@ class JudgePanel:
         usable = {j.name: r for j, r in zip(self.judges, results, strict=True) if isinstance(r, JudgeScores)}
         failed = [error for error in results if isinstance(error, JudgeError)]
         if len(failed) * 2 >= len(results):
-            raise failed[0]
+            raise next((error for error in failed if isinstance(error, JudgeRefused)), failed[0])
         for error in failed:
             _log.warning("a judge of the panel failed and is left out for one group: %s", error)
         return " + ".join(usable), panel_scores(list(usable.values()))

@@ -12,8 +12,9 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Self
 
 from woodshed.capture import untracked
-from woodshed.errors import ConfigError, JudgeError
+from woodshed.errors import ConfigError, JudgeError, JudgeRefused
 from woodshed.rewards.aggregate import JudgeScores
+from woodshed.rewards.base import Scenarios
 from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import MemoryCache, VerdictCache
 from woodshed.rewards.judge import AskFunction, Judge
@@ -23,7 +24,7 @@ from woodshed.rewards.partial_scores import Detail, check_details
 from woodshed.rewards.prompt import PromptSettings, Transcripts, default_rubric, transcripts
 from woodshed.rewards.transcript import histories
 from woodshed.rewards.verdict import AttemptScore
-from woodshed.types import Failure, Judgement, Score, Trajectory
+from woodshed.types import Failure, Judgement, Score, Trajectory, check_number
 
 _log = logging.getLogger("woodshed.rewards")
 JudgeLike = str | Judge | AskFunction
@@ -76,6 +77,13 @@ class Ruler:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
+        for name, least in (("permutations", 1), ("max_attempts", 3), ("attempt_chars", 400)):
+            check_number(self, name, at_least=least, whole=True)
+        for name in ("tolerance", "escalate_below"):
+            check_number(self, name, at_least=0, below=1)
+        for name, whole in (("window_chars", True), ("max_cost_usd", False)):
+            if getattr(self, name) is not None:
+                check_number(self, name, above=0, whole=whole)
         object.__setattr__(self, "details", check_details(self.details))
         for problem in self._problems():
             raise ConfigError(problem)
@@ -109,7 +117,9 @@ class Ruler:
             shown += [f"escalate_to={_judge_repr(self.escalate_to)}", f"escalate_below={self.escalate_below}"]
         return f"Ruler({', '.join(shown)})"
 
-    def bound(self, *, base_url: str, api_key: str, cache: VerdictCache | None = None) -> Self:
+    def bound(
+        self, *, base_url: str, api_key: str, cache: VerdictCache | None = None, scenarios: Scenarios | None = None
+    ) -> Self:
         """Return a copy that is ready to judge: `engine/NAME` is asked at `base_url`, others at their own address.
 
         Raises:
@@ -133,10 +143,11 @@ class Ruler:
         """Return the group's scores by rollout id, from 0 to 1, and their cost.
 
         Attempts with the same text are shown once and share their score. If all are the same, no judge is asked and
-        each scores 0.5. A judge that fails sets `Judgement.error`; it does not raise.
+        each scores 0.5. A judge that fails sets `Judgement.error`; it does not raise, unless it would fail always.
 
         Raises:
             ConfigError: two trajectories have the same rollout id, or the judge's settings are not usable.
+            JudgeRefused: the judge will refuse every request: its key, its credit or its name is wrong.
             CostCeilingError: the next request would exceed `max_cost_usd`; the verdicts so far are in the cache.
         """
         shown = [t for t in trajectories if t.status == "completed"]
@@ -153,6 +164,9 @@ class Ruler:
         try:
             with untracked():
                 name, judged = await self._panel.judge([members[0] for members in contents], bill)
+        except JudgeRefused:
+            await self._panel.drained()
+            raise
         except JudgeError as error:
             _log.warning("a group of scenario %r has no verdict: %s", shown[0].scenario_id, error)
             return bill.judgement(self.name, Failure(kind=type(error).__name__, message=str(error)))
@@ -203,12 +217,6 @@ class Ruler:
             yield "Ruler.judge is empty; name one judge, or several for a panel"
         if len({judge_client(j)[0].name for j in self._judges}) < len(self._judges):
             yield "Ruler.judge names the same judge twice; use permutations to ask one judge more than once"
-        for name, least in (("permutations", 1), ("max_attempts", 3), ("attempt_chars", 400)):
-            if getattr(self, name) < least:
-                yield f"Ruler.{name} is {getattr(self, name)}; expected at least {least}"
-        for name in ("tolerance", "escalate_below"):
-            if not 0 <= getattr(self, name) < 1:
-                yield f"Ruler.{name} is {getattr(self, name)}; expected 0 or more, below 1"
         if self.escalate_to is not None and self.permutations < 2:
             yield ("Ruler.escalate_to needs permutations=2 or more: a single request has no consistency")
         yield from self._cost_problems()
@@ -216,8 +224,6 @@ class Ruler:
     def _cost_problems(self) -> Iterator[str]:
         if self.max_cost_usd is None:
             return
-        if not self.max_cost_usd > 0:
-            yield f"Ruler.max_cost_usd is {self.max_cost_usd}; expected more than 0, or None for no ceiling"
         for judge in self._all_judges:
             resolved = as_judge(judge)
             if not isinstance(resolved, Judge) or (resolved.cost_usd(1, 1) is None and not resolved.is_engine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,14 @@ from woodshed.rewards.partial_scores import Parts, read_parts
 
 _MAX_CHARACTERS = 1_000_000
 _MAX_LISTED = 20
+_WORDS = "think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad|seed:think"
+_THINKING = re.compile(
+    rf"<(?:{_WORDS})>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|channel\|>(?:analysis|commentary)", re.IGNORECASE
+)
+_THOUGHT = re.compile(
+    rf"</(?:{_WORDS})>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>", re.IGNORECASE
+)
+"""Where models begin and end to think, where their server leaves it in the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +59,22 @@ def read_verdict(reply: str, ids: Sequence[str], parts: Mapping[str, Parts] | No
     if len(reply) > _MAX_CHARACTERS:
         return _refused(f"the reply has {len(reply)} characters, more than {_MAX_CHARACTERS}")
     try:
-        return _find(reply.rpartition("</think>")[2].strip(), ids, parts or {})
+        answer = _after_thinking(reply).strip()
+        if reply.strip() and not answer:
+            return _refused("the reply holds thinking only, and no verdict after it")
+        return _find(answer, ids, parts or {})
     except RecursionError:
         return _refused("the JSON is nested too deeply to be read")
+
+
+def _after_thinking(reply: str) -> str:
+    """Return what follows a reply's thinking: a verdict in it is a draft. A tag that a JSON object quotes is none."""
+    ends = [found.span() for found in _THOUGHT.finditer(reply)]
+    if ends:
+        quoted = [(start, end) for start, end, _ in _objects(reply)]
+        reply = reply[max((b for a, b in ends if not any(s < a < e for s, e in quoted)), default=0) :]
+    # Cut while it was still thinking.
+    return "" if _THINKING.match(reply.lstrip()) else reply
 
 
 def _find(text: str, ids: Sequence[str], parts: Mapping[str, Parts]) -> ParsedReply:
@@ -84,6 +106,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_Object.of)
 
 def _verdicts(text: str) -> Iterator[_Object]:
     """Yield every outermost JSON object in `text` that has the key `scores`."""
+    for _, _, value in _objects(text):
+        if isinstance(value, _Object) and "scores" in value:
+            yield value
+
+
+def _objects(text: str) -> Iterator[tuple[int, int, Any]]:
+    """Yield start, end and value of every outermost JSON object in `text`."""
     start = text.find("{")
     while start >= 0:
         try:
@@ -91,8 +120,7 @@ def _verdicts(text: str) -> Iterator[_Object]:
         except ValueError:
             end = start + 1
         else:
-            if isinstance(value, _Object) and "scores" in value:
-                yield value
+            yield start, end, value
         start = text.find("{", end)
 
 

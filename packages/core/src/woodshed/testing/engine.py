@@ -137,14 +137,16 @@ class _Handler(LoopbackHandler):
             engine.sessions.keep(session, call)
         if first.status != 200:
             extra = {} if first.retry_after_s is None else {"Retry-After": f"{first.retry_after_s:g}"}
-            self._send_error(first.status, f"scripted status {first.status}", extra)
+            self._send_error(first.status, f"scripted status {first.status}", extra, first.code)
         elif body.get("stream"):
             self.send_events(list(chunks(body, replies, call)))
         else:
             self.send_json(200, completion(body, replies, call))
 
-    def _send_error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        self.send_json(status, {"error": {"message": message, "type": "scripted", "code": status}}, headers)
+    def _send_error(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None, code: str | None = None
+    ) -> None:
+        self.send_json(status, {"error": {"message": message, "type": "scripted", "code": code or status}}, headers)
 
 
 def _replies(answer: Reply | Sequence[Reply]) -> tuple[Reply, ...]:

@@ -22,6 +22,8 @@ class Reply:
     """None means what an engine would say: `tool_calls` where there are some, else `stop`."""
     status: int = 200
     retry_after_s: float | None = None
+    code: str | None = None
+    """The error's code, as an engine's gateway gives it: `request_refused`, `policy_lost`."""
     delay_s: float = 0.0
     """How long the engine thinks before it answers."""
     hangs: bool = False
@@ -47,9 +49,9 @@ def call_tools(*requests: ToolRequest, content: str | None = None) -> Reply:
     return Reply(content=content, tool_requests=requests)
 
 
-def fail(status: int, *, retry_after_s: float | None = None) -> Reply:
+def fail(status: int, *, retry_after_s: float | None = None, code: str | None = None) -> Reply:
     """Return an HTTP error such as 429 or 500."""
-    return Reply(status=status, retry_after_s=retry_after_s)
+    return Reply(status=status, retry_after_s=retry_after_s, code=code)
 
 
 def hang() -> Reply:

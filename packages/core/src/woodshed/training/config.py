@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from woodshed.engine.client.config import LoraRank, ServedModel
 from woodshed.errors import ConfigError
@@ -15,28 +15,15 @@ from woodshed.types import (
     LoraSettings,
     LossSettings,
     OptimizerSettings,
-    Record,
+    Settings,
     TrainerKind,
     Trajectory,
     check_four_bits,
+    check_number,
 )
 
 Measure = Callable[[Trajectory, Any], float]
 """True success of a finished trajectory on its scenario, as a number; reported, never trained on."""
-
-
-class Settings(Record):
-    """A record that reports bad values as a `ConfigError`, one line per field."""
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            problems = [
-                f"{type(self).__name__}.{'.'.join(map(str, e['loc'])) or '?'}: {e['msg']}; found {e.get('input')!r}"
-                for e in error.errors()
-            ]
-            raise ConfigError("\n".join(problems)) from None
 
 
 class Policy(Settings):
@@ -76,9 +63,9 @@ class Policy(Settings):
             name="policy",
             path=self.model,
             trainable=True,
-            max_model_len=self.max_model_len,
             max_lora_rank=next(r for r in get_args(LoraRank) if r >= self.lora.rank),
-            tool_call_parser=self.tool_call_parser,
+            # An engine that runs already is compared with what the user set, and with nothing else.
+            **self.model_dump(include={"max_model_len", "tool_call_parser"}, exclude_unset=True),
         )
 
     def sampling(self) -> dict[str, Any]:
@@ -99,6 +86,12 @@ class AdvantageSettings(Settings):
     """Tokens of a rollout's longest answer at which its score loses 1 (DAPO's soft overlong punishment)."""
     overlong_soft: int | None = Field(default=None, ge=1)
     """Tokens before `overlong_longest` over which that penalty grows from 0."""
+    overlong_filtering: bool = False
+    """Mask rollouts with an answer that was cut at its token limit (finish reason `length`): DAPO's overlong filtering
+    (arXiv:2503.14476). They give no gradient and do not enter their group's mean."""
+    overflowed: Literal["mask", "fail"] = "mask"
+    """Rollouts that failed because their conversation grew longer than the model's context: `mask` leaves them out as
+    any failed rollout; `fail` gives them the score 0, or their group's lowest if that is less."""
 
     def __init__(self, **values: Any) -> None:
         """Refuse values that contradict each other."""
@@ -122,7 +115,7 @@ class AdvantageSettings(Settings):
         return overlong_penalty(tokens, longest=self.overlong_longest, soft=self.overlong_soft)
 
 
-_LIMITS = {"steps", "max_concurrency", "rollout_timeout_s", "max_staleness"}
+_LIMITS = {"steps", "max_concurrency", "rollout_timeout_s", "max_staleness", "stop_after_flat_steps"}
 _LOSS_LIMITS = {"drift_warn", "drift_stop"}
 
 
@@ -143,6 +136,9 @@ class TrainConfig(Settings):
     """Extra scenarios a step may sample in place of groups with equal scores (DAPO's dynamic sampling)."""
     score_tolerance: float = Field(default=1e-3, ge=0)
     """Scores that differ by less are equal; a group of equal scores trains nothing."""
+    stop_after_flat_steps: int | None = Field(default=3, ge=1)
+    """Steps in a row that train nothing (equal scores, no verdict, nothing trainable) after which the run stops with
+    `NothingToLearn` and can be resumed; None never stops it."""
     advantage: AdvantageSettings = AdvantageSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
@@ -168,7 +164,11 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Held-out scenarios and how to measure success on them, before the first step and after the last."""
+    """Held-out scenarios and how to measure success on them, before the first step and after the last.
+
+    A rollout that fails or takes too long counts as 0. One that fails because of infrastructure (the engine, the
+    network, a provider) is masked.
+    """
 
     scenarios: Sequence[Any]
     measure: Measure
@@ -178,8 +178,15 @@ class Evaluation:
         """Refuse an evaluation of nothing."""
         if not self.scenarios:
             raise ConfigError("Evaluation.scenarios is empty; expected at least one held-out scenario")
-        if self.rollouts_per_scenario < 1:
-            raise ConfigError(f"Evaluation.rollouts_per_scenario is {self.rollouts_per_scenario}; expected at least 1")
+        check_number(self, "rollouts_per_scenario", at_least=1, whole=True)
+        if isinstance(self.scenarios, str | bytes) or not isinstance(self.scenarios, Sequence):
+            raise ConfigError(
+                f"Evaluation.scenarios is a {type(self.scenarios).__name__}; expected a list of scenarios"
+            )
+        if not callable(self.measure):
+            raise ConfigError(
+                f"Evaluation.measure is {self.measure!r}; expected a function (trajectory, scenario) -> number"
+            )
 
 
 def scenario_ids(scenarios: Sequence[Any]) -> list[str]:

@@ -3,37 +3,137 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import numbers
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from woodshed.errors import ConfigError
 from woodshed.training.config import Evaluation, scenario_ids
 from woodshed.training.report.diagnostics import check_rollouts
 from woodshed.training.report.progress import RunProgress
+from woodshed.training.report.shared_state import shared_state
 from woodshed.training.rollouts.groups import RunContext
 from woodshed.training.rollouts.prefetch import unwrapped_error
+from woodshed.training.run.fingerprint import content_identity
 from woodshed.types import Trajectory
 
 _PRIORITY = -1
 """Priority of evaluation rollouts in the semaphore: before every training step."""
 
 
-async def evaluate(context: RunContext, evaluation: Evaluation | None, name: str, progress: RunProgress) -> None:
-    """Measure the current policy and save the mean as `success_NAME`; skip an evaluation that is already saved."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """The held-out rollouts of one evaluation: what each that counts is worth, and which do not count."""
+
+    values: tuple[float, ...]
+    """Success of every rollout that counts; 0 for one that failed."""
+    failed: tuple[Trajectory, ...]
+    """Rollouts that count as 0, because their agent failed or took too long."""
+    masked: tuple[Trajectory, ...]
+    """Rollouts that count nowhere, because the infrastructure failed."""
+
+    @property
+    def success(self) -> float:
+        """Mean success of the rollouts that count."""
+        return math.fsum(self.values) / len(self.values)
+
+    def __str__(self) -> str:
+        """Say how many succeeded, and why others did not: `1 of 10 (9 failed: ValueError)`."""
+        whole = all(value in (0.0, 1.0) for value in self.values)
+        counted = f"{sum(self.values):g} of {len(self.values)}" if whole else f"mean of {len(self.values)}"
+        notes = [_kinds(word, ts) for word, ts in (("failed", self.failed), ("masked", self.masked)) if ts]
+        return counted + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _kinds(word: str, trajectories: Sequence[Trajectory]) -> str:
+    kinds = Counter(t.error.kind for t in trajectories if t.error)
+    return f"{len(trajectories)} {word}: " + ", ".join(
+        kind if len(kinds) == 1 else f"{count} × {kind}" for kind, count in kinds.most_common()
+    )
+
+
+async def evaluate(
+    context: RunContext, evaluation: Evaluation | None, name: str, progress: RunProgress
+) -> Sequence[Trajectory]:
+    """Measure the current policy, save the mean as `success_NAME`, and return the rollouts.
+
+    An evaluation that is already saved is skipped, and returns none.
+
+    Raises:
+        ConfigError: the measure returned something else than a number.
+        RolloutError: every rollout failed.
+    """
     if evaluation is None or context.store.fact(f"success_{name}") is not None:
-        return
+        return ()
     pairs = list(zip(scenario_ids(evaluation.scenarios), evaluation.scenarios, strict=True))
     progress.evaluation_started(name, len(pairs) * evaluation.rollouts_per_scenario)
     clock = time.perf_counter()
-    measured = await _roll_out(context, name, pairs, evaluation.rollouts_per_scenario, progress.advance)
-    values = [float(evaluation.measure(t, s)) for t, s in measured if t.status == "completed"]
-    if not values:
+    rollouts = await _roll_out(context, name, pairs, evaluation.rollouts_per_scenario, progress.advance)
+    if all(t.status != "completed" for t, _ in rollouts):
         context.store.set_failed_aside(name)
-        check_rollouts([t for t, _ in measured])
-    context.store.save_fact(f"success_{name}", sum(values) / len(values))
-    context.store.save_fact(f"masked_{name}", len(measured) - len(values))
+        check_rollouts([t for t, _ in rollouts])
+    measured = measure(evaluation, rollouts)
+    if warnings := shared_state([t for t, _ in rollouts])[:1]:
+        context.store.add_warnings([f"held-out scenarios, {name}: {w}" for w in warnings])
+        progress.warn(warnings)
+    context.store.save_fact(f"success_{name}", measured.success)
+    context.store.save_fact(f"failed_{name}", len(measured.failed))
+    context.store.save_fact(f"masked_{name}", len(measured.masked))
     context.store.save_fact(f"seconds_{name}", time.perf_counter() - clock)
-    progress.evaluation_done(name, sum(values) / len(values))
+    progress.evaluation_done(name, measured.success, str(measured))
+    return [t for t, _ in rollouts]
+
+
+def measure(evaluation: Evaluation, rollouts: Sequence[tuple[Trajectory, Any]]) -> Measured:
+    """Return what held-out rollouts are worth, each given with its scenario. A failure counts as 0.
+
+    Raises:
+        ConfigError: the measure returned something else than a number.
+    """
+    values: list[float] = []
+    failed: list[Trajectory] = []
+    masked: list[Trajectory] = []
+    for trajectory, scenario in rollouts:
+        if trajectory.status == "completed":
+            values.append(_number(evaluation.measure(trajectory, scenario)))
+        elif trajectory.error is not None and trajectory.error.cause == "infrastructure":
+            masked.append(trajectory)
+        else:
+            values.append(0.0)
+            failed.append(trajectory)
+    return Measured(values=tuple(values), failed=tuple(failed), masked=tuple(masked))
+
+
+def _number(value: object) -> float:
+    if isinstance(value, numbers.Real) and math.isfinite(value):
+        return float(value)
+    close = getattr(value, "close", None)
+    if asyncio.iscoroutine(value) and close is not None:
+        close()  # or Python warns that it was never awaited
+    raise ConfigError(
+        f"Evaluation.measure returned {value!r}, a {type(value).__name__}; expected a finite number, 1 for success and "
+        "0 for failure (it is a plain function, not an async one)"
+    )
+
+
+def held_out_warning(scenarios: Sequence[Any], evaluation: Evaluation | None) -> str | None:
+    """Return a warning if held-out scenarios are also trained on; an `id` makes no scenario another one."""
+    if evaluation is None:
+        return None
+    trained = {content_identity(s) for s in scenarios}
+    named = zip(scenario_ids(evaluation.scenarios), evaluation.scenarios, strict=True)
+    both = [scenario_id for scenario_id, s in named if content_identity(s) in trained]
+    if not both:
+        return None
+    return (
+        f"{len(both)} of {len(evaluation.scenarios)} held-out scenarios are also trained on ({', '.join(both[:5])}"
+        f"{', …' if len(both) > 5 else ''}), so the held-out success says how well they are remembered, not how well "
+        "the agent does: hold other scenarios out"
+    )
 
 
 async def _roll_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
 from woodshed.training.doctor import first_step_checks
-from woodshed.training.evaluation import evaluate
+from woodshed.training.evaluation import evaluate, held_out_warning
 from woodshed.training.finished import Run, finished_run, refuse_fewer_steps, refuse_lost_store
 from woodshed.training.open_policy import open_policy
 from woodshed.training.report.files import write_history, write_summary
@@ -124,6 +125,10 @@ def train(
             the trainer's log-probabilities differ too much.
         RolloutError: every rollout of a step failed.
         CheckError: a check before the first step failed.
+        NothingToLearn: too many steps in a row trained nothing.
+        JudgeRefused: the judge will refuse every request.
+        CostCeilingError: judging would cost more than `Ruler.max_cost_usd`. After this and the two errors above, the
+            same command resumes the run.
     """
     if config is not None and settings:
         raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
@@ -184,19 +189,20 @@ async def _run_and_report(
     home = store.folder / "engine"
     cache = SqliteCache(store.folder / VERDICTS)
     totals = RunTotals(store)
-    shared = isinstance(training.engine, ConnectedEngine)
     try:
-        async with (
-            totals.counting(),
-            training.engine.running([training.policy.served()], home=home, progress=progress.engine) as client,
-            totals.of(client, shared=shared),
-        ):
+        served = training.policy.served().model_copy(update={"lora_slots": training.config.max_staleness + 2})
+        async with totals.counting(), AsyncExitStack() as stack:
+            with progress.phase("starting the engine"):
+                engine = training.engine.running([served], home=home, progress=progress.engine)
+                client = await stack.enter_async_context(engine)
+            await stack.enter_async_context(totals.of(client))
             await _run_steps(training, function, client, store, cache, progress)
             health = await totals.sample(client)
         history = store.history()
         summary = summarise(
-            store, history, health=health, totals=totals, judge=training.reward, paid_usd=cache.paid_usd()
-        )
+            store, history, health=health, seconds=totals.seconds, peak_rss_mb=totals.peak_rss_mb,
+            judge=training.reward, paid_usd=cache.paid_usd(),
+        )  # fmt: skip
         write_summary(store.folder, summary.model_dump(mode="json"))
         write_history(store.folder, history)
         plot(store.folder / "plot.png", history, summary)
@@ -229,27 +235,35 @@ async def _run_steps(
     progress: RunProgress,
 ) -> None:
     """Open the policy, evaluate, take all steps, evaluate again."""
-    context = await open_policy(
-        client,
-        training.policy,
-        training.config,
-        adapter=initial_adapter(training.policy, training.engine),
-        function=function,
-        store=store,
-    )
+    with progress.phase("loading the policy to train"):
+        context = await open_policy(
+            client,
+            training.policy,
+            training.config,
+            adapter=initial_adapter(training.policy, training.engine),
+            function=function,
+            store=store,
+        )
     if (taken := len(store.history())) < training.config.steps:
         if store.fact("finished"):
             progress.message(f"the run was finished after {taken} steps, and goes on from its last checkpoint")
         store.reopen()
-    reward = training.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
+    scenarios = _by_id(training.scenarios)
+    reward = training.reward.bound(
+        base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios
+    )
     if training.checks and store.fact("checks") is None:
-        warnings = await first_step_checks(
-            client, context.policy_name, context.policy.sampling(), context.config.loss, reward
-        )
+        with progress.phase("checking engine, template, weights and judge"):
+            warnings = await first_step_checks(
+                client, context.policy_name, context.policy.sampling(), context.config.loss, reward
+            )
         progress.warn([f"{f.check}: {f.found}. {f.advice}" for f in warnings])
         store.save_fact("checks", [f.model_dump() for f in warnings])
-    await evaluate(context, training.evaluation, "before", progress)
-    await take_steps(context, _by_id(training.scenarios), reward, progress)
+    if (warning := held_out_warning(training.scenarios, training.evaluation)) is not None:
+        store.add_warnings([warning])
+        progress.warn([warning])
+    before = await evaluate(context, training.evaluation, "before", progress)
+    await take_steps(context, scenarios, reward, progress, before=before)
     await evaluate(context, training.evaluation, "after", progress)
 
 

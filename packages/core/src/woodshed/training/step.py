@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,24 +13,40 @@ from woodshed.rewards.base import Reward
 from woodshed.training.report.diagnostics import check_rollouts, drift_unmeasured, late_calls, step_warnings
 from woodshed.training.report.metrics import step_row
 from woodshed.training.report.progress import RunProgress
+from woodshed.training.report.signal import nothing_trained
 from woodshed.training.rollouts.groups import RunContext, StepGroups, sample_groups
 from woodshed.training.rollouts.prefetch import Prefetch, PrioritySemaphore
 from woodshed.training.run.store import RunStore
-from woodshed.training.step_request import split_stale, step_request
-from woodshed.types import StepReport, StepRequest
+from woodshed.training.step_request import is_filtered, split_stale, step_request
+from woodshed.training.watch import RunWatch
+from woodshed.types import StepReport, StepRequest, Trajectory
 
 _log = logging.getLogger("woodshed.training")
 _REFUSED = "refused_step"
 
 
-async def take_steps(context: RunContext, scenarios: Mapping[str, Any], reward: Reward, progress: RunProgress) -> None:
-    """Take every step that the run has not taken yet. Rollouts are prefetched as far as `max_staleness` allows."""
+async def take_steps(
+    context: RunContext,
+    scenarios: Mapping[str, Any],
+    reward: Reward,
+    progress: RunProgress,
+    *,
+    before: Sequence[Trajectory] = (),
+) -> None:
+    """Take every step that the run has not taken yet. Rollouts are prefetched as far as `max_staleness` allows.
+
+    `before` are rollouts of this process whose text no attempt may read, such as those of an evaluation.
+
+    Raises:
+        NothingToLearn: too many steps in a row trained nothing.
+    """
     config = context.config
     if notice := discard_refused_step(context.store, config.loss.drift_stop):
         progress.message(notice)
     # At most one step's worth of rollouts in flight: the next step's use the permits that this step's slow ones leave.
     rollouts_per_step = config.group_size * min(config.scenarios_per_step, len(scenarios))
     context = replace(context, semaphore=PrioritySemaphore(min(config.max_concurrency, rollouts_per_step)))
+    watch = RunWatch(stop_after=config.stop_after_flat_steps, previous=before)
     prefetch = Prefetch(
         lambda step: sample_groups(context, step, scenarios, reward, progress),
         steps=config.steps,
@@ -40,16 +56,24 @@ async def take_steps(context: RunContext, scenarios: Mapping[str, Any], reward: 
         for step in range(config.steps):
             if context.store.step(_step_id(step)) is None:
                 clock = time.perf_counter()
-                await _train_step(context, step, await prefetch.take(step), progress, clock)
-            progress.step_done(context.store.history()[step])
+                idle = await _train_step(context, step, await prefetch.take(step), progress, watch, clock)
+                progress.step_done(context.store.history()[step])
+                watch.step_taken(step, idle, left=config.steps - step - 1)
+            else:
+                progress.step_done(context.store.history()[step])
     finally:
         await prefetch.stop()
 
 
-async def _train_step(context: RunContext, step: int, sampled: StepGroups, progress: RunProgress, clock: float) -> None:
-    """Train the sampled groups; `clock` is when the run began to wait for them."""
+async def _train_step(
+    context: RunContext, step: int, sampled: StepGroups, progress: RunProgress, watch: RunWatch, clock: float
+) -> str | None:
+    """Train the sampled groups, and return why nothing was trained, if so.
+
+    `clock` is when the run began to wait for them.
+    """
     ready, config = time.perf_counter(), context.config
-    _check_groups(context, step, sampled, progress)
+    _check_groups(context, step, sampled, progress, watch)
     fresh, stale = split_stale(sampled.groups, version=_version(context), max_staleness=config.max_staleness)
     if stale:
         _log.warning(
@@ -65,16 +89,24 @@ async def _train_step(context: RunContext, step: int, sampled: StepGroups, progr
     if (warning := drift_unmeasured(context.store.history())) is not None:
         _log.warning("step %d: %s", step + 1, warning)
         context.store.add_warnings([f"step {step + 1}: {warning}"])
+    if report.trained or not fresh:  # the next step's groups are fresh again
+        return None
+    return nothing_trained(fresh, report, config.score_tolerance)
 
 
-def _check_groups(context: RunContext, step: int, sampled: StepGroups, progress: RunProgress) -> None:
+def _check_groups(context: RunContext, step: int, sampled: StepGroups, progress: RunProgress, watch: RunWatch) -> None:
+    members = [t for g in sampled.groups for t in g.trajectories]
     try:
-        check_rollouts([t for g in sampled.groups for t in g.trajectories])
+        check_rollouts(members)
     except RolloutError:
         # Once the cause is fixed, the same command samples the step again.
         context.store.set_failed_aside(str(step))
         raise
-    warnings = [*step_warnings(sampled.groups, context.config.score_tolerance), *late_calls()]
+    settings = context.config.advantage
+    if filtered := sum(is_filtered(t, settings) for t in members):
+        _log.info("step %d: %d of %d rollouts masked by overlong filtering", step + 1, filtered, len(members))
+    shared = watch.shared_state(members)
+    warnings = [*shared, *step_warnings(sampled.groups, context.config.score_tolerance), *late_calls()]
     context.store.add_warnings(warnings if step == 0 else [f"step {step + 1}: {w}" for w in warnings])
     if step == 0:
         progress.warn(warnings)

@@ -41,7 +41,7 @@ def split_stale(groups: Sequence[Group], *, version: int, max_staleness: int) ->
 
 
 def _oldest(group: Group, version: int) -> int:
-    counted = (t for t in group.trajectories if t.status == "completed")
+    counted = (t for t in group.trajectories if t.status == "completed" or (t.error and t.error.cause == "overflow"))
     sampled = (v for t in counted for c in t.calls for m in c.tokens.completions for v in m.weight_versions)
     return min(sampled, default=version)
 
@@ -55,7 +55,24 @@ def _scores(group: Group, settings: AdvantageSettings) -> Scored:
         return {}
     completed = {t.rollout_id: t for t in group.trajectories if t.status == "completed"}
     scored = [(completed[s.rollout_id], s) for s in group.judgement.scores if s.rollout_id in completed]
-    return {t.rollout_id: (t, _penalised(s, settings.penalty(_longest_answer(t)))) for t, s in scored}
+    kept = [(t, s) for t, s in scored if not is_filtered(t, settings)]
+    penalised = [(t, _penalised(s, settings.penalty(_longest_answer(t)))) for t, s in kept]
+    lowest = min([0.0, *(s.value for _, s in penalised)])
+    failed = [(t, Score(rollout_id=t.rollout_id, value=lowest)) for t in _overflowed(group, settings)]
+    return {t.rollout_id: (t, s) for t, s in (*penalised, *failed)}
+
+
+def is_filtered(trajectory: Trajectory, settings: AdvantageSettings) -> bool:
+    """Whether overlong filtering masks a rollout: one of its answers was cut at the token limit."""
+    kept = (c for c in trajectory.calls if not c.superseded)
+    return settings.overlong_filtering and any(m.finish_reason == "length" for c in kept for m in c.tokens.completions)
+
+
+def _overflowed(group: Group, settings: AdvantageSettings) -> list[Trajectory]:
+    """Return the rollouts that count as failures because their conversation did not fit the model's context."""
+    if settings.overflowed == "mask":
+        return []
+    return [t for t in group.trajectories if t.error is not None and t.error.cause == "overflow" and t.calls]
 
 
 def _penalised(score: Score, penalty: float) -> Score:

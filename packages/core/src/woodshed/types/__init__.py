@@ -6,6 +6,7 @@ from woodshed.types.control_api import (
     EngineHealth,
     LoraSettings,
     ModelHealth,
+    ModelSettings,
     Objective,
     OpenPolicy,
     OpenSession,
@@ -37,6 +38,7 @@ from woodshed.types.loss import LossSettings
 from woodshed.types.message import Message, Role, ToolRequest, ToolSpec
 from woodshed.types.message_identity import identity, same_message
 from woodshed.types.record import FORMAT, Failure, Record
+from woodshed.types.settings import Settings, check_number
 from woodshed.types.trajectory import Group, Judgement, Score, Status, Trajectory
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "Message",
     "ModelCall",
     "ModelHealth",
+    "ModelSettings",
     "Objective",
     "OpenPolicy",
     "OpenSession",
@@ -76,6 +79,7 @@ __all__ = [
     "SealedSession",
     "Serving",
     "SessionGrant",
+    "Settings",
     "Status",
     "StepReport",
     "StepRequest",
@@ -87,6 +91,7 @@ __all__ = [
     "Trajectory",
     "WeightedRollout",
     "check_four_bits",
+    "check_number",
     "identity",
     "same_message",
 ]

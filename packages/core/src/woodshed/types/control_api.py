@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 from woodshed.types.call import TokenCall
 from woodshed.types.loss import LossSettings
 from woodshed.types.record import Record
+from woodshed.types.settings import Settings
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the control plane; client and engine must agree."""
 
 
-class LoraSettings(Record):
+class LoraSettings(Settings):
     """Shape of the LoRA that is trained (arXiv:2106.09685; PEFT `LoraConfig`)."""
 
     rank: int = Field(default=16, ge=1, le=256)
@@ -24,7 +25,7 @@ class LoraSettings(Record):
     )  # fmt: skip
 
 
-class OptimizerSettings(Record):
+class OptimizerSettings(Settings):
     """AdamW (arXiv:1711.05101) with a linear warm-up and then a constant learning rate."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -105,6 +106,8 @@ class SessionGrant(Record):
     secret: str
     base_url: str
     """OpenAI base URL of the gateway, ending in `/v1`."""
+    run_id: str | None = None
+    """The run it was opened for; filled in by the client."""
 
 
 class SealedSession(Record):
@@ -165,6 +168,26 @@ class StepReport(Record):
     """Rollout id → why it was left out of the step (`NaN advantage`, `no trained tokens`, …)."""
 
 
+class ModelSettings(Record):
+    """How a model is served, for a run to compare with what it asks for."""
+
+    model: str
+    """Folder on the engine's machine, or name on the Hugging Face hub."""
+    fingerprint: str | None = None
+    """Hash of config and weights of a folder; None for a name on the hub."""
+    trainable: bool
+    max_model_len: int | None = None
+    """Longest prompt plus answer in tokens; None where the engine does not know its vLLM's limit."""
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
+    chat_template_hash: str | None = None
+    dtype: str | None = None
+    """What vLLM computes in; None where vLLM decides."""
+    max_lora_rank: int
+    lora_slots: int
+
+
 class ModelHealth(Record):
     """The state of one vLLM server behind the gateway."""
 
@@ -173,7 +196,9 @@ class ModelHealth(Record):
     vllm: str
     """Version as the server itself reports it."""
     ready: bool
+    settings: ModelSettings
     restarts: int = 0
+    """How often its vLLM died and was started again; where a run is training, over the whole life of that run."""
     rss_mb: float = 0.0
 
 
@@ -182,13 +207,11 @@ class EngineHealth(Record):
 
     woodshed: str
     protocol: int = PROTOCOL
-    engine_id: str = ""
-    """Another one each time an engine starts: its counters begin at 0 then."""
-    run_ids: tuple[str, ...] = ()
-    """The runs that hold a policy."""
     models: tuple[ModelHealth, ...] = ()
     policies: tuple[PolicyState, ...] = ()
     lora_swaps: int = 0
+    """Versions that the runs that are training here have had served, in all lives of the engine."""
     failed_calls: int = 0
+    """Answers of 500 and above; where a run is training, over the whole life of that run."""
     rss_mb: float = 0.0
     """Resident memory of the engine and all its children, in MiB."""

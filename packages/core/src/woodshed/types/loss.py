@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from woodshed.errors import ConfigError
-from woodshed.types.record import Record
+from woodshed.types.settings import Settings
 
 Preset = Literal["grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo"]
 Correction = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
@@ -18,7 +18,7 @@ _OWN_BOUND = ("gspo", "cispo", "sapo")
 """Presets whose surrogate bounds the importance ratio itself, so that a correction would do nothing."""
 
 
-class LossSettings(Record):
+class LossSettings(Settings):
     """A preset of the GRPO family, and values that replace its own; None means the preset's published value.
 
     The presets and their papers are in `woodshed.loss.presets`.
@@ -59,11 +59,7 @@ class LossSettings(Record):
 
     def __init__(self, **values: Any) -> None:
         """Check the values; raises a `ConfigError` that names every invalid or contradictory one."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            problems = [f"LossSettings.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise ConfigError("\n".join(problems)) from None
+        super().__init__(**values)
         for contradiction in _contradictions(self):
             raise ConfigError(f"LossSettings: {contradiction}")
 

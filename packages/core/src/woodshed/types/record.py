@@ -19,6 +19,15 @@ class Record(BaseModel):
 class Failure(Record):
     """What went wrong, as data: the exception's class name and its message."""
 
+    def __str__(self) -> str:
+        """Say it in one line, with the place in the user's code."""
+        return f"{self.kind}: {self.message}" + (f" ({self.where})" if self.where else "")
+
     kind: str
     """Class name of the exception, such as `RolloutTimeout` or `ValueError`."""
     message: str
+    where: str | None = None
+    """Where in the user's own code it was raised, such as `agent.py:12 in answer`; None where that is not known."""
+    cause: Literal["agent", "infrastructure", "overflow"] = "agent"
+    """`infrastructure`: the engine, the network or a provider failed, not the agent. `overflow`: the conversation grew
+    longer than the model's context."""

@@ -61,6 +61,8 @@ class Judgement(Record):
     was shown in one order only."""
     shortened: int = 0
     """How many attempts the judge saw only in part, because they are too long."""
+    failures: dict[str, Failure] = Field(default_factory=dict)
+    """Rollout id → why it has no score, where the others have one; it alone is masked."""
     error: Failure | None = None
     """Set where there is no usable verdict; the whole group is then masked."""
 

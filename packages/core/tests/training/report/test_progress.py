@@ -78,3 +78,39 @@ def test_a_run_that_is_stopped_says_how_to_resume_this_one(fresh: bool, advice: 
 
     assert advice in text.getvalue() and "resume from run" in text.getvalue()
     assert ("command again" in text.getvalue()) != fresh
+
+
+LONG = (
+    "no model call was recorded in any rollout, with a list [1, 2] and ['/bold'] in it: the agent does not reach the "
+    "policy. Is its framework's adapter on, or does its client use the base URL? This is the advice at the end"
+)
+
+
+@pytest.mark.parametrize("width", [80, 40])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_warning_is_shown_whole_however_narrow_the_terminal(width: int, terminal: bool) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=width, color_system=None, soft_wrap=True)
+    RunProgress(folder=Path("run"), steps=3, console=console).warn([LONG])
+
+    lines = [line.strip("│╭╮╰╯─ ") for line in text.getvalue().splitlines()]
+    assert LONG in " ".join(line for line in lines if line)
+    assert not terminal or max(map(len, text.getvalue().splitlines())) <= width
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_runs_before_the_first_step_is_shown_with_its_seconds(terminal: bool) -> None:
+    progress, text = _progress(terminal)
+    with progress:
+        with progress.phase("loading the policy to train"):
+            during = text.getvalue()
+        progress.evaluation_started("before", 4)
+        progress.rollouts_started(0, 8)
+        for _ in range(8):
+            progress.rollout_done(0)
+
+    assert "loading the policy to train: 0.0 s" in text.getvalue()
+    if not terminal:
+        assert "loading the policy to train …" in during
+        assert "held-out scenarios, before: 4 rollouts …" in text.getvalue()
+        assert [f"step 1/3: {n}/8 rollouts" in text.getvalue() for n in (1, 2, 4, 6, 8)] == [False, *[True] * 4]

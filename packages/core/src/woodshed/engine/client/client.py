@@ -108,7 +108,7 @@ class EngineClient:
         request = self._for_run(request, request.policy)
         grant = self._read(SessionGrant, await self._send("POST", "sessions", request))
         # The address at which this client reaches the engine, through any proxy and under any path.
-        return grant.model_copy(update={"base_url": self.openai_base_url})
+        return grant.model_copy(update={"base_url": self.openai_base_url, "run_id": request.run_id})
 
     async def seal(self, rollout_id: str) -> SealedSession:
         """Close a session and return every call it recorded; may be repeated. Calls still in flight are cancelled."""

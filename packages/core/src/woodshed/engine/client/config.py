@@ -11,7 +11,7 @@ from pydantic import Field
 
 from woodshed.engine.client.provision import has_gpu
 from woodshed.errors import ConfigError
-from woodshed.types import Record, TrainerKind
+from woodshed.types import Settings, TrainerKind
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -19,7 +19,7 @@ _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 LoraRank = Literal[8, 16, 32, 64, 128, 256]
 
 
-class ServedModel(Record):
+class ServedModel(Settings):
     """One model that the engine serves, with a vLLM server of its own."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
@@ -36,6 +36,9 @@ class ServedModel(Record):
     max_num_seqs: int = Field(default=64, ge=1)
     """How many calls are decoded at the same time; further ones wait."""
     max_lora_rank: LoraRank = 16
+    lora_slots: int = Field(default=3, ge=2)
+    """Versions of the trained LoRA that one batch can mix: `max_staleness + 2`, those that rollouts of one step have
+    and one for calls that began before. Calls of a further version wait until those of one of them have ended."""
     tool_call_parser: str | None = "hermes"
     """vLLM's name of the tool-call format; None turns tool calls off."""
     reasoning_parser: str | None = None
@@ -51,7 +54,7 @@ class ServedModel(Record):
         return bool(_HUB_NAME.match(self.path)) and not Path(self.path).is_dir()
 
 
-class EngineConfig(Record):
+class EngineConfig(Settings):
     """Everything `python -m woodshed.engine` needs to know."""
 
     home: Path

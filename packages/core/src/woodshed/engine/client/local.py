@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import sys
 from collections import deque
@@ -22,8 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from woodshed.engine.client.client import EngineClient
-from woodshed.engine.client.config import EngineConfig, ServedModel, check_config, to_models
+from woodshed.engine.client.config import LOOPBACK, EngineConfig, ServedModel, check_config, to_models
+from woodshed.engine.client.private_files import write_private
 from woodshed.engine.client.provision import engine_python
+from woodshed.engine.client.served import check_served
 from woodshed.errors import EngineError
 
 ReportProgress = Callable[[str], None]
@@ -72,7 +75,7 @@ class LocalEngine:
         try:
             url = await _until_ready(process, config.home / "logs" / "engine.log", progress)
             following = asyncio.create_task(_follow(process, progress))
-            async with EngineClient(url, self.api_key) as client:
+            async with EngineClient(url, config.api_key) as client:
                 await client.health()
                 yield client
         finally:
@@ -87,7 +90,8 @@ class LocalEngine:
                 home=self.home or home or Path("woodshed-engine"),
                 host=self.host,
                 port=self.port,
-                api_key=self.api_key,
+                # Loopback is open to every user of this machine. Elsewhere the user must choose a key: others need it.
+                api_key=self.api_key or (secrets.token_urlsafe(32) if self.host in LOOPBACK else None),
                 allowed_hosts=self.allowed_hosts,
                 models=tuple(served.values()),
                 parent_pid=os.getpid(),
@@ -111,6 +115,7 @@ class ConnectedEngine:
         Raises:
             EngineUnreachable: Nothing answers at `url`.
             EngineError: The engine speaks another protocol, or does not serve one of the models.
+            ConfigError: It serves another model under that name, or with other settings than the run sets.
         """
         async with EngineClient(self.url, self.api_key) as client:
             health = await client.health()
@@ -120,6 +125,7 @@ class ConnectedEngine:
                 raise EngineError(
                     f"the engine at {self.url} serves {served}, not {missing}; start it with these models"
                 )
+            check_served(self.url, models, health.models)
             progress(f"connected to {self.url}")
             yield client
 
@@ -145,7 +151,8 @@ class Engine:
             home: Folder for logs, calls and checkpoints; a run uses its own folder otherwise.
             host: Address to listen on; any but loopback requires an `api_key`.
             port: Port to listen on; 0 takes a free one.
-            api_key: The key that clients must send; not needed on loopback.
+            api_key: The key that clients must send. Without one an engine on loopback gets a random key, which the
+                client of the run knows.
             allowed_hosts: Names under which a proxy on this machine passes requests on, such as `engine.example.com`;
                 an engine on loopback answers to no other name.
             python: Interpreter of the engine environment; the one that `woodshed engine install` made otherwise.
@@ -170,8 +177,7 @@ async def _spawn(python: Path, config: EngineConfig) -> asyncio.subprocess.Proce
     logs = config.home / "logs"
     logs.mkdir(exist_ok=True)
     file = config.home / "engine.json"
-    file.touch(mode=0o600)  # it may hold the API key
-    file.write_text(config.model_dump_json(indent=2))
+    write_private(file, config.model_dump_json(indent=2))  # it holds the API key
     with (logs / "engine.log").open("ab") as log:
         return await asyncio.create_subprocess_exec(
             *(str(python), "-m", "woodshed.engine", "--config", str(file)),

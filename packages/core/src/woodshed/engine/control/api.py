@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -13,10 +12,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import woodshed
+from woodshed.engine.client.provision import has_gpu
+from woodshed.engine.control.model_settings import SettingsOf
 from woodshed.engine.control.policies import Policies
 from woodshed.engine.control.queries import Queries
 from woodshed.engine.control.responses import NotFound, error_response, parse_body, record_response
 from woodshed.engine.gateway.chat_request import BadRequest, check_sampling
+from woodshed.engine.gateway.counters import FAILED_CALLS, SWAPS, Counters, restarts_of
 from woodshed.engine.gateway.gateway import Gateway
 from woodshed.engine.gateway.sessions import Sessions
 from woodshed.engine.gateway.upstream_call import Upstream
@@ -34,6 +36,7 @@ class ControlApi:
         self,
         upstreams: Mapping[str, Upstream],
         sessions: Sessions,
+        counters: Counters,
         gateway: Gateway,
         home: Path,
         shut_down: Callable[[], None],
@@ -43,16 +46,19 @@ class ControlApi:
         Args:
             upstreams: Model name → its vLLM server.
             sessions: The sessions that rollouts open and seal.
+            counters: What is counted for the runs that are training.
             gateway: Paused and resumed; knows the engine's API key.
             home: The engine's folder; checkpoints go under `home/policies`.
             shut_down: Called when a client asks the engine to stop.
         """
-        self._id = uuid.uuid4().hex
         self._upstreams = upstreams
         self._sessions = sessions
         self._gateway = gateway
+        self._counters = counters
+        gpu = has_gpu()
+        self._settings = {name: SettingsOf(upstream.server.model, gpu=gpu) for name, upstream in upstreams.items()}
         self._shut_down = shut_down
-        self._policies = Policies(upstreams, sessions, home)
+        self._policies = Policies(upstreams, sessions, counters, home)
         self._queries = Queries(upstreams, self._policies, sessions, home)
 
     def routes(self) -> list[Route]:
@@ -82,22 +88,21 @@ class ControlApi:
         return record_response(
             EngineHealth(
                 woodshed=woodshed.__version__,
-                engine_id=self._id,
-                run_ids=tuple(policy.opened.run_id for policy in policies),
                 models=tuple(
                     ModelHealth(
                         name=server.model.name,
                         model=server.model.path,
                         vllm=server.vllm,
                         ready=server.is_ready,
-                        restarts=server.restarts,
+                        settings=self._settings[server.model.name].now(server),
+                        restarts=self._counters.total(restarts_of(server.model.name)),
                         rss_mb=rss_mb,
                     )
                     for server, rss_mb in zip(servers, memory, strict=True)
                 ),
                 policies=tuple(policy.state for policy in policies),
-                lora_swaps=sum(policy.slots.swaps for policy in policies),
-                failed_calls=sum(upstream.failed_calls for upstream in self._upstreams.values()),
+                lora_swaps=self._counters.total(SWAPS),
+                failed_calls=self._counters.total(FAILED_CALLS),
                 rss_mb=await asyncio.to_thread(memory_mb, processes),
             )
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,28 @@ class ServedTemplate:
         return tuple([path for path in REQUIRED_PATHS if await self._status(path) in (403, 404, 405)])
 
     async def _status(self, path: str) -> int:
-        async with self._upstream.http.post(self._upstream.server.url + path, json={}) as reply:
-            await reply.read()
-            return reply.status
+        server = self._upstream.server
+        with self._answering(path):
+            async with self._upstream.http.post(server.url + path, json={}, headers=server.headers) as reply:
+                await reply.read()
+                return reply.status
 
     async def max_model_len(self) -> int:
         """Return the longest prompt plus answer in tokens, as vLLM reports it."""
-        async with self._upstream.http.get(f"{self._upstream.server.url}/v1/models") as reply:
-            cards = (await reply.json())["data"]
-        return int(next(card["max_model_len"] for card in cards if card.get("max_model_len")))
+        server = self._upstream.server
+        with self._answering("/v1/models"):
+            async with self._upstream.http.get(f"{server.url}/v1/models", headers=server.headers) as reply:
+                cards = (await reply.json())["data"]
+            return max(int(card["max_model_len"]) for card in cards if card.get("max_model_len"))
+
+    @contextmanager
+    def _answering(self, path: str) -> Iterator[None]:
+        """Raise EngineError where vLLM does not answer, or not as vLLM does."""
+        try:
+            yield
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
+            name = self._upstream.server.model.name
+            raise EngineError(f"vLLM for {name!r} did not answer {path}: {type(error).__name__}: {error}") from error
 
     async def stop_ids(self) -> frozenset[int]:
         """Return the tokens at which vLLM ends an answer, from the model's configuration and its tokenizer."""
@@ -148,10 +162,13 @@ class ServedTemplate:
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         server = self._upstream.server
         await server.ready()
-        raw = msgspec.json.encode(body | {"model": server.model.name})
+        try:
+            raw = msgspec.json.encode(body | {"model": server.model.name})
+        except (OverflowError, ValueError) as error:
+            raise BadRequest(f"the request cannot be written as JSON for vLLM: {error}") from None
         try:
             async with self._upstream.http.post(
-                server.url + path, data=raw, headers={"content-type": "application/json"}
+                server.url + path, data=raw, headers={"content-type": "application/json", **server.headers}
             ) as reply:
                 status, text = reply.status, await reply.read()
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from woodshed.engine.control.responses import NotFound
+from woodshed.engine.gateway.counters import Counters
 from woodshed.engine.gateway.sessions import Sessions
 from woodshed.engine.gateway.upstream_call import Upstream
 from woodshed.engine.trainer import Trainer
@@ -45,8 +46,9 @@ class ServedPolicy:
 class Policies:
     """All policies that are open for training; each belongs to one run at a time."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], sessions: Sessions, home: Path) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], sessions: Sessions, counters: Counters, home: Path) -> None:
         """Train models of `upstreams` on calls of `sessions`, with checkpoints under `home/policies`."""
+        self._counters = counters
         self._upstreams = upstreams
         self._sessions = sessions
         self._home = home
@@ -87,14 +89,18 @@ class Policies:
                 policy = None
             if policy is None:
                 policy = await self._launch(request, slots)
-                # Loading a checkpoint's adapter is not a swap that a step made.
-                slots.swaps = 0
+                # Also of a run that held it in an earlier life of this engine.
+                self._sessions.lose(
+                    request.name, request.run_id, lambda run: _lost_message(request.name, run, request.run_id)
+                )
             elif policy.opened != request:
                 _check_same_settings(policy.opened, request)
                 # The checkpoint holds everything, so other limits cost no more than the trainer's restart.
                 await policy.trainer.close()
                 policy = await self._launch(request, slots)
             self._by_name[request.name] = policy
+            self._counters.hold(request.name, request.run_id)
+            self._counters.serve(request.run_id, policy.state.version, is_trained=bool(policy.state.steps))
         return policy.state
 
     async def step(self, name: str, request: StepRequest) -> StepReport:
@@ -116,6 +122,7 @@ class Policies:
             version = policy.state.version
             if version != policy.slots.version:
                 await policy.slots.swap(version, policy.trainer.adapter_path(version))
+                self._counters.serve(policy.opened.run_id, version)
             return report
 
     async def close(self) -> None:
@@ -147,7 +154,7 @@ class Policies:
                 f"policy {request.name!r} is being trained by run {former_run!r}, which has {open_rollouts} rollouts "
                 f"open here; wait until it ends, or start another engine for run {request.run_id!r}"
             )
-        self._sessions.lose(request.name, former_run, _lost_message(request.name, former_run, request.run_id))
+        self._sessions.lose(request.name, request.run_id, lambda run: _lost_message(request.name, run, request.run_id))
         del self._by_name[request.name]
         await policy.trainer.close()
         await policy.slots.reset_to_base()

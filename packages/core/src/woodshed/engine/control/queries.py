@@ -154,7 +154,7 @@ class Queries:
 async def _post(upstream: Upstream, path: str, body: dict[str, object]) -> None:
     """Send a request to vLLM; raises EngineError where vLLM refuses it or does not answer."""
     try:
-        async with upstream.http.post(upstream.server.url + path, json=body) as reply:
+        async with upstream.http.post(upstream.server.url + path, json=body, headers=upstream.server.headers) as reply:
             if reply.status != 200:
                 raise EngineError(f"vLLM answered {path} with {reply.status}: {(await reply.text())[:500]}")
     except (aiohttp.ClientError, TimeoutError) as error:

@@ -1,32 +1,22 @@
 """A chat completion request, checked: what is served as requested, and nothing that would silently be ignored.
 
-Each key of a request is passed on, or dropped because it does not change the answer, or refused with a 400 that names
-it.
+Each key of a request is passed on, or dropped and logged, or refused with a 400 that names it: the table is
+`woodshed.types.chat_settings`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
+from woodshed.types.chat_settings import REQUEST_SETTINGS, is_idle
+
 _NUMBERS = {
     "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "min_tokens", "n", "seed",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "top_logprobs",
-}  # fmt: skip
-_SERVED = _NUMBERS | {
-    "messages", "model", "stream", "stream_options", "stop", "stop_token_ids", "ignore_eos", "logprobs", "tools",
-    "tool_choice", "parallel_tool_calls", "response_format", "include_stop_str_in_output", "chat_template_kwargs",
-    "structured_outputs",
-}  # fmt: skip
-# The caller's own bookkeeping, which does not change the answer.
-_NO_EFFECT = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
-# Refused unless they have one of these values, which change nothing.
-_DEFAULTS: dict[str, tuple[Any, ...]] = {
-    "store": (False,), "modalities": (["text"],), "service_tier": ("auto", "default"), "logit_bias": ({},),
-    "functions": ([],), "verbosity": ("medium",),
 }  # fmt: skip
 _SAMPLING = (_NUMBERS - {"top_logprobs"}) | {"stop", "stop_token_ids", "ignore_eos"}
 # Parameter → the value at which it leaves the distribution unchanged. Temperature alone does not describe the others.
@@ -62,6 +52,8 @@ class ChatRequest:
     """Whether the caller asked for log-probabilities, which are otherwise removed from the answer."""
     constrained: bool
     """Whether anything but temperature, top_p and top_k shapes the distribution, such as a grammar or a penalty."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the request that are without effect on the policy, and why each is left out."""
 
 
 def parse_request(raw: bytes) -> ChatRequest:
@@ -80,7 +72,7 @@ def parse_request(raw: bytes) -> ChatRequest:
         raise BadRequest(f"the body is a {type(request).__name__}, expected a JSON object")
     if deep := next((key for key, value in request.items() if _is_deep(value)), None):
         raise BadRequest(f"{deep!r} is nested too deep; expected at most {_MAX_DEPTH} levels", deep)
-    body = _served_keys(request)
+    body, dropped = _served_keys(request)
     model = body.pop("model", None)
     if not isinstance(model, str) or not model:
         raise BadRequest(f"'model' is {model!r}, expected a name", "model")
@@ -96,6 +88,7 @@ def parse_request(raw: bytes) -> ChatRequest:
         stream=body.get("stream", False),
         wants_logprobs=bool(body.get("logprobs")),
         constrained=_is_constrained(body),
+        dropped=dropped,
     )
 
 
@@ -120,13 +113,7 @@ def with_sampling(request: ChatRequest, sampling: Mapping[str, Any]) -> ChatRequ
         body.pop("max_tokens", None)
         body.pop("max_completion_tokens", None)
     body.update(sampling)
-    return ChatRequest(
-        body=body,
-        model=request.model,
-        stream=request.stream,
-        wants_logprobs=request.wants_logprobs,
-        constrained=_is_constrained(body),
-    )
+    return replace(request, body=body, constrained=_is_constrained(body))
 
 
 def sampling_of(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,21 +124,33 @@ def sampling_of(body: Mapping[str, Any]) -> dict[str, Any]:
     return sampling
 
 
-def _served_keys(request: dict[str, Any]) -> dict[str, Any]:
-    body = {}
+def _served_keys(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the fields that are served, under vLLM's names, and those left out with the reason."""
+    body: dict[str, Any] = {}
+    dropped: dict[str, str] = {}
     for key, value in request.items():
-        if value is None or key in _NO_EFFECT or value in _DEFAULTS.get(key, ()):
+        row = REQUEST_SETTINGS.get(key)
+        if is_idle(value, row):
             continue
-        if key not in _SERVED:
+        if row is None:
             raise BadRequest(f"{key!r} is not served by this engine; leave it out", key)
-        body[key] = value
+        if row.fate == "refused":
+            raise BadRequest(f"{key!r} is not served by this engine: {row.why}; leave it out", key)
+        if row.fate == "dropped":
+            dropped[key] = row.why
+        elif row.to is None:
+            body[key] = value
+    for key, value in request.items():
+        row = REQUEST_SETTINGS.get(key)
+        if row is not None and row.to is not None and value is not None:
+            body.setdefault(row.to, value)
     _check_numbers(body)
     _check_kind(body.get("chat_template_kwargs", {}), dict, "chat_template_kwargs")
     _check_kind(body.get("structured_outputs", {}), dict, "structured_outputs")
     for key in ("stream", "logprobs", "parallel_tool_calls", "ignore_eos"):
         if key in body and not isinstance(body[key], bool):
             raise BadRequest(f"{key!r} is {body[key]!r}, expected true or false", key)
-    return body
+    return body, dropped
 
 
 def _check_numbers(body: Mapping[str, Any]) -> None:

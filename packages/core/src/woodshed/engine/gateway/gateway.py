@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +23,8 @@ from woodshed.engine.gateway.messages import to_messages, to_tools
 from woodshed.engine.gateway.sessions import SECRET_PREFIX, InFlight, Session, Sessions
 from woodshed.engine.gateway.upstream_call import Exchange, Outcome, Upstream
 from woodshed.types import TokenCall
+
+_log = logging.getLogger("woodshed.gateway")
 
 CALL_ID = "x-woodshed-call-id"
 _RETRY_AFTER_S = "1"
@@ -44,6 +47,7 @@ class Gateway:
         self._upstreams = upstreams
         self._sessions = sessions
         self._api_key = api_key
+        self._said: set[tuple[str, str]] = set()
 
     async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one chat completion call."""
@@ -88,6 +92,7 @@ class Gateway:
         request = await self._admit(raw, reply)
         if request is None:
             return
+        self._say_dropped(session.run_id or session.policy, request)
         request = with_sampling(request, session.sampling)
         call_id, retries = self._sessions.receive(session, header(scope, CALL_ID.encode()), raw, _sdk_retries(scope))
         await _cancel_first_attempt(session, call_id)
@@ -157,11 +162,19 @@ class Gateway:
                 code="model_not_found",
             )
             return
+        self._say_dropped(request.model, request)
         exchange = self._exchange(request, request.model, reply, {})
         await _run_while_connected(asyncio.ensure_future(exchange.run()), receive)
 
     def _exchange(self, request: ChatRequest, model: str, reply: Reply, headers: Headers) -> Exchange:
         return Exchange(request=request, upstream=self._upstreams[model], reply=reply, headers=headers)
+
+    def _say_dropped(self, run: str, request: ChatRequest) -> None:
+        """Log settings that have no effect: once for each and each run, or model where there is no run."""
+        for name, why in request.dropped.items():
+            if (run, name) not in self._said:
+                self._said.add((run, name))
+                _log.warning("%r in requests of %r has no effect here: %s", name, run, why)
 
     async def _admit(self, raw: bytes, reply: Reply) -> ChatRequest | None:
         if self.paused:
@@ -172,7 +185,7 @@ class Gateway:
         try:
             return parse_request(raw)
         except BadRequest as error:
-            await reply.send_error(400, error.message, param=error.param)
+            await reply.send_error(400, error.message, param=error.param, code="request_refused")
             return None
 
 

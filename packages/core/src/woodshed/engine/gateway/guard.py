@@ -34,7 +34,8 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if why := self._foreign(scope):
-            await Reply(send).send_error(403, why, kind="permission_error", code="foreign_origin")
+            headers = {"connection": "close"}
+            await Reply(send).send_error(403, why, kind="permission_error", code="foreign_origin", headers=headers)
             return
         door = _Limited(receive, send)
         declared = header(scope, b"content-length") or "0"
@@ -87,8 +88,12 @@ class _Limited:
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         """Send an event of the app's answer, unless the request was refused."""
-        if not self.is_refused:
-            await self._send(message)
+        if self.is_refused:
+            return
+        if message["type"] == "http.response.start" and message["status"] in _TURNED_AWAY:
+            # Whoever was turned away may not hold the connection.
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await self._send(message)
 
     async def refuse(self, status: int, message: str, code: str) -> MutableMapping[str, Any]:
         """Answer with an error, and return the event of a client that has left."""
@@ -98,6 +103,7 @@ class _Limited:
         return {"type": "http.disconnect"}
 
 
+_TURNED_AWAY = (401, 403, 404, 405)
 _TOO_LARGE = f"the request is larger than {MAX_BODY_BYTES // 2**20} MiB"
 
 

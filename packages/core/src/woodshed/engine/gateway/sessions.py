@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from woodshed.engine.gateway.conversations import Conversations, History
-from woodshed.engine.gateway.store import Store
+from woodshed.engine.gateway.store import Store, digest_of
 from woodshed.errors import EngineError, PolicyLost
 from woodshed.types import OpenSession, SealedSession, TokenCall, ToolSpec
 
@@ -56,27 +56,34 @@ class Sessions:
     def __init__(self, store: Store) -> None:
         """Restore the stored sessions: their secrets stay valid and their calls recorded."""
         self._store = store
-        self._by_secret: dict[str, Session] = {}
+        # By the secret's digest: how long a look-up takes tells nothing of a secret.
+        self._by_digest: dict[str, Session] = {}
         self._by_rollout: dict[str, tuple[str, Session]] = {}
         for row in store.sessions():
-            session = Session(rollout_id=row.rollout_id, policy=row.policy, sampling=row.sampling, is_sealed=row.sealed)
-            self._add(row.secret, session)
+            session = Session(
+                rollout_id=row.rollout_id,
+                policy=row.policy,
+                sampling=row.sampling,
+                run_id=row.run_id,
+                is_sealed=row.sealed,
+            )
+            self._add(row.digest, session)
 
     def find(self, secret: str) -> Session | None:
         """Return the session with a bearer secret, sealed or not; None where there is none."""
-        return self._by_secret.get(secret)
+        return self._by_digest.get(digest_of(secret))
 
     async def open(self, request: OpenSession) -> str:
         """Open a session and return its secret; an unsealed one of the same rollout is deleted."""
         secret = SECRET_PREFIX + secrets.token_urlsafe(32)
-        old_secret, old_session = self._by_rollout.get(request.rollout_id, (None, None))
+        old_digest, old_session = self._by_rollout.get(request.rollout_id, (None, None))
         if old_session is not None and not old_session.is_sealed:
             await self._stop(old_session, "the rollout was started again")
         self._store.open_session(request, secret)
-        if old_secret is not None:
-            self._by_secret.pop(old_secret, None)
+        if old_digest is not None:
+            self._by_digest.pop(old_digest, None)
         self._add(
-            secret,
+            digest_of(secret),
             Session(
                 rollout_id=request.rollout_id,
                 policy=request.policy,
@@ -125,11 +132,17 @@ class Sessions:
             for _, s in self._by_rollout.values()
         )
 
-    def lose(self, policy: str, run_id: str, why: str) -> None:
-        """Refuse further calls of a run's open sessions, because another run takes the policy; `why` is the answer."""
+    def lose(self, policy: str, holder: str, why: Callable[[str], str]) -> None:
+        """Refuse further calls of every other run's open sessions, because `holder` has the policy now.
+
+        Args:
+            policy: The policy.
+            holder: The run that has it.
+            why: The answer to those calls, by the run that they belong to.
+        """
         for _, session in self._by_rollout.values():
-            if session.policy == policy and session.run_id == run_id and not session.is_sealed:
-                session.lost = why
+            if session.policy == policy and session.run_id not in (None, holder) and not session.is_sealed:
+                session.lost = why(session.run_id)
 
     def refuse(self, session: Session) -> None:
         """Count a call that came after the seal; it is not recorded."""
@@ -190,6 +203,6 @@ class Sessions:
             call.task.cancel()
         await asyncio.gather(*(call.task for call in stopped), return_exceptions=True)
 
-    def _add(self, secret: str, session: Session) -> None:
-        self._by_secret[secret] = session
-        self._by_rollout[session.rollout_id] = (secret, session)
+    def _add(self, digest: str, session: Session) -> None:
+        self._by_digest[digest] = session
+        self._by_rollout[session.rollout_id] = (digest, session)

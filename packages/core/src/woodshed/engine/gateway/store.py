@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from pathlib import Path
 
 import msgspec
 
+from woodshed.engine.client.private_files import make_private
 from woodshed.errors import EngineError
 from woodshed.types import FORMAT, OpenSession, SealedSession, TokenCall
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
     rollout_id TEXT PRIMARY KEY, secret TEXT NOT NULL UNIQUE, policy TEXT NOT NULL, sampling TEXT NOT NULL,
-    opened_s REAL NOT NULL, sealed_s REAL, late_calls INTEGER NOT NULL DEFAULT 0
+    opened_s REAL NOT NULL, sealed_s REAL, late_calls INTEGER NOT NULL DEFAULT 0, run_id TEXT
 );
 CREATE TABLE IF NOT EXISTS calls (
     rollout_id TEXT NOT NULL REFERENCES sessions ON DELETE CASCADE, call_id TEXT NOT NULL, started_s REAL NOT NULL,
     record TEXT NOT NULL, PRIMARY KEY (rollout_id, call_id)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counts (
+    run_id TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (run_id, name)
+) WITHOUT ROWID;
 """
+
+
+def digest_of(secret: str) -> str:
+    """Return what is stored of a session's secret: who reads the file cannot speak for the session."""
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class SessionRow(msgspec.Struct, frozen=True):
     """One session as it is stored."""
 
     rollout_id: str
-    secret: str
+    digest: str
     policy: str
     sampling: dict[str, object]
     sealed: bool
+    run_id: str | None
 
 
 class Store:
@@ -43,6 +54,8 @@ class Store:
             EngineError: The file was written by another version's format.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+        # What agents said is nobody else's business. SQLite gives the files beside it the same mode.
+        make_private(path)
         # One event loop writes and reads: a statement takes microseconds, less than handing it to a thread.
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -54,7 +67,16 @@ class Store:
                 f"{str(path)!r} has format {stored_format}, this woodshed reads {FORMAT}; use a new run folder"
             )
         self._db.executescript(_SCHEMA)
+        self._upgrade()
         self._db.execute(f"PRAGMA user_version={FORMAT}")
+
+    def _upgrade(self) -> None:
+        """Bring a file of an earlier woodshed up to date: it named no runs and held the secrets themselves."""
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(sessions)")}
+        if "run_id" not in columns:
+            self._db.execute("ALTER TABLE sessions ADD COLUMN run_id TEXT")
+            self._db.create_function("digest_of", 1, digest_of, deterministic=True)
+            self._db.execute("UPDATE sessions SET secret=digest_of(secret)")
 
     def open_session(self, session: OpenSession, secret: str) -> None:
         """Store a new session; an unsealed one of the same rollout is deleted with its calls.
@@ -71,17 +93,19 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("DELETE FROM sessions WHERE rollout_id=?", (session.rollout_id,))
         self._db.execute(
-            "INSERT INTO sessions (rollout_id, secret, policy, sampling, opened_s) VALUES (?, ?, ?, ?, ?)",
-            (session.rollout_id, secret, session.policy, sampling, time.time()),
+            "INSERT INTO sessions (rollout_id, secret, policy, sampling, opened_s, run_id) VALUES (?, ?, ?, ?, ?, ?)",
+            (session.rollout_id, digest_of(secret), session.policy, sampling, time.time(), session.run_id),
         )
         self._db.execute("COMMIT")
 
     def sessions(self) -> list[SessionRow]:
         """Return every stored session."""
-        rows = self._db.execute("SELECT rollout_id, secret, policy, sampling, sealed_s IS NOT NULL FROM sessions")
+        rows = self._db.execute(
+            "SELECT rollout_id, secret, policy, sampling, sealed_s IS NOT NULL, run_id FROM sessions"
+        )
         return [
-            SessionRow(rollout_id, secret, policy, msgspec.json.decode(sampling), bool(sealed))
-            for rollout_id, secret, policy, sampling, sealed in rows
+            SessionRow(rollout_id, digest, policy, msgspec.json.decode(sampling), bool(sealed), run_id)
+            for rollout_id, digest, policy, sampling, sealed, run_id in rows
         ]
 
     def record(self, rollout_id: str, call_id: str, started_s: float, call: bytes) -> None:
@@ -104,7 +128,7 @@ class Store:
         inserted = self._db.execute(
             "INSERT OR IGNORE INTO sessions (rollout_id, secret, policy, sampling, opened_s, sealed_s) "
             "VALUES (?, ?, ?, '{}', ?, ?)",
-            (session.rollout_id, secret, policy, now, now),
+            (session.rollout_id, digest_of(secret), policy, now, now),
         )
         if inserted.rowcount:
             for call in session.calls:
@@ -136,6 +160,17 @@ class Store:
             "SELECT record FROM calls WHERE rollout_id=? ORDER BY started_s, call_id", (rollout_id,)
         )
         return tuple(TokenCall.model_validate_json(record) for (record,) in records)
+
+    def count(self, run_id: str, name: str, by: int = 1) -> None:
+        """Add to one of a run's counts."""
+        self._db.execute(
+            "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value=value+excluded.value",
+            (run_id, name, by),
+        )
+
+    def counts(self, run_id: str) -> dict[str, int]:
+        """Return a run's counts by name; what was never counted is missing."""
+        return dict(self._db.execute("SELECT name, value FROM counts WHERE run_id=?", (run_id,)))
 
     def close(self) -> None:
         """Close the file."""

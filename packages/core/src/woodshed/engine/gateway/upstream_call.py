@@ -13,6 +13,7 @@ import msgspec
 from woodshed.engine.gateway.asgi import Headers, Reply, error_body
 from woodshed.engine.gateway.chat_request import ChatRequest
 from woodshed.engine.gateway.conversations import History
+from woodshed.engine.gateway.counters import FAILED_CALLS, Counters
 from woodshed.engine.gateway.vllm_response import DONE, StreamSplitter, rename, split_reply
 from woodshed.engine.vllm.lora_slots import LoraSlots, LoraVersion
 from woodshed.engine.vllm.model_server import ModelServer
@@ -51,8 +52,7 @@ class Upstream:
     server: ModelServer
     slots: LoraSlots | None
     http: aiohttp.ClientSession
-    failed_calls: int = 0
-    """Answers of 500 and above that were given to clients."""
+    counters: Counters
 
     def lease(self) -> AbstractContextManager[LoraVersion]:
         """Return a context manager that yields the newest weights and keeps them loaded."""
@@ -155,7 +155,8 @@ class Exchange:
         turns = () if self.history is None else self.history.turns
         history = {"kv_transfer_params": {_HISTORY: [turn.to_json() for turn in turns]}} if turns else {}
         body = msgspec.json.encode(self.request.body | tokens | history | {"model": lora.name})
-        return self.upstream.http.post(self.upstream.server.url + _PATH, data=body, headers=_JSON)
+        server = self.upstream.server
+        return self.upstream.http.post(server.url + _PATH, data=body, headers=_JSON | server.headers)
 
     async def _pass_on_refusal(self, status: int, raw: bytes) -> None:
         """Pass on vLLM's refusal of the request; raises UpstreamError where vLLM failed instead (5xx)."""
@@ -165,7 +166,7 @@ class Exchange:
         await self.reply.send_json(status, raw, self.headers)
 
     async def _fail(self, status: int, message: str, kind: str) -> None:
-        self.upstream.failed_calls += 1
+        self.upstream.counters.add(FAILED_CALLS)
         self._record_error(kind, message)
         if self.reply.has_begun:
             event = b"data: " + error_body(message, kind="server_error", code=kind) + b"\n\n"

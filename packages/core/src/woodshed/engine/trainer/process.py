@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from woodshed.engine.trainer.checkpoint import Checkpoints
 from woodshed.engine.trainer.worker_protocol import (
@@ -24,8 +26,14 @@ from woodshed.engine.trainer.worker_protocol import (
 from woodshed.errors import DriftError, TrainError
 from woodshed.types import OpenPolicy, PolicyState, SealedSession, StepReport, StepRequest
 
+Result = TypeVar("Result")
+
+_log = logging.getLogger("woodshed.engine")
+
 _CLOSE_WITHIN_S = 5.0
 _LOG_LINES = 20
+_DEATHS = 3
+"""How often the process may die during one step."""
 _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -35,11 +43,16 @@ _ENVIRONMENT = {
 """Environment variables of the trainer, unless the user has set them."""
 
 
+class _TrainerDied(Exception):
+    """The trainer's process ended before it answered."""
+
+
 class Trainer:
     """Trains one policy's LoRA in a process of its own, which dies with this one.
 
-    Steps are taken one at a time, in the order of the calls. If the process dies, the call raises `TrainError` with the
-    last lines of its log, and the next step starts it again from the newest checkpoint.
+    Steps are taken one at a time, in the order of the calls. If the process dies, it is started again from the newest
+    checkpoint and the step is sent again; one whose checkpoint was finished returns its report and trains nothing. If
+    it keeps dying, the call raises `TrainError` with the last lines of its log.
     """
 
     def __init__(self, model_path: str, home: Path, policy: OpenPolicy) -> None:
@@ -113,7 +126,18 @@ class Trainer:
 
     async def _started(self) -> PolicyState:
         async with self._lock:
-            return await self._launch()
+            return await self._with_restarts(self._launch, "it was loading the policy")
+
+    async def _with_restarts(self, work: Callable[[], Awaitable[Result]], during: str) -> Result:
+        """Do some work with the process, and do it again if the process dies meanwhile."""
+        for death in range(1, _DEATHS + 1):
+            try:
+                return await work()
+            except _TrainerDied as died:
+                if death == _DEATHS:
+                    raise TrainError(f"{died}\nIt died {death} times and is not started again for this") from died
+                _log.warning("while %s, %s\nIt is started again from the newest checkpoint", during, died)
+        raise AssertionError("a loop over deaths returns or raises")
 
     async def _launch(self) -> PolicyState:
         if self._process is not None:
@@ -139,10 +163,14 @@ class Trainer:
     async def _stepped(self, request: StepRequest, sessions: Mapping[str, SealedSession]) -> StepReport:
         recorded = [r.rollout_id for r in request.rollouts if r.rollout_id in sessions]
         message = Step(request=request, sessions={i: _without_texts(sessions[i]) for i in recorded})
-        async with self._lock:
+
+        async def send() -> Answer:
             if self.pid is None:
                 await self._launch()
-            answer = await self._exchange(message)
+            return await self._exchange(message)
+
+        async with self._lock:
+            answer = await self._with_restarts(send, f"it was taking step {request.step_id!r}")
         if isinstance(answer, Refused):
             kind = DriftError if answer.drift else TrainError
             raise kind(f"step {request.step_id!r}: {answer.message}")
@@ -158,16 +186,15 @@ class Trainer:
             (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
             return ANSWERS.validate_json(await process.stdout.readexactly(size))
         except (OSError, asyncio.IncompleteReadError) as error:
-            raise TrainError(await self._death_message(process)) from error
+            raise _TrainerDied(await self._death_message(process)) from error
 
     async def _death_message(self, process: asyncio.subprocess.Process) -> str:
         code = await process.wait()
         self._process = None
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         return (
-            f"the trainer's process ended with exit status {code} during {self._start.policy.name!r}; "
-            f"the next step starts it again from the newest checkpoint. Last lines of {str(self.log)!r}:\n"
-            + "\n".join(lines)
+            f"the trainer's process of policy {self._start.policy.name!r} ended with exit status {code}. "
+            f"Last lines of {str(self.log)!r}:\n" + "\n".join(lines)
         )
 
 

@@ -10,8 +10,9 @@ from woodshed.engine.client.config import ServedModel
 
 _GIB = 2**30
 
-LORA_SLOTS = 2
-"""LoRA versions that one batch can mix: the newest, and the previous one for calls that began with it."""
+LORAS_IN_MEMORY = 64
+"""LoRA versions that vLLM holds beside those in a batch. One that it dropped while a long call still used it would be
+read again from a checkpoint that may be gone. Only versions in use are loaded, so a high limit costs nothing."""
 
 
 def threads_for(models: int) -> int:
@@ -45,9 +46,13 @@ def fork_server_environment(models: int, *, gpu: bool) -> dict[str, str]:
     }
 
 
-def server_environment(model: ServedModel) -> dict[str, str]:
-    """Return the environment variables of one server, in addition to those of the fork server."""
-    return {} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"}
+def server_environment(model: ServedModel, key: str) -> dict[str, str]:
+    """Return the environment variables of one server, in addition to those of the fork server.
+
+    They are sent to it through a pipe, so that `key`, which its port asks for, is in no list of processes.
+    """
+    # The name in `patches.door`, which is imported only inside vLLM.
+    return {"WOODSHED_VLLM_KEY": key} | ({} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"})
 
 
 def dtype_for(model: ServedModel, *, gpu: bool) -> str:
@@ -87,6 +92,8 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         # Serves `derender`: vLLM's tool and reasoning parsers for an answer that was not sampled in this call.
         "--enable-scale-out",
         *("--middleware", "woodshed.engine.vllm.patches.prompt_tokens.ForkHeaders"),
+        # The last one stands before all others.
+        *("--middleware", "woodshed.engine.vllm.patches.door.Door"),
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         *("--disable-log-stats", "--no-enable-log-requests"),
     ]
@@ -105,7 +112,7 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
     if model.trainable:
         arguments += [
             *("--enable-lora", "--max-lora-rank", str(model.max_lora_rank)),
-            *("--max-loras", str(LORA_SLOTS), "--max-cpu-loras", str(LORA_SLOTS)),
+            *("--max-loras", str(model.lora_slots), "--max-cpu-loras", str(LORAS_IN_MEMORY)),
         ]
     if model.adapter is not None:
         arguments += [

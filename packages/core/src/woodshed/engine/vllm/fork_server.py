@@ -5,7 +5,8 @@ or three times. A fork starts, or restarts, in seconds. It runs vLLM's own `main
 
 Commands come on standard input and events go to standard output, one JSON object per line. In:
 `{"start", "argv", "env", "log"}` and `{"stop", "hard"}`. Out: `{"ready"}`, `{"started", "pid"}` and
-`{"exited", "pid", "status"}`. The end of standard input ends the fork server and all its servers.
+`{"exited", "pid", "status"}`. The end of standard input ends the fork server and all its servers, and so does the end
+of its parent, whose process id is the only argument.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PRELOAD_CPU = ("vllm.v1.worker.cpu_worker", "vllm.model_executor.models.qwen3",
 
 def main() -> None:
     """Import vLLM, then follow commands until standard input ends."""
-    die_with_parent(signal.SIGTERM)
+    die_with_parent(int(sys.argv[1]), signal.SIGTERM)
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # vLLM and its libraries print to standard output; that goes to the log.
     run = _import_vllm()
@@ -163,11 +164,12 @@ _forking = threading.local()
 def _remember_thread() -> None:
     # In the child the forking thread is always the main thread, so this is checked before the fork.
     _forking.from_main = threading.current_thread() is threading.main_thread()
+    _forking.pid = os.getpid()
 
 
 def _follow_parent() -> None:
     if _forking.from_main:
-        die_with_parent()
+        die_with_parent(_forking.pid)
 
 
 def _fork_instead_of_spawn() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,6 @@ class LoraSlots:
 
     def __init__(self, server: ModelServer, http: aiohttp.ClientSession) -> None:
         """Start at version 0: the base model, without an adapter."""
-        self.swaps = 0
         self._run = 0
         """Counts the runs that have trained this model, so that no two LoRA versions share a name."""
         self._server = server
@@ -82,7 +81,6 @@ class LoraSlots:
             lora = LoraVersion(name=f"{self._server.model.name}@{version}{run}", version=version, path=path)
             await self._load_with_retry(lora)
             previous, self._current = self._current, lora
-            self.swaps += 1
             self._unload_if_idle(previous)
 
     def _unload_if_idle(self, lora: LoraVersion) -> None:
@@ -120,7 +118,7 @@ class LoraSlots:
 
     async def _load(self, lora: LoraVersion) -> None:
         body = {"lora_name": lora.name, "lora_path": str(lora.path)}
-        async with self._http.post(f"{self._server.url}/v1/load_lora_adapter", json=body) as reply:
+        async with self._post("load", body) as reply:
             if reply.status != 200 and not await self._is_loaded(lora):
                 raise EngineError(
                     f"vLLM refused adapter version {lora.version} ({str(lora.path)!r}): {await reply.text()}"
@@ -128,11 +126,15 @@ class LoraSlots:
 
     async def _is_loaded(self, lora: LoraVersion) -> bool:
         """Whether vLLM has the version: an earlier attempt may have succeeded although its answer was lost."""
-        async with self._http.get(f"{self._server.url}/v1/models") as reply:
+        async with self._http.get(f"{self._server.url}/v1/models", headers=self._server.headers) as reply:
             return any(card["id"] == lora.name for card in (await reply.json())["data"])
 
     async def _unload(self, lora: LoraVersion) -> None:
         with suppress(aiohttp.ClientError, TimeoutError):
             body = {"lora_name": lora.name}
-            async with self._http.post(f"{self._server.url}/v1/unload_lora_adapter", json=body) as reply:
+            async with self._post("unload", body) as reply:
                 await reply.read()
+
+    def _post(self, action: str, body: dict[str, str]) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        url = f"{self._server.url}/v1/{action}_lora_adapter"
+        return self._http.post(url, json=body, headers=self._server.headers)

@@ -22,9 +22,14 @@ class ModelServer:
         self.model = model
         self.log = log
         self.url = ""
+        self.key = ""
+        """What vLLM's port asks for; another one after each start."""
         self.pid: int | None = None
         self.vllm = ""
-        self.restarts = 0
+        self.max_model_len = model.max_model_len
+        """Longest prompt plus answer in tokens; None until vLLM has said what the model's own limit is."""
+        self.on_restart: Callable[[], None] = lambda: None
+        """Called before each start that follows a death."""
         self.generation = 0
         """Counts the starts. A call remembers it, to know later whether the server it was sent to has died."""
         self.is_started = False
@@ -34,6 +39,11 @@ class ModelServer:
         self.fault: EngineError | None = None
         self._up = asyncio.Event()
         self._deaths: list[float] = []
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that every request to this server needs."""
+        return {"authorization": f"Bearer {self.key}"}
 
     @property
     def is_ready(self) -> bool:

@@ -13,10 +13,15 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
 
 
-def die_with_parent(how: int = signal.SIGKILL) -> None:
-    """Ask the kernel to send this process `how` when the thread that started it ends (Linux; elsewhere nothing)."""
+def die_with_parent(parent: int, how: int = signal.SIGKILL) -> None:
+    """Ask the kernel to send this process `how` when the thread that started it ends (Linux; elsewhere nothing).
+
+    A parent that died before it was asked is never told of. So this process ends at once if `parent` is gone already.
+    """
     if _libc is not None and hasattr(_libc, "prctl"):
         _libc.prctl(_PR_SET_PDEATHSIG, how, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def kill_group(leader: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from woodshed.engine.client.config import ServedModel
+from woodshed.engine.client.private_files import write_private
 from woodshed.engine.client.provision import has_gpu
 from woodshed.engine.vllm import command
 from woodshed.engine.vllm.model_server import ModelServer
@@ -102,7 +104,7 @@ class Supervisor:
         environment = os.environ | command.fork_server_environment(len(self.servers), gpu=self._gpu)
         with log.open("ab") as sink:
             self._fork_server = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "woodshed.engine.vllm.fork_server"),
+                *(sys.executable, "-m", "woodshed.engine.vllm.fork_server", str(os.getpid())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=sink,
@@ -162,7 +164,7 @@ class Supervisor:
     async def _restart(self, server: ModelServer, reason: str) -> None:
         name = server.model.name
         while server.may_restart():
-            server.restarts += 1
+            server.on_restart()
             self._progress(f"vLLM for {name!r} died ({reason}); starting it again")
             await asyncio.sleep(server.backoff_s())
             try:
@@ -177,19 +179,20 @@ class Supervisor:
     async def _launch(self, server: ModelServer) -> None:
         """Start one server, send it first calls and let others through."""
         model, began = server.model, time.monotonic()
-        port = free_port()
+        port, server.key = free_port(), secrets.token_urlsafe(32)
         started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._starting[model.name] = started
         self._command(
             start=model.name,
             argv=command.command_line(model, port, gpu=self._gpu),
-            env=command.server_environment(model),
+            env=command.server_environment(model, server.key),
             log=str(server.log),
         )
-        self._progress(f"starting vLLM for {model.name!r}")
+        self._progress(f"starting vLLM for {model.name!r}: loading {model.path}")
         pid = await started
         server.url = f"http://127.0.0.1:{port}"
         await self._wait_until_answering(server, pid)
+        await self._ask_length(server)
         if server.prepare is not None:
             await server.prepare()
         await self._warm_up(server)
@@ -209,12 +212,17 @@ class Supervisor:
                 )
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 timeout = aiohttp.ClientTimeout(total=5)
-                async with self._http.get(f"{server.url}/version", timeout=timeout) as reply:
+                async with self._http.get(f"{server.url}/version", headers=server.headers, timeout=timeout) as reply:
                     if reply.status == 200:
                         server.vllm = str((await reply.json())["version"])
                         return
             await asyncio.sleep(0.1)
         raise EngineError(f"vLLM for {server.model.name!r} did not answer within {_START_WITHIN_S:.0f} s")
+
+    async def _ask_length(self, server: ModelServer) -> None:
+        async with self._http.get(f"{server.url}/v1/models", headers=server.headers) as reply:
+            cards = (await reply.json())["data"]
+        server.max_model_len = next((int(card["max_model_len"]) for card in cards if card.get("max_model_len")), None)
 
     async def _warm_up(self, server: ModelServer) -> None:
         """Send the first call of each kind, which is slow because vLLM compiles and allocates during it."""
@@ -223,7 +231,8 @@ class Supervisor:
         response_format = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         for body in (call | {"logprobs": True}, call | {"response_format": response_format}):
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with self._http.post(f"{server.url}/v1/chat/completions", json=body) as reply:
+                url = f"{server.url}/v1/chat/completions"
+                async with self._http.post(url, json=body, headers=server.headers) as reply:
                     await reply.read()
 
     async def _watch(self) -> None:
@@ -240,14 +249,16 @@ class Supervisor:
     async def _is_healthy(self, server: ModelServer) -> bool:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             timeout = aiohttp.ClientTimeout(total=_HUNG_AFTER_S / 2)
-            async with self._http.get(f"{server.url}/health", timeout=timeout) as reply:
+            async with self._http.get(f"{server.url}/health", headers=server.headers, timeout=timeout) as reply:
                 return reply.status == 200
         return False
 
     def _write_servers_file(self) -> None:
-        """Write the servers' addresses, for people and benchmarks that call vLLM directly."""
-        servers = {name: {"url": server.url, "pid": server.pid} for name, server in self.servers.items()}
-        self._servers_file.write_text(json.dumps(servers, indent=2))
+        """Write the servers' addresses and keys, for the user's own tools that call vLLM directly."""
+        servers = {
+            name: {"url": server.url, "key": server.key, "pid": server.pid} for name, server in self.servers.items()
+        }
+        write_private(self._servers_file, json.dumps(servers, indent=2))
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)

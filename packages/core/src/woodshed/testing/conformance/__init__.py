@@ -11,7 +11,16 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
-        for module in ("truth", "rows", "token_rows", "structure_rows", "life_rows", "judge_rows", "training_rows")
+        for module in (
+            "truth",
+            "rows",
+            "token_rows",
+            "structure_rows",
+            "life_rows",
+            "sharing_rows",
+            "judge_rows",
+            "training_rows",
+        )
     )
 )
 
@@ -24,12 +33,13 @@ from woodshed.testing.conformance.adapter import (  # noqa: E402
 )
 from woodshed.testing.conformance.judge_rows import JudgeRows  # noqa: E402
 from woodshed.testing.conformance.life_rows import LifeRows  # noqa: E402
+from woodshed.testing.conformance.sharing_rows import SharingRows  # noqa: E402
 from woodshed.testing.conformance.structure_rows import StructureRows  # noqa: E402
 from woodshed.testing.conformance.token_rows import TokenRows  # noqa: E402
 from woodshed.testing.conformance.training_rows import TrainingRows  # noqa: E402
 
 
-class Conformance(TokenRows, StructureRows, LifeRows):
+class Conformance(TokenRows, StructureRows, LifeRows, SharingRows):
     """The rows each adapter is held to; its test file subclasses this as `class TestConformance(Conformance)`."""
 
 

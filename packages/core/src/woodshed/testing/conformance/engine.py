@@ -48,8 +48,11 @@ _POLICY = OpenPolicy(name=POLICY, optimizer=OptimizerSettings(warmup_steps=0), l
 class GatewayEngine:
     """A running engine with the face of a `ScriptedEngine`; `vllm` is the scripted server behind it."""
 
-    def __init__(self, model: Path | None, *, sampling: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: Path | None, *, sampling: dict[str, Any] | None = None, api_key: str | None = None
+    ) -> None:
         """Serve `model` (a folder; None where nothing is to be trained) under the name `policy`."""
+        self.api_key = api_key
         self.home = Path(tempfile.mkdtemp(prefix="woodshed-contract-"))
         self.vllm = ScriptedVllm(unscripted)
         self.sampling = {"temperature": 1.0} if sampling is None else sampling
@@ -57,7 +60,9 @@ class GatewayEngine:
         self._model = model or self._empty_model()
         self._process: subprocess.Popen[str] | None = None
         # The engine is on loopback: a proxy of the environment never leads there.
-        self._http = httpx.Client(trust_env=False, timeout=120.0)
+        self._http = httpx.Client(
+            trust_env=False, timeout=120.0, headers={"authorization": f"Bearer {api_key}"} if api_key else {}
+        )
 
     def start(self) -> Self:
         """Start the scripted vLLM and the engine before it.
@@ -71,6 +76,7 @@ class GatewayEngine:
         config = EngineConfig(
             home=self.home,
             models=(ServedModel(name=POLICY, path=str(self._model), trainable=True),),
+            api_key=self.api_key,
             parent_pid=os.getpid(),
         )
         file = self.home / "engine.json"

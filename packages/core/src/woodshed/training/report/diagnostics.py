@@ -11,7 +11,8 @@ from woodshed.capture import take_late_calls
 from woodshed.errors import RolloutError
 from woodshed.tokens import PrefixReuse
 from woodshed.training.report.metrics import DRIFT, prefix_reuse
-from woodshed.types import Group, Trajectory
+from woodshed.training.report.signal import all_constrained, flat_groups, unjudged_groups, unscored
+from woodshed.types import Failure, Group, Trajectory
 
 MERGE_RATIO = 0.95
 """Smallest share of re-sent sampled tokens that should match their original tokens; less is a warning."""
@@ -40,7 +41,7 @@ def check_rollouts(trajectories: Sequence[Trajectory]) -> None:
     """
     failed = [t for t in trajectories if t.status != "completed"]
     if trajectories and len(failed) == len(trajectories):
-        reasons = Counter(f"{t.error.kind}: {t.error.message}" for t in failed if t.error).most_common(1)
+        reasons = Counter(str(t.error) for t in failed if t.error).most_common(1)
         reason = reasons[0][0] if reasons else "no reason was recorded"
         raise RolloutError(
             f"all {len(failed)} rollouts of the step failed, most often with {reason!r}. Run your rollout function "
@@ -51,7 +52,8 @@ def check_rollouts(trajectories: Sequence[Trajectory]) -> None:
 def step_warnings(groups: Sequence[Group], tolerance: float) -> list[str]:
     """Return warnings about the step's rollouts and scores, one text per problem."""
     members = [t for g in groups for t in g.trajectories]
-    return [w for w in (*_model_warnings(members), *_reward_warnings(groups, tolerance)) if w]
+    rewards = (unjudged_groups(groups), unscored(groups), flat_groups(groups, tolerance))
+    return [w for w in (*_model_warnings(members), *rewards) if w]
 
 
 def late_calls() -> list[str]:
@@ -80,6 +82,8 @@ def _model_warnings(members: Sequence[Trajectory]) -> list[str]:
         warnings.append(
             f"{anonymous} of {len(requested)} tool calls have no id: tool results cannot be matched to them"
         )
+    if constrained := all_constrained(members):
+        warnings.append(constrained)
     cut = sum(1 for _, m in answers if m.finish_reason == "length")
     if answers and cut > len(answers) / 2:
         warnings.append(
@@ -88,9 +92,19 @@ def _model_warnings(members: Sequence[Trajectory]) -> list[str]:
     failed = [t for t in members if t.status != "completed"]
     if failed:
         kinds = ", ".join(f"{n} × {k}" for k, n in Counter(t.error.kind for t in failed if t.error).most_common())
-        first = next((t.error.message for t in failed if t.error), "")
+        first = next((_with_place(t.error) for t in failed if t.error), "")
         warnings.append(f"{len(failed)} of {len(members)} rollouts failed and are masked ({kinds}); the first: {first}")
+    if overflowed := sum(t.error is not None and t.error.cause == "overflow" for t in failed):
+        warnings.append(
+            f"{overflowed} of {len(members)} rollouts grew longer than the model's context: raise "
+            "Policy.max_model_len, shorten what the agent keeps, or let them count as failures: "
+            "AdvantageSettings(overflowed='fail')"
+        )
     return [*warnings, *_prefix_warnings(prefix_reuse(members))]
+
+
+def _with_place(error: Failure) -> str:
+    return error.message + (f" ({error.where})" if error.where else "")
 
 
 def _prefix_warnings(reuse: PrefixReuse) -> list[str]:
@@ -115,26 +129,3 @@ def drift_unmeasured(history: Sequence[Mapping[str, Any]]) -> str | None:
         "engine and trainer could not be measured and LossSettings.drift_stop guards nothing; max_staleness=0 measures "
         "it in every step"
     )
-
-
-def _reward_warnings(groups: Sequence[Group], tolerance: float) -> list[str]:
-    unjudged = [g for g in groups if g.judgement is None or g.judgement.error is not None]
-    warnings = []
-    if unjudged:
-        error = next((g.judgement.error.message for g in unjudged if g.judgement and g.judgement.error), "no judgement")
-        warnings.append(
-            f"{len(unjudged)} of {len(groups)} groups have no verdict and are masked; the first error: {error}"
-        )
-    judgements = [g.judgement for g in groups if g.judgement is not None and g.judgement.error is None]
-    judged = [j for j in judgements if len(j.scores) > 1]
-    flat = [j for j in judged if _spread([s.value for s in j.scores]) <= tolerance]
-    if judged and len(flat) == len(judged):
-        warnings.append(
-            f"all {len(judged)} judged groups have equal scores, so nothing can be learned from them: are the "
-            "scenarios too easy or too hard, is the temperature too low, does the rubric tell attempts apart?"
-        )
-    return warnings
-
-
-def _spread(values: Sequence[float]) -> float:
-    return max(values) - min(values) if values else 0.0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBars
+from rich.text import Text
 
 from woodshed.training.report.summary import Summary
 
@@ -49,10 +53,12 @@ class RunProgress:
         self._task = self._bars.add_task("starting", total=None)
         self._active: dict[int, _StepProgress] = {}
         """Active steps by number: rollouts of later ones run while the earliest is judged and trained."""
+        self._started_s = 0.0
+        self._is_past_first = False
 
     def __enter__(self) -> Self:
         """Start the live line."""
-        self._console.print(f"run folder: {self._folder}")
+        self._console.print(f"run folder: {self._folder}", markup=False)
         self._bars.start()
         return self
 
@@ -66,22 +72,34 @@ class RunProgress:
             again = "Run the same command " + ("without --fresh (fresh=True)" if self._fresh else "again")
             self._console.print(
                 f"[bold]stopped[/]{reason}; finished work is kept, and unfinished rollouts are repeated. {again} to "
-                f"resume from {self._folder}"
+                f"resume from {escape(str(self._folder))}"
             )
 
     def engine(self, message: str) -> None:
         """Show what the engine is doing while it starts."""
-        self._bars.update(self._task, description=f"engine: {message}", total=None)
+        self._bars.update(self._task, description=f"engine: {escape(message)}", total=None)
         if not self._console.is_terminal:
-            self._console.print(f"engine: {message}")
+            self._console.print(f"engine: {message}", markup=False)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Show what the run does before its first rollout, and how many seconds that took."""
+        self._bars.reset(self._task, description=f"{name} …", total=None)
+        if not self._console.is_terminal:
+            self._console.print(f"{name} …")
+        start = time.perf_counter()
+        yield
+        self._console.print(f"{name}: {time.perf_counter() - start:.1f} s")
 
     def evaluation_started(self, name: str, total: int) -> None:
         """Show that an evaluation of `total` rollouts has started."""
         self._bars.reset(self._task, description=f"held-out scenarios, {name}", total=total)
+        if not self._console.is_terminal:
+            self._console.print(f"held-out scenarios, {name}: {total} rollouts …")
 
-    def evaluation_done(self, name: str, success: float) -> None:
-        """Print the result of an evaluation."""
-        self._console.print(f"held-out success {name}: [bold]{success:.3f}[/]")
+    def evaluation_done(self, name: str, success: float, counted: str) -> None:
+        """Print the result of an evaluation; `counted` says of how many rollouts."""
+        self._console.print(f"held-out success {name}: [bold]{success:.3f}[/], {escape(counted)}")
 
     def advance(self) -> None:
         """Count one rollout of an evaluation."""
@@ -89,6 +107,9 @@ class RunProgress:
 
     def rollouts_started(self, step: int, count: int) -> None:
         """Count `count` more started rollouts of a step."""
+        if not self._started_s:
+            self._bars.reset(self._task)  # from here on, the clock is that of the steps
+            self._started_s = time.perf_counter()
         self._active.setdefault(step, _StepProgress()).total += count
         self._show()
 
@@ -96,6 +117,7 @@ class RunProgress:
         """Count one finished rollout."""
         self._active[step].done += 1
         self._show()
+        self._show_first(step)
 
     def group_judged(self, step: int) -> None:
         """Count one judged group."""
@@ -107,6 +129,15 @@ class RunProgress:
         self._active[step].is_training = True
         self._show()
 
+    def _show_first(self, step: int) -> None:
+        """Print a line for each quarter of the first step, where no live line shows it."""
+        work = self._active[step]
+        if self._console.is_terminal or self._is_past_first or step != min(self._active):
+            return
+        if 4 * work.done // work.total > 4 * (work.done - 1) // work.total:
+            seconds = time.perf_counter() - self._started_s
+            self._console.print(f"step {step + 1}/{self._steps}: {work.done}/{work.total} rollouts, {seconds:.0f} s")
+
     def _show(self) -> None:
         current, *later = sorted(self._active)
         work = self._active[current]
@@ -117,16 +148,22 @@ class RunProgress:
 
     def message(self, message: str) -> None:
         """Print a line."""
-        self._console.print(message)
+        self._console.print(message, markup=False)
 
     def warn(self, findings: Sequence[str]) -> None:
-        """Print warnings of the first step in a panel."""
+        """Print warnings of the first step in a panel, wrapped to the terminal; as plain lines if there is none."""
         for finding in findings:
-            self._console.print(Panel(finding, title="step 0: look at this first", border_style="bold red"))
+            if self._console.is_terminal:
+                panel = Panel(Text(finding), title="look at this first", border_style="bold red")
+                # A console with soft wrap cuts off what does not fit: the advice at the end.
+                self._console.print(panel, soft_wrap=False, no_wrap=False, crop=False)
+            else:
+                self._console.print(f"look at this first: {finding}", markup=False, soft_wrap=True)
 
     def step_done(self, row: dict[str, Any]) -> None:
         """Print one finished step."""
         self._active.pop(row["step"], None)
+        self._is_past_first = True
         reward = "-" if row["reward"] is None else f"{row['reward']:.3f}"
         masked = f"  masked {row['masked']}" if row["masked"] else ""
         unjudged = f"  unjudged groups {row['unjudged_groups']}" if row["unjudged_groups"] else ""
@@ -146,4 +183,6 @@ class RunProgress:
                 f"held-out success [bold]{summary.success_before:.3f} → {summary.success_after:.3f}[/] after "
                 f"{summary.steps} steps in {summary.seconds:.0f} s"
             )
-        self._console.print(f"figures: {self._folder / 'summary.json'}   plot: {self._folder / 'plot.png'}")
+        self._console.print(
+            f"figures: {self._folder / 'summary.json'}   plot: {self._folder / 'plot.png'}", markup=False
+        )

@@ -9,9 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 from woodshed.capture import Rollout, RolloutFunction, assemble, bind, new_id
-from woodshed.capture.recorder import failure
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError, RolloutError, RolloutTimeout
+from woodshed.training.rollouts.cause import rollout_failure
 from woodshed.types import OpenSession, Status, Trajectory
 
 _log = logging.getLogger("woodshed.training")
@@ -53,21 +53,27 @@ async def _run_session(
     timeout_s: float,
 ) -> Trajectory:
     grant = await client.open_session(request)
-    active = Rollout(base_url=grant.base_url, secret=grant.secret, scenario_id=scenario_id, rollout_id=grant.rollout_id)
+    active = Rollout(
+        base_url=grant.base_url,
+        secret=grant.secret,
+        scenario_id=scenario_id,
+        rollout_id=grant.rollout_id,
+        run_id=grant.run_id,
+    )
     started, clock = time.time(), time.perf_counter()
     status: Status = "completed"
     error = output = None
     try:
         output = await run_with_timeout(function, scenario, active, timeout_s)
     except RolloutTimeout as late:
-        status, error = "timed_out", failure(late)
+        status, error = "timed_out", rollout_failure(late)
     except Exception as raised:
         # The one place where an agent's failure becomes data: other rollouts continue, and the group masks this one.
-        status, error = "failed", failure(raised)
+        status, error = "failed", rollout_failure(raised)
         _log.debug("rollout %s failed", active.rollout_id, exc_info=True)
     if active.error is not None:
         # An error of woodshed's own is the cause, whatever the agent made of it: a tool's result, a fallback, a retry.
-        status, error = "failed", failure(active.error)
+        status, error = "failed", rollout_failure(active.error)
     sealed = await client.seal(active.rollout_id)
     return assemble(
         active,

@@ -23,6 +23,17 @@ def scenarios_identity(scenarios: Sequence[Any]) -> dict[str, Any]:
     return {"ids": scenario_ids(scenarios), "sha256": hashlib.sha256(content.encode()).hexdigest()}
 
 
+def content_identity(scenario: Any) -> str:
+    """Return a text that is the same for two scenarios of the same content, whatever their ids."""
+    try:
+        content = json.loads(json.dumps(scenario, sort_keys=True, default=_plain))
+    except (TypeError, ValueError):
+        return stable_repr(scenario)
+    if isinstance(content, dict):
+        content.pop("id", None)
+    return json.dumps(content)
+
+
 def stable_repr(value: Any) -> str:
     """Return `repr(value)` without memory addresses, which change from process to process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

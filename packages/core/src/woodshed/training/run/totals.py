@@ -1,4 +1,7 @@
-"""What a run has used so far, over all its lives: seconds, memory, LoRA swaps, failed calls, restarts of vLLM."""
+"""What a run has taken on this side of the engine, over all its lives: seconds, and memory at its peak.
+
+The engine itself counts swaps, failed calls and restarts for each run, over all of its own lives.
+"""
 
 from __future__ import annotations
 
@@ -19,88 +22,65 @@ from woodshed.types import EngineHealth
 _log = logging.getLogger("woodshed.training")
 _EVERY_S = 1.0
 _FACT = "totals"
-_COUNTERS = ("lora_swaps", "failed_calls", "engine_restarts")
 
 
 class RunTotals:
     """Adds this life's figures to those of the run's earlier ones, and saves them every second.
 
-    So a client that is killed loses at most the last second of them. An engine's counters grow for as long as it
-    lives: of one that was running before, only what they grow by counts for this run.
+    So a client that is killed loses at most the last second of them.
     """
 
     def __init__(self, store: RunStore) -> None:
         """Go on from what the store has."""
         self._store = store
-        self._clock = time.monotonic()
+        self._clock: float | None = None
         kept: dict[str, Any] = store.fact(_FACT) or {}
-        self.seconds = float(kept.get("seconds", store.fact("seconds") or 0.0))
+        self._seconds = float(kept.get("seconds", store.fact("seconds") or 0.0))
         self.peak_rss_mb = float(kept.get("peak_rss_mb", 0.0))
-        self.counted: dict[str, int] = {name: int(kept.get(name, 0)) for name in _COUNTERS}
-        """What the run has used of the engine, by the names of `Summary`."""
-        self._engine_id = str(kept.get("engine_id", ""))
-        self._seen: dict[str, int] = {name: int(kept.get("seen", {}).get(name, 0)) for name in _COUNTERS}
+        """Largest resident memory of this process with the engine and all its children, in MiB."""
+
+    @property
+    def seconds(self) -> float:
+        """The run's seconds so far."""
+        return self._seconds + (0.0 if self._clock is None else time.monotonic() - self._clock)
 
     @asynccontextmanager
-    async def counting(self) -> AsyncIterator[RunTotals]:
+    async def counting(self) -> AsyncIterator[None]:
         """Count the seconds of the block, however it ends."""
         self._clock = time.monotonic()
         try:
             async with _beside(self._every_second(self._save)):
-                yield self
+                yield
         finally:
+            self._seconds, self._clock = self.seconds, None
             with suppress(StorageError):  # the block's own error says so already, or the next write will
                 self._save()
 
     @asynccontextmanager
-    async def of(self, client: EngineClient, *, shared: bool) -> AsyncIterator[None]:
-        """Count what the engine behind `client` does for the run during the block.
-
-        Args:
-            client: The engine; its policy is not open yet.
-            shared: Whether it was running before, perhaps for other runs.
-        """
-        health = await client.health()
-        if not shared:
-            self._seen = dict.fromkeys(_COUNTERS, 0)
-        elif health.engine_id != self._engine_id or self._store.run_id() not in health.run_ids:
-            self._seen = _counters(health)
-        self._engine_id = health.engine_id
+    async def of(self, client: EngineClient) -> AsyncIterator[None]:
+        """Watch the memory of the engine behind `client` during the block."""
 
         async def sampled() -> None:
             try:
                 await self.sample(client)
             except EngineError as error:
-                _log.debug("no sample of the engine's counters: %s", error)
+                _log.debug("no sample of the engine's memory: %s", error)
 
         async with _beside(self._every_second(sampled)):
             yield
 
     async def sample(self, client: EngineClient) -> EngineHealth:
-        """Read the engine's counters now, save them, and return its health.
+        """Return the engine's health now, and note its memory.
 
         Raises:
             EngineError: the engine does not answer.
         """
         health = await client.health()
-        now = _counters(health)
-        for name, value in now.items():
-            # A counter that is smaller than it was has started again.
-            self.counted[name] += value - self._seen[name] if value >= self._seen[name] else value
-        self._seen = now
         self.peak_rss_mb = max(self.peak_rss_mb, health.rss_mb + _own_peak_mb())
-        self._save()
         return health
 
-    def elapsed(self) -> float:
-        """Return the run's seconds so far."""
-        return self.seconds + time.monotonic() - self._clock
-
     def _save(self) -> None:
-        now = time.monotonic()
-        self.seconds, self._clock = self.seconds + now - self._clock, now
-        figures = {"seconds": self.seconds, "peak_rss_mb": self.peak_rss_mb, **self.counted}
-        self._store.save_fact(_FACT, {**figures, "engine_id": self._engine_id, "seen": self._seen})
+        self._store.save_fact(_FACT, {"seconds": self.seconds, "peak_rss_mb": self.peak_rss_mb})
 
     async def _every_second(self, work: Callable[[], Awaitable[None] | None]) -> None:
         while True:
@@ -122,11 +102,6 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         task.cancel()
         # Whatever it ended with is not what the block ends with.
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _counters(health: EngineHealth) -> dict[str, int]:
-    restarts = sum(model.restarts for model in health.models)
-    return {"lora_swaps": health.lora_swaps, "failed_calls": health.failed_calls, "engine_restarts": restarts}
 
 
 def _own_peak_mb() -> float:

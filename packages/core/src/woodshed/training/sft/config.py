@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from woodshed.training.config import Settings
-from woodshed.types import OptimizerSettings
+from woodshed.types import OptimizerSettings, Settings
 
 
 class SftConfig(Settings):

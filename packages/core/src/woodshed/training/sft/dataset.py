@@ -20,6 +20,7 @@ from woodshed.types import (
     SealedSession,
     TokenCall,
     Trajectory,
+    check_number,
 )
 
 UNKNOWN_VERSION = -1
@@ -57,9 +58,11 @@ class Choice:
 
     def __post_init__(self) -> None:
         """Refuse values that would select nothing."""
-        if self.top is not None and self.top < 1:
-            raise ConfigError(f"top is {self.top}; expected at least 1 rollout of each group")
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
+        if self.top is not None:
+            check_number(self, "top", at_least=1, whole=True)
+        if self.min_score is not None:
+            check_number(self, "min_score", at_least=0)
+        if self.min_score is not None and self.min_score > 1:
             raise ConfigError(f"min_score is {self.min_score}; expected a score from 0 to 1")
 
     def of(self, judgement: Judgement) -> list[str]:

@@ -15,6 +15,7 @@ from woodshed.engine.gateway.chat_request import (
     with_sampling,
 )
 from woodshed.engine.gateway.messages import to_messages, to_tools
+from woodshed.types.chat_settings import REQUEST_SETTINGS
 
 USER = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -31,12 +32,11 @@ def request(**extra: Any) -> bytes:
         ({"modalities": ["audio"]}, "modalities"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"function_call": "auto"}, "function_call"),
-        ({"logit_bias": {"1": 5}}, "logit_bias"),
         ({"best_of": 2}, "best_of"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"prediction": {"type": "content"}}, "prediction"),
-        ({"store": True}, "store"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"guided_json": {}}, "guided_json"),
+        ({"allowed_token_ids": [1]}, "allowed_token_ids"),
+        ({"temperture": 0.5}, "temperture"),
         ({"logprob_token_ids": [1]}, "logprob_token_ids"),
         ({"unheard_of": 0}, "unheard_of"),
         ({"temperature": "hot"}, "temperature"),
@@ -96,6 +96,32 @@ def test_what_has_no_effect_is_dropped() -> None:
     parsed = parse_request(request(**idle))
 
     assert parsed.body == {"messages": [USER]}
+    assert set(parsed.dropped) == {"user", "metadata"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reasoning_effort", "high"), ("store", True), ("logit_bias", {"1": 5}), ("service_tier", "flex"),
+        ("prompt_cache_key", "k"), ("prompt_cache_retention", "24h"), ("safety_identifier", "s"),
+        ("metadata", {"a": "b"}), ("user", "u"), ("verbosity", "low"), ("provider", {"order": ["a"]}),
+        ("models", ["a"]), ("route", "fallback"), ("transforms", []), ("reasoning", {"effort": "low"}),
+        ("thinking", {"type": "enabled"}), ("prediction", {"type": "content"}), ("safe_prompt", True),
+        ("enable_thinking", False), ("priority", 1), ("safety_settings", []),
+    ],
+)  # fmt: skip
+def test_a_setting_of_the_provider_is_dropped_with_its_reason(name: str, value: Any) -> None:
+    parsed = parse_request(request(**{name: value}))
+
+    assert parsed.body == {"messages": [USER]}
+    assert list(parsed.dropped) == [name] and parsed.dropped[name] == REQUEST_SETTINGS[name].why
+
+
+def test_another_providers_word_is_served_under_vllms() -> None:
+    words = {"max_output_tokens": 9, "stop_sequences": ["x"], "random_seed": 3}
+
+    assert parse_request(request(**words)).body == {"messages": [USER], "max_tokens": 9, "stop": ["x"], "seed": 3}
+    assert parse_request(request(max_tokens=4, max_output_tokens=9)).body["max_tokens"] == 4
 
 
 def test_a_developer_message_is_a_system_message() -> None:

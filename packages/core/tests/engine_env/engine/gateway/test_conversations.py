@@ -90,6 +90,22 @@ def test_the_longest_conversation_is_gone_on_from_in_its_own_words() -> None:
     assert found.messages[5:] == again[5:]
 
 
+def test_a_turn_is_gone_on_from_in_its_own_words_where_the_model_numbers_its_calls_anew() -> None:
+    """The same id, name and arguments in a later turn, written otherwise: their place tells them apart."""
+    rollout = Rollout()
+    later = CALL.model_copy(
+        update={"tool_requests": (ToolRequest(id="c1", name="price", arguments='{"of":"harp"}'),), "content": " "}
+    )
+    one = rollout.sampled([SYSTEM, ASKED], CALL)
+    two = rollout.sampled([SYSTEM, ASKED, CALLED, RESULT], later)
+    found = rollout.history([SYSTEM, ASKED, CALLED, RESULT, CALLED, RESULT])
+
+    assert [turn.call_id for turn in found.turns] == [two.call_id, one.call_id]
+    assert found.fork is None
+    written = [found.messages[index]["tool_calls"][0]["function"]["arguments"] for index in (2, 4)]
+    assert written == ['{"of": "harp"}', '{"of":"harp"}']
+
+
 def test_the_choice_that_came_back_is_the_one() -> None:
     rollout = Rollout()
     call = rollout.sampled([SYSTEM, ASKED], "12.", "13.", "14.")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 from collections.abc import MutableMapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from woodshed.engine.gateway.conversations import History
+from woodshed.engine.gateway.counters import SWAPS, Counters, restarts_of
 from woodshed.engine.gateway.gateway import Gateway
 from woodshed.engine.gateway.sessions import Session, Sessions
-from woodshed.engine.gateway.store import Store
+from woodshed.engine.gateway.store import Store, digest_of
 from woodshed.errors import EngineError, PolicyLost
 from woodshed.types import Completion, Message, OpenSession, TokenCall
 
@@ -109,7 +112,7 @@ async def test_what_a_run_left_open_is_refused_once_another_run_has_its_policy(t
     await sessions.open(OpenSession(rollout_id="sealed", policy="policy", run_id="a"))
     await sessions.seal("sealed")
     await sessions.open(OpenSession(rollout_id="of no run", policy="policy"))
-    sessions.lose("policy", "a", "held by run 'b' now")
+    sessions.lose("policy", "b", lambda run: f"held by run 'b' now, not by {run!r}")
     head, body = await answered(Gateway({}, sessions, None), lost)
 
     assert (head["status"], dict(head["headers"])[b"x-should-retry"]) == (409, b"false")
@@ -118,6 +121,77 @@ async def test_what_a_run_left_open_is_refused_once_another_run_has_its_policy(t
         await sessions.seal("lost")
     assert (await sessions.seal("sealed")).rollout_id == "sealed"
     assert (await sessions.seal("of no run")).rollout_id == "of no run"
+
+
+async def test_a_refusal_has_a_code_that_the_client_half_knows(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    secret = await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+    head, body = await answered(Gateway({}, sessions, None), secret)
+
+    assert (head["status"], b'"code":"request_refused"' in body) == (400, True)
+
+
+async def test_the_file_is_its_owners_and_holds_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sqlite"
+    path.touch(mode=0o644)
+    sessions = Sessions(Store(path))
+    secret = await sessions.open(OpenSession(rollout_id="r", policy="policy"))
+    files = sorted(tmp_path.iterdir())
+
+    assert [file.name for file in files] == ["engine.sqlite", "engine.sqlite-shm", "engine.sqlite-wal"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert not any(secret.encode() in file.read_bytes() for file in files)
+    # What the file holds is no key either.
+    assert sessions.find(digest_of(secret)) is None
+
+
+async def test_a_file_of_an_earlier_woodshed_keeps_its_sessions_and_loses_its_secrets(tmp_path: Path) -> None:
+    path, secret = tmp_path / "engine.sqlite", "woodshed-session-old"
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        old.execute(
+            "CREATE TABLE sessions (rollout_id TEXT PRIMARY KEY, secret TEXT NOT NULL UNIQUE, policy TEXT NOT NULL, "
+            "sampling TEXT NOT NULL, opened_s REAL NOT NULL, sealed_s REAL, late_calls INTEGER NOT NULL DEFAULT 0)"
+        )
+        old.execute("INSERT INTO sessions VALUES ('r', ?, 'policy', '{}', 1.0, NULL, 0)", (secret,))
+        old.execute("PRAGMA user_version=1")
+    for _ in range(2):  # once upgraded, it stays as it is
+        found = Sessions(Store(path)).find(secret)
+        assert found is not None and (found.rollout_id, found.run_id) == ("r", None)
+    with closing(sqlite3.connect(path)) as upgraded:
+        assert upgraded.execute("SELECT secret FROM sessions").fetchone() == (digest_of(secret),)
+
+
+async def test_a_sessions_run_is_known_after_a_restart(tmp_path: Path) -> None:
+    sessions = Sessions(Store(tmp_path / "engine.sqlite"))
+    secret = await sessions.open(OpenSession(rollout_id="r", policy="policy", run_id="a"))
+    again = Sessions(Store(tmp_path / "engine.sqlite"))
+    again.lose("policy", "b", lambda run: f"held by run 'b' now, not by {run!r}")
+    found = again.find(secret)
+
+    assert found is not None
+    assert (found.run_id, found.lost) == ("a", "held by run 'b' now, not by 'a'")
+
+
+def test_a_runs_counts_go_on_after_a_restart_and_are_no_other_runs(tmp_path: Path) -> None:
+    def opened(run_id: str) -> Counters:
+        counters = Counters(Store(tmp_path / "engine.sqlite"))
+        counters.hold("policy", run_id)
+        return counters
+
+    first = opened("a")
+    first.serve("a", 0, is_trained=False)
+    for version in (1, 2, 2):
+        first.serve("a", version)
+    first.add(restarts_of("policy"))
+    # The engine was killed after it had saved version 3 and before it served it.
+    second = opened("a")
+    second.serve("a", 3)
+    second.add(restarts_of("policy"))
+    other = opened("b")
+    other.serve("b", 1, is_trained=False)  # an adapter that the run starts from
+
+    assert (second.total(SWAPS), second.total(restarts_of("policy")), second.total(restarts_of("judge"))) == (3, 2, 0)
+    assert (other.total(SWAPS), other.total(restarts_of("policy"))) == (0, 0)
 
 
 async def answered(gateway: Gateway, secret: str) -> tuple[MutableMapping[str, Any], bytes]:

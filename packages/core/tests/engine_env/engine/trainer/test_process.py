@@ -42,7 +42,9 @@ async def trainer(model_path: str, home: Path) -> AsyncIterator[Trainer]:
         await found.close()
 
 
-async def test_killed_trainer_resumes_with_bit_identical_weights(model_path: str, tmp_path: Path) -> None:
+async def test_a_trainer_killed_in_a_step_takes_it_again_with_bit_identical_weights(
+    model_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     straight = PolicyRun(Start(model_path=model_path, home=str(tmp_path / "straight"), policy=POLICY, parent_pid=0))
     for number in (1, 2, 3):
         straight.step(Step(request=numbered(number), sessions=SESSIONS))
@@ -52,20 +54,40 @@ async def test_killed_trainer_resumes_with_bit_identical_weights(model_path: str
         await of.step(numbered(2), SESSIONS)
         with of.log.open("a") as log:
             log.write("the last line\n")
-        assert of.pid is not None
-        os.kill(of.pid, signal.SIGSTOP)  # it cannot answer before it is killed
+        victim = of.pid
+        assert victim is not None
+        os.kill(victim, signal.SIGSTOP)  # it cannot answer before it is killed
         waiting = asyncio.create_task(of.step(numbered(3), SESSIONS))
         await asyncio.sleep(0.2)
-        os.kill(of.pid, signal.SIGKILL)
-        with pytest.raises(TrainError, match=r"(?s)exit status -9.*newest checkpoint.*the last line"):
-            await waiting
-        assert of.pid is None
-        third = await of.step(numbered(3), SESSIONS)
+        os.kill(victim, signal.SIGKILL)
+        third = await waiting
+        survivor = of.pid
+        assert survivor is not None
+        os.kill(survivor, signal.SIGKILL)  # while it is idle, after its step
+        again = await of.step(numbered(3), SESSIONS)
         killed = of.adapter_path(3)
 
-    assert third.version == 3
+    assert third.version == 3 and again == third
+    assert len({victim, survivor}) == 2
     expected = straight.checkpoints.path(3) / "adapter" / "adapter_model.safetensors"
     assert (killed / "adapter_model.safetensors").read_bytes() == expected.read_bytes()
+    said = next(m for m in caplog.messages if "exit status" in m)
+    assert all(words in said for words in ("step 's3'", "exit status -9", "the last line", "started again"))
+
+
+async def test_a_trainer_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
+    async with trainer("no/such/folder", tmp_path) as of:
+        stepping = asyncio.create_task(of.step(numbered(1), SESSIONS))
+        killed: set[int] = set()
+        while not stepping.done():
+            if (pid := of.pid) is not None and pid not in killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.005)
+        with pytest.raises(TrainError, match=r"(?s)exit status -9.*died 3 times and is not started again"):
+            await stepping
+
+    assert len(killed) == 3
 
 
 async def test_process_goes_on_after_a_failed_step_and_a_caller_that_left(model_path: str, tmp_path: Path) -> None:

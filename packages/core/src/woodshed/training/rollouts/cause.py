@@ -1,0 +1,60 @@
+"""Why a rollout failed: its agent, the infrastructure around it, or a conversation longer than the model's context."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from woodshed.capture.recorder import failure
+from woodshed.capture.user_frames import user_line
+from woodshed.errors import RolloutError, WoodshedError
+from woodshed.types import Failure
+
+_UNAVAILABLE = {
+    "APIConnectionError", "InternalServerError", "RateLimitError", "ServiceUnavailableError",  # the SDKs of providers
+    "TransportError", "ClientConnectionError", "MaxRetryError",  # httpx, aiohttp, urllib3
+}  # fmt: skip
+"""Names of error classes, their bases included, that SDKs and HTTP clients raise when a server cannot be used."""
+_OVERFLOW_NAME = re.compile(r"Context(Length|Window|Overflow)")
+_OVERFLOW_TEXT = re.compile(r"context[_ ](length|window)|maximum (context|model) length|max_model_len", re.IGNORECASE)
+
+
+def rollout_failure(error: BaseException) -> Failure:
+    """Return an exception of a rollout as data, with its cause."""
+    chain = list(_chain(error))
+    plain = failure(error).model_copy(update={"where": user_line(error)})
+    if any(_is_overflow(e) for e in chain):
+        return plain.model_copy(update={"cause": "overflow"})
+    if any(_is_infrastructure(e) for e in chain):
+        return plain.model_copy(update={"cause": "infrastructure"})
+    return plain
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, what it was raised from, and the members of groups."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [current.__cause__, None if current.__suppress_context__ else current.__context__]
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions
+
+
+def _is_infrastructure(error: BaseException) -> bool:
+    if isinstance(error, WoodshedError):
+        return not isinstance(error, RolloutError)
+    names = {base.__name__ for base in type(error).__mro__}
+    status = getattr(error, "status_code", None)
+    is_refused = isinstance(status, int) and (status in (408, 409, 425, 429) or status >= 500)
+    return isinstance(error, ConnectionError) or bool(names & _UNAVAILABLE) or is_refused
+
+
+def _is_overflow(error: BaseException) -> bool:
+    if any(_OVERFLOW_NAME.search(base.__name__) for base in type(error).__mro__):
+        return True
+    return getattr(error, "status_code", None) in (400, 413) and bool(_OVERFLOW_TEXT.search(str(error)))

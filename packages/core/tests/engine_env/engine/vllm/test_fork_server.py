@@ -1,0 +1,64 @@
+"""The fork server never outlives the engine, however early that dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from woodshed.testing.waiting import eventually
+
+# The engine is gone before the fork server asks the kernel to be told of it. Its standard input stays open: here the
+# test holds it, in life a sibling that inherited it.
+_DIES_AT_ONCE = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], stdout=2)
+print(child.pid, flush=True)
+os._exit(0)
+"""
+_LATE = """
+import os, sys, time
+while os.getppid() == int(sys.argv[1]):
+    time.sleep(0.001)
+from woodshed.engine.vllm import fork_server
+fork_server._import_vllm = lambda: None
+fork_server.main()
+"""
+_FORKED_LATE = """
+import os, sys, time
+from woodshed.engine.vllm import fork_server
+fork_server._remember_thread()
+if os.fork() == 0:
+    os.write(1, f"{os.getpid()}\\n".encode())
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.001)
+    fork_server._follow_parent()
+    time.sleep(600)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("code", [[_DIES_AT_ONCE, _LATE], [_FORKED_LATE]], ids=["fork server", "its server"])
+async def test_a_parent_that_died_before_it_was_asked_for_ends_its_child(code: list[str]) -> None:
+    kept_open, held = os.pipe()
+    try:
+        parent = subprocess.Popen([sys.executable, "-c", *code], stdin=kept_open, stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        orphan = int(parent.stdout.readline())
+        parent.wait()
+        await eventually(lambda: not _is_alive(orphan), "the orphan has ended", 10)
+    finally:
+        os.close(held)
+        os.close(kept_open)
+        parent.stdout.close()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
