@@ -88,11 +88,7 @@ class Life:
         if self.client is None or name == "client":
             return self.client
         if name == "vLLM":
-            file = self.home / "servers.json"
-            fresh = file.is_file() and file.stat().st_mtime > self.began
-            return (
-                int(json.loads(file.read_text() or "{}").get("policy", {}).get("pid") or 0) or None if fresh else None
-            )
+            return self._vllm()
         module = {
             "gateway": "woodshed.engine",
             "fork server": "woodshed.engine.vllm.fork_server",
@@ -130,7 +126,9 @@ class Life:
     def served_version(self) -> int | None:
         """Return the version that the engine's policy has, by its own word."""
         with suppress(httpx.HTTPError, OSError, ValueError, KeyError, IndexError):
-            health = self._http.get(f"{self._engine_url()}/woodshed/v1/health").json()
+            key = json.loads((self.home / "engine.json").read_text())["api_key"]
+            headers = {"authorization": f"Bearer {key}"}
+            health = self._http.get(f"{self._engine_url()}/woodshed/v1/health", headers=headers).json()
             return int(health["policies"][0]["version"])
         return None
 
@@ -161,6 +159,13 @@ class Life:
             and self.judged(step) + waiting == GROUPS
             and self.process("trainer") is not None
         )
+
+    def _vllm(self) -> int | None:
+        file = self.home / "servers.json"
+        with suppress(OSError, ValueError):  # not there yet, or just being written
+            if file.stat().st_mtime > self.began:
+                return int(json.loads(file.read_text())["policy"]["pid"] or 0) or None
+        return None
 
     def _engine_url(self) -> str:
         gateway = self.process("gateway")
