@@ -157,7 +157,11 @@ def _finish(life: Life, rows: list[Row]) -> bool:
     summary = json.loads((life.folder / "summary.json").read_text())
     updates = optimizer_updates(life)
     print(f"optimizer updates {updates}, steps {summary['steps']}, trained once {sum(once.values())} of {life.steps}")
-    return bool(all(once.values()) and updates == [life.steps] and summary["trained_steps"] == life.steps)
+    return bool(
+        all(once.values())
+        and updates == [summary["trained_steps"]] == [life.versions()[-1]]
+        and summary["steps"] == life.steps
+    )
 
 
 def _end(life: Life) -> None:

@@ -88,11 +88,7 @@ class Life:
         if self.client is None or name == "client":
             return self.client
         if name == "vLLM":
-            file = self.home / "servers.json"
-            fresh = file.is_file() and file.stat().st_mtime > self.began
-            return (
-                int(json.loads(file.read_text() or "{}").get("policy", {}).get("pid") or 0) or None if fresh else None
-            )
+            return self._vllm()
         module = {
             "gateway": "woodshed.engine",
             "fork server": "woodshed.engine.vllm.fork_server",
@@ -130,7 +126,9 @@ class Life:
     def served_version(self) -> int | None:
         """Return the version that the engine's policy has, by its own word."""
         with suppress(httpx.HTTPError, OSError, ValueError, KeyError, IndexError):
-            health = self._http.get(f"{self._engine_url()}/woodshed/v1/health").json()
+            key = json.loads((self.home / "engine.json").read_text())["api_key"]
+            headers = {"authorization": f"Bearer {key}"}
+            health = self._http.get(f"{self._engine_url()}/woodshed/v1/health", headers=headers).json()
             return int(health["policies"][0]["version"])
         return None
 
@@ -149,13 +147,25 @@ class Life:
         return folder.is_dir() and any(p.name[:1] == "." and p.name[1:].isdigit() for p in folder.iterdir())
 
     def is_sampled(self) -> bool:
-        """Whether all rollouts of the step in hand are finished and all its groups wait for the judge."""
+        """Whether the step in hand waits for the judge alone: all is sampled, and each group is judged or asks for it.
+
+        A group of equal attempts is judged without a request.
+        """
         step = self.step()
+        waiting = self.judge.waiting
         return (
-            self.rollouts(step) == GROUPS * MEMBERS
-            and self.judge.waiting == GROUPS
+            waiting > 0
+            and self.rollouts(step) == GROUPS * MEMBERS
+            and self.judged(step) + waiting == GROUPS
             and self.process("trainer") is not None
         )
+
+    def _vllm(self) -> int | None:
+        file = self.home / "servers.json"
+        with suppress(OSError, ValueError):  # not there yet, or just being written
+            if file.stat().st_mtime > self.began:
+                return int(json.loads(file.read_text())["policy"]["pid"] or 0) or None
+        return None
 
     def _engine_url(self) -> str:
         gateway = self.process("gateway")

@@ -21,23 +21,36 @@ print(sorted({int(s["step"]) for s in state.values()}))
 
 
 def steps_trained_once(life: Life) -> dict[int, bool]:
-    """Return step → whether each of its rollouts was trained in it exactly once, and in no other step."""
+    """Return step → whether each of its rollouts was trained in it exactly once, and in no other step.
+
+    Groups whose scores are all equal teach nothing, so their rollouts are in no update.
+    """
     reports = json.loads((newest_checkpoint(life) / "position.json").read_text())["reports"]
     by_step: dict[int, list[Any]] = {}
     for report in reports:
         by_step.setdefault(int(report["step_id"].removeprefix("step-")), []).append(report)
     with closing(sqlite3.connect(life.folder / "run.sqlite")) as db:
         slots = dict(db.execute("SELECT slot, rollout_id FROM trajectories"))
+        verdicts = {group: json.loads(body) for group, body in db.execute("SELECT group_id, body FROM judgements")}
         stored = {p: json.loads(body) for p, body in db.execute("SELECT position, body FROM steps")}
     members = {step: [r for slot, r in slots.items() if slot.startswith(f"{step}/")] for step in range(life.steps)}
+    taught = {
+        step: sum(
+            len(verdict["scores"])
+            for group, verdict in verdicts.items()
+            if group.startswith(f"{step}/") and len({score["value"] for score in verdict["scores"]}) > 1
+        )
+        for step in range(life.steps)
+    }
     everywhere = [rollout for found in members.values() for rollout in found]
     assert len(set(everywhere)) == len(everywhere), "a rollout is in two steps"
     return {
         step: (
             len(by_step.get(step, ())) == 1
             and by_step[step][0] == stored.get(step)
-            and by_step[step][0]["version"] == step + 1
-            and by_step[step][0]["metrics"]["rollouts"] == len(members[step]) == GROUPS * MEMBERS
+            and by_step[step][0]["trained"] == (taught[step] > 0)
+            and by_step[step][0]["metrics"]["rollouts"] == taught[step]
+            and len(members[step]) == GROUPS * MEMBERS
         )
         for step in range(life.steps)
     }

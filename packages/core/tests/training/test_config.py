@@ -95,13 +95,7 @@ def test_a_training_with_other_numbers_keeps_its_nested_settings() -> None:
 
 
 def test_what_defines_a_run_and_what_only_bounds_it_are_apart() -> None:
-    bounds = {
-        "steps": 7,
-        "max_concurrency": 4,
-        "rollout_timeout_s": 7,
-        "max_staleness": 0,
-        "stop_after_flat_steps": 9,
-    }
+    bounds = {"steps": 7, "max_concurrency": 4, "rollout_timeout_s": 7, "max_staleness": 0, "stop_after_flat_steps": 9}
     config = TrainConfig(**bounds, loss=woodshed.LossSettings(drift_warn=0.1, drift_stop=0.2))
 
     assert config.identity() == TrainConfig().identity()

@@ -20,7 +20,6 @@ from woodshed.training.report.summary import summarise
 from woodshed.training.rollouts.groups import RunContext
 from woodshed.training.rollouts.prefetch import PrioritySemaphore
 from woodshed.training.run.store import RunStore
-from woodshed.training.run.totals import RunTotals
 from woodshed.types import EngineHealth, Failure, Trajectory
 
 
@@ -90,7 +89,7 @@ async def test_the_figures_of_an_evaluation_are_kept_and_shown(tmp_path: Path) -
     health = EngineHealth(woodshed="0")
     reward = woodshed.FunctionReward(lambda t: 1.0)
 
-    summary = summarise(store, [], health=health, totals=RunTotals(store), judge=reward)
+    summary = summarise(store, [], health=health, seconds=0.0, peak_rss_mb=0.0, judge=reward)
 
     assert "held-out success before: 0.100, 1 of 10 (9 failed: ValueError)" in text.getvalue()
     assert (summary.success_before, summary.failed_before, summary.masked_before) == (0.1, 9, 0)

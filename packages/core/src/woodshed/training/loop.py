@@ -193,16 +193,16 @@ async def _run_and_report(
         served = training.policy.served().model_copy(update={"lora_slots": training.config.max_staleness + 2})
         async with totals.counting(), AsyncExitStack() as stack:
             with progress.phase("starting the engine"):
-                client = await stack.enter_async_context(
-                    training.engine.running([served], home=home, progress=progress.engine)
-                )
-            async with totals.of(client):
-                await _run_steps(training, function, client, store, cache, progress)
-                health = await totals.sample(client)
+                engine = training.engine.running([served], home=home, progress=progress.engine)
+                client = await stack.enter_async_context(engine)
+            await stack.enter_async_context(totals.of(client))
+            await _run_steps(training, function, client, store, cache, progress)
+            health = await totals.sample(client)
         history = store.history()
         summary = summarise(
-            store, history, health=health, totals=totals, judge=training.reward, paid_usd=cache.paid_usd()
-        )
+            store, history, health=health, seconds=totals.seconds, peak_rss_mb=totals.peak_rss_mb,
+            judge=training.reward, paid_usd=cache.paid_usd(),
+        )  # fmt: skip
         write_summary(store.folder, summary.model_dump(mode="json"))
         write_history(store.folder, history)
         plot(store.folder / "plot.png", history, summary)

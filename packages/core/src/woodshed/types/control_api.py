@@ -207,10 +207,6 @@ class EngineHealth(Record):
 
     woodshed: str
     protocol: int = PROTOCOL
-    engine_id: str = ""
-    """Another one each time an engine starts: its counters begin at 0 then."""
-    run_ids: tuple[str, ...] = ()
-    """The runs that hold a policy."""
     models: tuple[ModelHealth, ...] = ()
     policies: tuple[PolicyState, ...] = ()
     lora_swaps: int = 0

@@ -68,6 +68,18 @@ def test_a_run_that_ends_early_says_that_nothing_is_lost(error: BaseException, s
     assert f"{said} finished work is kept" in text.getvalue()
 
 
+@pytest.mark.parametrize(("fresh", "advice"), [(False, "Run the same command again to"), (True, "without --fresh")])
+def test_a_run_that_is_stopped_says_how_to_resume_this_one(fresh: bool, advice: str) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=400)
+
+    with pytest.raises(KeyboardInterrupt), RunProgress(folder=Path("run"), steps=3, fresh=fresh, console=console):
+        raise KeyboardInterrupt
+
+    assert advice in text.getvalue() and "resume from run" in text.getvalue()
+    assert ("command again" in text.getvalue()) != fresh
+
+
 LONG = (
     "no model call was recorded in any rollout, with a list [1, 2] and ['/bold'] in it: the agent does not reach the "
     "policy. Is its framework's adapter on, or does its client use the base URL? This is the advice at the end"
@@ -102,15 +114,3 @@ def test_what_runs_before_the_first_step_is_shown_with_its_seconds(terminal: boo
         assert "loading the policy to train …" in during
         assert "held-out scenarios, before: 4 rollouts …" in text.getvalue()
         assert [f"step 1/3: {n}/8 rollouts" in text.getvalue() for n in (1, 2, 4, 6, 8)] == [False, *[True] * 4]
-
-
-@pytest.mark.parametrize(("fresh", "advice"), [(False, "Run the same command again to"), (True, "without --fresh")])
-def test_a_run_that_is_stopped_says_how_to_resume_this_one(fresh: bool, advice: str) -> None:
-    text = io.StringIO()
-    console = Console(file=text, width=400)
-
-    with pytest.raises(KeyboardInterrupt), RunProgress(folder=Path("run"), steps=3, fresh=fresh, console=console):
-        raise KeyboardInterrupt
-
-    assert advice in text.getvalue() and "resume from run" in text.getvalue()
-    assert ("command again" in text.getvalue()) != fresh

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -52,7 +51,6 @@ class ControlApi:
             home: The engine's folder; checkpoints go under `home/policies`.
             shut_down: Called when a client asks the engine to stop.
         """
-        self._id = uuid.uuid4().hex
         self._upstreams = upstreams
         self._sessions = sessions
         self._gateway = gateway
@@ -90,8 +88,6 @@ class ControlApi:
         return record_response(
             EngineHealth(
                 woodshed=woodshed.__version__,
-                engine_id=self._id,
-                run_ids=tuple(policy.opened.run_id for policy in policies),
                 models=tuple(
                     ModelHealth(
                         name=server.model.name,

@@ -133,6 +133,8 @@ class Supervisor:
         for server in orphans:
             assert server.pid is not None
             kill_group(server.pid)
+            # Now, not after the import below: calls and LoRA swaps wait for the next start instead of failing.
+            server.mark_down()
         try:
             await self._start_fork_server()
         except EngineError as error:

@@ -9,7 +9,6 @@ from woodshed.rewards.base import Reward
 from woodshed.tokens import PrefixReuse
 from woodshed.training.report.metrics import DRIFT, cost_usd
 from woodshed.training.run.store import RunStore
-from woodshed.training.run.totals import RunTotals
 from woodshed.types import EngineHealth, Record
 
 
@@ -69,11 +68,12 @@ def summarise(
     history: Sequence[Mapping[str, Any]],
     *,
     health: EngineHealth,
-    totals: RunTotals,
+    seconds: float,
+    peak_rss_mb: float,
     judge: Reward,
     paid_usd: float = 0.0,
 ) -> Summary:
-    """Return the figures of a run from its store, its history, the engine's health and what the run used of it.
+    """Return the figures of a run from its store, its history and the engine's health.
 
     `paid_usd` is the total of the verdict cache, unused replies included.
     """
@@ -84,12 +84,11 @@ def summarise(
         **{f"{what}_{when}": store.fact(f"{what}_{when}") for what in ("failed", "masked") for when in _ENDS},
         steps=len(history),
         trained_steps=sum(r["trained"] for r in history),
-        # Every step that trained was loaded. An engine that dies right after that takes its own count along.
-        lora_swaps=max(totals.counted["lora_swaps"], sum(r["trained"] for r in history)),
-        failed_calls=totals.counted["failed_calls"],
-        engine_restarts=totals.counted["engine_restarts"],
-        seconds=round(totals.seconds, 1),
-        peak_rss_mb=round(totals.peak_rss_mb, 1),
+        lora_swaps=health.lora_swaps,
+        failed_calls=health.failed_calls,
+        engine_restarts=sum(m.restarts for m in health.models),
+        seconds=round(seconds, 1),
+        peak_rss_mb=round(peak_rss_mb, 1),
         engine=", ".join(f"vLLM {v}" for v in sorted({m.vllm for m in health.models})),
         judge=str(getattr(judge, "name", type(judge).__name__)),
         judge_requests=sum(r["judge_requests"] for r in history),

@@ -173,7 +173,7 @@ async def _trained(
         await trainer.import_examples(examples)
         await trainer.open(adapter)
         await trainer.train([k for k in range(len(examples)) if k not in held], sorted(held))
-        return await trainer.finish(examples, held, seconds=totals.elapsed())
+        return await trainer.finish(examples, held, seconds=totals.seconds)
 
 
 def _finished(store: RunStore) -> SftRun:
