@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Self
+from typing import Literal, Self, get_args
 
 from woodshed.capture import untracked
 from woodshed.errors import ConfigError, JudgeError, JudgeRefused
@@ -19,14 +19,17 @@ from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import MemoryCache, VerdictCache
 from woodshed.rewards.judge import AskFunction, Judge
 from woodshed.rewards.judge_runner import JudgeRunner, as_judge, judge_client
-from woodshed.rewards.panel import JudgePanel
+from woodshed.rewards.pair_runner import PairRunner
+from woodshed.rewards.panel import JudgePanel, Runner
 from woodshed.rewards.partial_scores import Detail, check_details
 from woodshed.rewards.prompt import PromptSettings, Transcripts, default_rubric, transcripts
+from woodshed.rewards.single_runner import SingleRunner
 from woodshed.rewards.transcript import histories
 from woodshed.rewards.verdict import AttemptScore
 from woodshed.types import Failure, Judgement, Score, Trajectory, check_number
 
 _log = logging.getLogger("woodshed.rewards")
+Mode = Literal["group", "pairs", "single", "auto"]
 JudgeLike = str | Judge | AskFunction
 """A model's name, a `Judge`, or an async function `(system, user, schema) -> reply`."""
 
@@ -47,21 +50,26 @@ class Ruler:
     """The judge, or a panel of judges. Each judge of a panel scores the whole group, and the median counts. A judge
     that fails is left out as long as more than half of the panel succeeds."""
     _: KW_ONLY
+    mode: Mode = "group"
+    """What one request shows: all attempts (`group`), two, for the judge to name the better one (`pairs`), or one, for
+    a grade (`single`). `auto` tries the three on attempts whose order is known, before the first step, and keeps the
+    best; see `woodshed judge-check`."""
     rubric: str | None = None
     """What a good attempt is, in words. None means woodshed's own rubric, which fits any task with a goal."""
     permutations: int = 1
-    """Requests per group, each in another order; the scores are averaged. An even number cancels position bias."""
+    """Requests per group, each in another order; the scores are averaged. An even number cancels position bias. `pairs`
+    shows every pair in both orders in any case."""
     tolerance: float = 0.0
     """If all scores of a group lie within this range, every attempt gets their mean."""
     details: tuple[Detail, ...] = ()
-    """Further scores to request: `agents` (fills `Score.agents`), `steps` (fills `Score.calls`)."""
+    """Further scores to request, in mode `group`: `agents` (fills `Score.agents`), `steps` (fills `Score.calls`)."""
     escalate_to: JudgeLike | None = None
     """A second judge, whose verdict replaces the first one's if that is not consistent."""
     escalate_below: float = 0.75
     """Consistency below which the second judge is asked; random scores reach about 0.5. Needs `permutations` of 2 or
-    more."""
+    more, or `pairs`."""
     max_attempts: int = 16
-    """Largest number of attempts in one request; a larger group is judged in overlapping chunks."""
+    """In mode `group`, largest number of attempts in one request; a larger group is judged in overlapping chunks."""
     attempt_chars: int = 24_000
     """Longest text of one attempt (a token is about 4 characters). A longer one is truncated: its beginning, its end
     and tool errors stay, and the gaps are marked."""
@@ -150,6 +158,10 @@ class Ruler:
             JudgeRefused: the judge will refuse every request: its key, its credit or its name is wrong.
             CostCeilingError: the next request would exceed `max_cost_usd`; the verdicts so far are in the cache.
         """
+        if self.mode == "auto":
+            raise ConfigError(
+                "Ruler(mode='auto') has no mode yet: `(await ruler.prepared()).ruler` has one. A run does that itself"
+            )
         shown = [t for t in trajectories if t.status == "completed"]
         if len({t.rollout_id for t in shown}) < len(shown):
             raise ConfigError("two trajectories of the group have the same rollout_id; scores are keyed by it")
@@ -203,9 +215,9 @@ class Ruler:
         rubric = self.rubric.strip() if self.rubric is not None else default_rubric()
         return PromptSettings(rubric=rubric, attempt_chars=self.attempt_chars, details=self.details)
 
-    def _judge_runner(self, judge: JudgeLike, budget: Budget) -> JudgeRunner:
+    def _judge_runner(self, judge: JudgeLike, budget: Budget) -> Runner:
         client, temperature = judge_client(judge)
-        return JudgeRunner(
+        return _RUNNERS[self.mode](
             client=client, temperature=temperature, prompt_settings=self._prompt_settings, seed=self.seed,
             permutations=self.permutations, tolerance=self.tolerance, cache=self.cache, budget=budget,
         )  # fmt: skip
@@ -217,7 +229,11 @@ class Ruler:
             yield "Ruler.judge is empty; name one judge, or several for a panel"
         if len({judge_client(j)[0].name for j in self._judges}) < len(self._judges):
             yield "Ruler.judge names the same judge twice; use permutations to ask one judge more than once"
-        if self.escalate_to is not None and self.permutations < 2:
+        if self.mode not in get_args(Mode):
+            yield f"Ruler.mode is {self.mode!r}; expected one of {get_args(Mode)}"
+        if self.details and self.mode != "group":
+            yield f"Ruler.details needs mode='group', and mode is {self.mode!r}: other modes ask for one label only"
+        if self.escalate_to is not None and self.permutations < 2 and self.mode != "pairs":
             yield ("Ruler.escalate_to needs permutations=2 or more: a single request has no consistency")
         yield from self._cost_problems()
 
@@ -233,8 +249,11 @@ class Ruler:
                 )
 
 
+_RUNNERS: dict[Mode, type[JudgeRunner | SingleRunner | PairRunner]] = {
+    "group": JudgeRunner, "pairs": PairRunner, "single": SingleRunner, "auto": JudgeRunner,
+}  # fmt: skip
 _REPR_FIELDS = (
-    "rubric", "permutations", "tolerance", "details", "max_attempts", "attempt_chars", "window_chars", "seed",
+    "mode", "rubric", "permutations", "tolerance", "details", "max_attempts", "attempt_chars", "window_chars", "seed",
 )  # fmt: skip
 
 
