@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
 from woodshed.capture import untracked
 from woodshed.errors import ConfigError, JudgeError, JudgeRefused
@@ -19,6 +19,8 @@ from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import MemoryCache, VerdictCache
 from woodshed.rewards.judge import AskFunction, Judge
 from woodshed.rewards.judge_runner import JudgeRunner, as_judge, judge_client
+from woodshed.rewards.known_groups import KnownGroup, known_groups
+from woodshed.rewards.mode_trial import CONCRETE_MODES, Mode, ModeTable, ModeTrial, chosen, try_mode
 from woodshed.rewards.pair_runner import PairRunner
 from woodshed.rewards.panel import JudgePanel, Runner
 from woodshed.rewards.partial_scores import Detail, check_details
@@ -29,9 +31,17 @@ from woodshed.rewards.verdict import AttemptScore
 from woodshed.types import Failure, Judgement, Score, Trajectory, check_number
 
 _log = logging.getLogger("woodshed.rewards")
-Mode = Literal["group", "pairs", "single", "auto"]
 JudgeLike = str | Judge | AskFunction
 """A model's name, a `Judge`, or an async function `(system, user, schema) -> reply`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A ruler that is ready to judge, and how its mode was chosen."""
+
+    ruler: Ruler
+    table: ModeTable | None = None
+    """How the judge did in each mode; None where the mode was given."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,6 +194,36 @@ class Ruler:
             return bill.judgement(self.name, Failure(kind=type(error).__name__, message=str(error)))
         figures = {"consistency": judged.consistency, "shortened": sum(texts.is_cut)}
         return self._judgement(contents, judged, bill.judgement(name).model_copy(update=figures))
+
+    async def prepared(self) -> Prepared:
+        """Return a ruler with a concrete mode; for `auto`, the best one on built-in groups whose order is known.
+
+        They are judged by woodshed's own rubric. Replies go to the cache and count towards `max_cost_usd`.
+
+        Raises:
+            CheckError: the judge is no better than a coin in every mode, or gives no verdict in any.
+            CostCeilingError: the trial would exceed `max_cost_usd`.
+        """
+        if self.mode != "auto":
+            return Prepared(ruler=self)
+        table = chosen(self.name, await replace(self, rubric=None).trials(known_groups()))
+        return Prepared(ruler=self.in_mode(table.mode), table=table)
+
+    async def trials(self, groups: Sequence[KnownGroup]) -> list[ModeTrial]:
+        """Judge groups whose order is known in every mode, one mode after the other.
+
+        Where this ruler shows a group in one order only, it is shown in the reverse order, too, for the position bias.
+        """
+        results = []
+        for mode in CONCRETE_MODES:
+            ruler = self.in_mode(mode)
+            both = replace(ruler, permutations=2) if mode == "group" and self.permutations == 1 else None
+            results.append(await try_mode(mode, ruler, groups, both_orders=both))
+        return results
+
+    def in_mode(self, mode: Mode) -> Self:
+        """Return a copy in another mode."""
+        return replace(self, mode=mode)
 
     def _judgement(
         self, contents: Sequence[Sequence[Trajectory]], judged: JudgeScores, unscored: Judgement
