@@ -28,6 +28,7 @@ from woodshed.training.report.summary import Summary, summarise
 from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
+from woodshed.training.run.judge_modes import with_modes
 from woodshed.training.run.source import Source
 from woodshed.training.run.storage import storage
 from woodshed.training.run.store import RunStore
@@ -249,9 +250,11 @@ async def _run_steps(
             progress.message(f"the run was finished after {taken} steps, and goes on from its last checkpoint")
         store.reopen()
     scenarios = _by_id(training.scenarios)
-    reward = training.reward.bound(
+    bound = training.reward.bound(
         base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios
     )
+    with progress.phase("choosing the judge's mode"):
+        reward = await with_modes(bound, store)
     if training.checks and store.fact("checks") is None:
         with progress.phase("checking engine, template, weights and judge"):
             warnings = await first_step_checks(
