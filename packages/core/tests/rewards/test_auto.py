@@ -15,7 +15,7 @@ from woodshed.errors import CheckError, ConfigError, CostCeilingError
 from woodshed.rewards.base import Reward
 from woodshed.rewards.blend import Blend
 from woodshed.rewards.cache import SqliteCache
-from woodshed.rewards.mode_trial import ModeTable, ModeTrial, chosen, table_lines
+from woodshed.rewards.mode_trial import CONCRETE_MODES, Mode, ModeTable, ModeTrial, chosen, table_lines
 from woodshed.rewards.prepare import prepared
 from woodshed.rewards.prompt import PromptSettings, transcripts
 from woodshed.rewards.ruler import Ruler
@@ -169,11 +169,11 @@ async def test_every_ruler_of_a_blend_is_prepared_and_a_known_choice_is_kept(ser
     assert len(server.requests) == asked
 
 
-def trial(mode: str, tau: float) -> ModeTrial:
+def trial(mode: Mode, tau: float) -> ModeTrial:
     return ModeTrial(
-        mode=mode, groups=10, masked=0, flat=0, tau=tau, position_bias=None, requests=1, tokens=9, cost_usd=None,
-        seconds=0.1,
-    )  # type: ignore[arg-type]  # fmt: skip
+        mode=mode, groups=10, masked=0, flat=0, tau=tau, tau_interval=(tau, tau), position_bias=None, requests=1,
+        tokens=9, cost_usd=None, seconds=0.1,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def trial(mode: str, tau: float) -> ModeTrial:
     ],
 )
 def test_of_modes_as_good_the_one_with_the_fewest_requests_is_taken(taus: tuple[float, ...], mode: str) -> None:
-    trials = [trial(m, tau) for m, tau in zip(("group", "single", "pairs"), taus, strict=True)]
+    trials = [trial(m, tau) for m, tau in zip(CONCRETE_MODES, taus, strict=True)]
 
     table = chosen("j", trials)
 

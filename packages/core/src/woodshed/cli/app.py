@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from woodshed import __version__
 from woodshed.capture.user_frames import user_line, user_traceback
 from woodshed.cli.engine_start import start
+from woodshed.cli.judge_check import judge_check
 from woodshed.cli.mcp import mcp
 from woodshed.errors import WoodshedError
 
@@ -29,6 +30,7 @@ app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 engine_app.command()(start)
 _INTERRUPTED = 130
+app.command()(judge_check)
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from woodshed.errors import CheckError
 from woodshed.rewards.base import Reward
+from woodshed.rewards.calibration import bootstrap_interval
 from woodshed.rewards.known_groups import KnownGroup
 from woodshed.types import Judgement, Record
 
@@ -36,6 +37,8 @@ class ModeTrial(Record):
     """Groups in which all attempts got the same score, though they differ."""
     tau: float
     """Mean of Kendall's τ with the true order, -1 to 1. A tie counts 0, and so does a masked group."""
+    tau_interval: tuple[float, float]
+    """95 % interval of `tau`, by drawing the groups again with replacement."""
     position_bias: float | None
     """Share of attempt pairs whose order changes with the order of showing, 0 to 1; None where attempts are shown
     alone."""
@@ -64,7 +67,7 @@ async def try_mode(
     Args:
         mode: the mode that `reward` is in.
         reward: scores the groups.
-        groups: attempts whose order is known.
+        groups: attempts whose order is known; those of equal worth alone tell nothing of the order.
         both_orders: a reward that shows each attempt in two orders, if `reward` does not; it tells the position bias.
     """
     clock = time.perf_counter()
@@ -77,12 +80,14 @@ async def try_mode(
     costs = [j.cost_usd for j in judgements if j.cost_usd is not None]
     usable = [j for j in judgements if j.error is None]
     count = len(groups)
+    taus = [agreement(j, g.worth) for j, g in zip(judgements, groups, strict=True) if len(set(g.worth.values())) > 1]
     return ModeTrial(
         mode=mode,
         groups=count,
         masked=count - len(usable),
         flat=sum(len({s.value for s in j.scores}) == 1 for j in usable),
-        tau=math.fsum(agreement(j, g.worth) for j, g in zip(judgements, groups, strict=True)) / count,
+        tau=statistics.fmean(taus),
+        tau_interval=bootstrap_interval(taus),
         position_bias=1 - statistics.fmean(kept) if kept and mode != "single" else None,
         requests=sum(j.requests for j in judgements) / count,
         tokens=sum(j.prompt_tokens + j.completion_tokens for j in judgements) / count,
@@ -131,15 +136,16 @@ def chosen(judge: str, trials: Sequence[ModeTrial]) -> ModeTable:
 
 def table_lines(table: Sequence[ModeTrial], mode: Mode | None = None) -> list[str]:
     """Return the trials as lines of text; the chosen mode is marked."""
-    form = "{:1} {:7} {:>7} {:>5} {:>9} {:>6} {:>9} {:>9} {:>10} {:>8}"
-    titles = ("", "mode", "replies", "flat", "position", "τ", "requests", "tokens", "USD", "seconds")
+    form = "{:1} {:7} {:>7} {:>5} {:>8} {:>6} {:>13} {:>8} {:>7} {:>9} {:>7}"
+    titles = ("", "mode", "replies", "flat", "position", "τ", "95 %", "requests", "tokens", "USD", "seconds")
     lines = [form.format(*titles)]
     for t in table:
         bias = "-" if t.position_bias is None else f"{t.position_bias:.2f}"
         cost = "-" if t.cost_usd is None else f"{t.cost_usd:.5f}"
         valid = f"{t.groups - t.masked}/{t.groups}"
-        row = (valid, t.flat, bias, f"{t.tau:.2f}", f"{t.requests:.1f}", f"{t.tokens:.0f}", cost, f"{t.seconds:.2f}")
-        lines.append(form.format("*" if t.mode == mode else "", t.mode, *row))
+        low, high = t.tau_interval
+        row = (valid, t.flat, bias, f"{t.tau:.2f}", f"{low:.2f} to {high:.2f}", f"{t.requests:.1f}", f"{t.tokens:.0f}")
+        lines.append(form.format("*" if t.mode == mode else "", t.mode, *row, cost, f"{t.seconds:.2f}"))
     return lines
 
 

@@ -10,6 +10,13 @@ from woodshed.rewards.mode_trial import ModeTable
 from woodshed.rewards.ruler import Ruler
 
 
+def is_undecided(reward: Reward) -> bool:
+    """Whether a ruler of the reward has no concrete mode yet."""
+    if isinstance(reward, Blend):
+        return any(is_undecided(part) for _, part in reward.parts)
+    return isinstance(reward, Ruler) and reward.mode == "auto"
+
+
 async def prepared(reward: Reward, decided: Mapping[str, ModeTable] | None = None) -> tuple[Reward, list[ModeTable]]:
     """Return the reward with a mode in place of each `auto`, and the tables that led to the choices.
 
@@ -28,7 +35,7 @@ async def prepared(reward: Reward, decided: Mapping[str, ModeTable] | None = Non
             parts.append((weight, ready))
             tables += found
         return Blend(*parts), tables
-    if not isinstance(reward, Ruler) or reward.mode != "auto":
+    if not isinstance(reward, Ruler) or not is_undecided(reward):
         return reward, []
     known = (decided or {}).get(reward.name)
     if known is not None:

@@ -16,6 +16,7 @@ from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import ConfigError
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
+from woodshed.rewards.prepare import is_undecided
 from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
 from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate, held_out_warning
@@ -253,7 +254,7 @@ async def _run_steps(
     bound = training.reward.bound(
         base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios
     )
-    with progress.phase("choosing the judge's mode"):
+    with progress.phase("choosing the judge's mode") if is_undecided(bound) else nullcontext():
         reward = await with_modes(bound, store)
     if training.checks and store.fact("checks") is None:
         with progress.phase("checking engine, template, weights and judge"):
