@@ -10,7 +10,7 @@ from typing import Protocol
 
 from woodshed.errors import JudgeError, JudgeRefused
 from woodshed.rewards.aggregate import JudgeScores, panel_scores
-from woodshed.rewards.budget import Bill
+from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.chunks import chunk_size, judge_in_chunks
 from woodshed.rewards.judge_runner import content_rng
 from woodshed.rewards.prompt import PromptSettings, transcripts
@@ -21,6 +21,10 @@ _log = logging.getLogger("woodshed.rewards")
 
 class Runner(Protocol):
     """One judge, asked in one of the modes."""
+
+    @property
+    def budget(self) -> Budget:
+        """What all judges of the ruler may cost."""
 
     @property
     def attempts_per_request(self) -> int | None:

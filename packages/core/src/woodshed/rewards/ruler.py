@@ -6,8 +6,7 @@ RULER as published by OpenPipe ART: https://art.openpipe.ai/fundamentals/ruler
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Self, get_args
 
@@ -24,11 +23,11 @@ from woodshed.rewards.mode_trial import CONCRETE_MODES, Mode, ModeTable, ModeTri
 from woodshed.rewards.pair_runner import PairRunner
 from woodshed.rewards.panel import JudgePanel, Runner
 from woodshed.rewards.partial_scores import Detail, check_details
-from woodshed.rewards.prompt import PromptSettings, Transcripts, default_rubric, transcripts
+from woodshed.rewards.prompt import PromptSettings, default_rubric, transcripts
+from woodshed.rewards.scored import by_content, scored
 from woodshed.rewards.single_runner import SingleRunner
-from woodshed.rewards.transcript import histories
 from woodshed.rewards.verdict import AttemptScore
-from woodshed.types import Failure, Judgement, Score, Trajectory, check_number
+from woodshed.types import Failure, Judgement, Trajectory, check_number
 
 _log = logging.getLogger("woodshed.rewards")
 JudgeLike = str | Judge | AskFunction
@@ -178,10 +177,12 @@ class Ruler:
         if len(shown) < 2:
             return Judgement(judge=self.name, cost_usd=0.0)
         texts = transcripts(shown, self._prompt_settings)
-        contents = _by_content(shown, texts)
+        contents = by_content(shown, texts)
         if len(contents) == 1:
             equal = AttemptScore(score=0.5, explanation="all attempts are the same")
-            return self._judgement(contents, JudgeScores(scores=(equal,)), Judgement(judge=self.name, cost_usd=0.0))
+            return scored(
+                contents, JudgeScores(scores=(equal,)), Judgement(judge=self.name, cost_usd=0.0), self.tolerance
+            )
         bill = Bill()
         try:
             with untracked():
@@ -193,7 +194,7 @@ class Ruler:
             _log.warning("a group of scenario %r has no verdict: %s", shown[0].scenario_id, error)
             return bill.judgement(self.name, Failure(kind=type(error).__name__, message=str(error)))
         figures = {"consistency": judged.consistency, "shortened": sum(texts.is_cut)}
-        return self._judgement(contents, judged, bill.judgement(name).model_copy(update=figures))
+        return scored(contents, judged, bill.judgement(name).model_copy(update=figures), self.tolerance)
 
     async def prepared(self) -> Prepared:
         """Return a ruler with a concrete mode; for `auto`, the best one on built-in groups whose order is known.
@@ -224,23 +225,6 @@ class Ruler:
     def in_mode(self, mode: Mode) -> Self:
         """Return a copy in another mode."""
         return replace(self, mode=mode)
-
-    def _judgement(
-        self, contents: Sequence[Sequence[Trajectory]], judged: JudgeScores, unscored: Judgement
-    ) -> Judgement:
-        value_of = _merge_ties([s.score for s in judged.scores], self.tolerance)
-        scores = [
-            Score(
-                rollout_id=t.rollout_id,
-                value=value_of(attempt.score),
-                explanation=attempt.explanation,
-                agents=dict(attempt.agents),
-                calls=dict(zip(_call_ids(t), attempt.steps, strict=True)) if attempt.steps else {},
-            )
-            for members, attempt in zip(contents, judged.scores, strict=True)
-            for t in members
-        ]
-        return unscored.model_copy(update={"scores": tuple(scores)})
 
     @property
     def _judges(self) -> tuple[JudgeLike, ...]:
@@ -313,23 +297,3 @@ def _judge_repr(judge: JudgeLike) -> str:
 
 def _is_panel(judge: JudgeLike | Sequence[JudgeLike]) -> bool:
     return isinstance(judge, Sequence) and not isinstance(judge, str)
-
-
-def _merge_ties(scores: Sequence[float], tolerance: float) -> Callable[[float], float]:
-    """Return a function that keeps a score as it is, or replaces it by the mean if all lie within the tolerance."""
-    if max(scores) - min(scores) > tolerance:
-        return lambda score: score
-    mean = math.fsum(scores) / len(scores)
-    return lambda _: mean
-
-
-def _call_ids(trajectory: Trajectory) -> list[str]:
-    return [call_id for history in histories(trajectory) for _, call_id in history.calls]
-
-
-def _by_content(trajectories: Sequence[Trajectory], texts: Transcripts) -> list[list[Trajectory]]:
-    """Group trajectories with the same text, in an order that depends on their content only."""
-    same: dict[str, list[Trajectory]] = {}
-    for text, trajectory in zip(texts.attempts, trajectories, strict=True):
-        same.setdefault(text, []).append(trajectory)
-    return [same[text] for text in sorted(same)]
