@@ -316,3 +316,14 @@ def test_no_prompt_holds_a_score_or_an_explanation_to_copy(name: str) -> None:
     assert re.findall(r"\d[.,]\d+", text) == []
     assert re.findall(r'"(?:score|explanation|id|agent)": *["\d]', text) == []
     assert re.findall(r"\[\s*\d", text) == []
+
+
+async def test_a_flat_verdict_is_told_apart_from_attempts_that_are_the_same(server: LoopbackJudge) -> None:
+    server.script = [says("5")]
+    ruler = Ruler(server.judge(), mode="single")
+
+    flat = await ruler.judge_group(GROUP)
+    same = await ruler.judge_group([answered("a", GOOD), answered("b", GOOD)])
+
+    assert len(set(values(flat).values())) == len(set(values(same).values())) == 1
+    assert (flat.distinct, same.distinct) == (3, 1)

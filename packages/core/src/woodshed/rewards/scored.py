@@ -42,7 +42,7 @@ def scored(
         for members, attempt in zip(contents, judged.scores, strict=True)
         for t in members
     ]
-    return unscored.model_copy(update={"scores": tuple(scores)})
+    return unscored.model_copy(update={"scores": tuple(scores), "distinct": len(contents)})
 
 
 def _merge_ties(scores: Sequence[float], tolerance: float) -> Callable[[float], float]:
