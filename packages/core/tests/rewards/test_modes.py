@@ -105,10 +105,18 @@ async def test_the_mean_of_the_labels_probabilities_counts_and_not_the_likeliest
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "logprobs are not supported with this model"),
+        (403, "You are not allowed to request logprobs from this model"),
+        (422, "invalid argument"),
+    ],
+)
 async def test_a_server_without_logprobs_is_asked_once_more_and_its_text_counts(
-    server: LoopbackJudge, mode: Mode
+    server: LoopbackJudge, mode: Mode, status: int, message: str
 ) -> None:
-    refusal = fails(400, "logprobs are not supported with this model", param="logprobs")
+    refusal = fails(status, message)
     server.script = [refusal, says(labels(HONEST))]
 
     judgement = await Ruler(server.judge(max_concurrency=1), mode=mode).judge_group(GROUP)

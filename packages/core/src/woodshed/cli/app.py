@@ -29,8 +29,8 @@ engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own envi
 app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 engine_app.command()(start)
-_INTERRUPTED = 130
 app.command()(judge_check)
+_INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
