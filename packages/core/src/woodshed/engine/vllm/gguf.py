@@ -58,7 +58,7 @@ async def _folder(file: Path, progress: ReportProgress) -> Path:
         return folder
     progress(f"converting {file.name} (once; kept in {str(folder)!r})")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Aside and renamed: a conversion that is killed leaves nothing that looks like a model, and of two at once one wins.
+    # Aside and renamed: a killed conversion leaves nothing that looks like a model, and of two at once one wins.
     aside = Path(tempfile.mkdtemp(prefix=".converting-", dir=folder.parent))
     try:
         for note in await _convert(file, aside):
