@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -41,6 +42,12 @@ async def author(engine: ScriptedEngine) -> AsyncIterator[ChatOpenAI]:
 def _hooks_end_with_the_test() -> Iterator[None]:
     yield
     LangGraphInstrumentor().uninstrument()
+
+
+@pytest.fixture(autouse=True)
+def _each_test_is_a_run_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is logged once a run is kept by the engine's address, and the system gives out addresses again.
+    monkeypatch.setattr(importlib.import_module("woodshed.capture.policy_params"), "_said", set())
 
 
 @pytest.fixture(params=["sync", "async"])
