@@ -57,7 +57,7 @@ def training(engine: EngineClient, run_dir: Path, **changes: Any) -> woodshed.Tr
     settings: dict[str, Any] = {
         "rollout": ask,
         "scenarios": QUESTIONS,
-        "policy": woodshed.Policy(str(policy_path()), max_model_len=256),
+        "policy": woodshed.Policy(str(policy_path()), max_model_len=512),
         "reward": woodshed.FunctionReward(length),
         "engine": woodshed.Engine.connect(engine.url, api_key=engine.api_key),
         "config": woodshed.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
