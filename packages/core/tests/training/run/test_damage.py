@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,7 @@ def test_a_full_disk_under_the_database_is_named_and_what_was_stored_stays(tmp_p
 
 _ON_A_TINY_DISK = """
 import sys
+import tempfile
 from pathlib import Path
 sys.path[:0] = {path!r}
 from test_damage import _filled
@@ -198,21 +200,40 @@ for work in (
 """
 
 
-def test_a_folder_that_may_only_be_read_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "r"
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder whose parents anyone may look into; pytest's own are closed to other users."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_folder_nobody_may_look_into_is_named(open_path: Path) -> None:
+    closed = open_path / "closed"
+    closed.mkdir(mode=0o700)
+    done = subprocess.run(
+        [sys.executable, "-c", _AS_NOBODY, str(closed / "r")], capture_output=True, text=True, check=False
+    )
+    if os.getuid() != 0:
+        pytest.skip("only root can make a folder that this process may not look into")
+
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4, done.stderr
+    assert all("Permission denied" in line and str(closed) in line for line in lines), lines
+
+
+def test_a_folder_that_may_only_be_read_is_named(open_path: Path) -> None:
+    folder = open_path / "r"
     store = RunStore(folder)
     store.save_fact("a", 0)
     store.close()
     shutil.copy(folder / "run.sqlite", folder / "run.lock")
-    for path in (*tmp_path.parents, tmp_path):
-        if path.is_relative_to(tmp_path.parents[1]) and path.stat().st_uid == os.getuid():
-            path.chmod(0o755)
     for path in folder.iterdir():
         path.chmod(0o444)
     folder.chmod(0o555)
 
     done = subprocess.run(
-        [sys.executable, "-c", _AS_NOBODY, str(folder)], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", _AS_NOBODY, str(folder)], capture_output=True, text=True, check=False, cwd=open_path
     )
     folder.chmod(0o755)
 

@@ -47,9 +47,9 @@ def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool, source: S
         ConfigError: the path is a file, cannot be written, or is a folder that contains something other than a run.
     """
     folder = Path(run_dir) if run_dir is not None else _default_folder(name, source)
-    if folder.is_file():
-        raise ConfigError(f"run_dir {str(folder)!r} is a file; expected a folder that a run may fill")
     try:
+        if folder.is_file():
+            raise ConfigError(f"run_dir {str(folder)!r} is a file; expected a folder that a run may fill")
         content = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         foreign = {entry for entry in content if entry not in _DESKTOP and not entry.startswith("._")}
         if foreign and not _holds_run(folder):
