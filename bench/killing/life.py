@@ -62,7 +62,7 @@ class Life:
             self._client = subprocess.Popen(
                 [
                     *(sys.executable, str(_CHILD), str(self.folder), str(self.steps), self.judge.url),
-                    str(2 + self.starts % 2),
+                    str(300 + self.starts),
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
