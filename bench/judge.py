@@ -34,6 +34,7 @@ from scipy.stats import kendalltau
 from woodshed import Engine, Ruler
 from woodshed.chat.model import Question
 from woodshed.rewards.judge_runner import judge_client
+from woodshed.rewards.mode_trial import Mode
 from woodshed.rewards.prompt import PromptSettings, build_prompt, default_rubric
 from woodshed.testing.hostile import hostile_replies, hostile_texts
 from woodshed.types import Judgement
@@ -50,6 +51,7 @@ class Line:
     how: str
     groups: int = 0
     masked: int = 0
+    flat: int = 0
     misassigned: int = 0
     tau: float = 0.0
     consistency: float | None = None
@@ -84,21 +86,23 @@ def main() -> None:
 
 
 async def simulated(groups: int, size: int) -> list[Line]:
-    """Return two lines for each fault."""
+    """Return four lines for each fault: naive scoring, and each mode of the ruler."""
     lines = []
     for fault in FAULTS:
         known = [known_group(seed, size, hostile=fault == "injected") for seed in range(groups)]
         truth = {ref: worth for group in known for ref, worth in group.truth.items()}
-        for how in ("naive", "ours"):
+        for how in ("naive", "ours", "single", "pairs"):
             judge = SimulatedJudge(fault, truth, seed=0)
             line = Line(judge=fault, how=how)
             taus, figures = [], []
             for group in known:
                 judge.meant.clear()
-                scores, figure = await (_naive(judge, group) if how == "naive" else _ours(judge, group))
+                scores, figure = await (_naive(judge, group) if how == "naive" else _ours(judge, group, how))
                 figures += [figure] if figure is not None else []
                 line.groups += 1
-                line.misassigned += misassigned(scores, judge)
+                # A label is given to nobody else, so only lists can be misassigned.
+                line.misassigned += misassigned(scores, judge) if how in ("naive", "ours") else 0
+                line.flat += len(scores) > 1 and len(set(map(str, scores.values()))) == 1
                 taus += agreement(scores, group)
             line.masked = line.groups - len(taus)
             line.tau = math.fsum(taus) / len(taus) if taus else math.nan
@@ -113,8 +117,9 @@ async def _naive(judge: Any, group: KnownGroup) -> tuple[dict[str, Any], float |
     return dict(zip(group.truth, scores or (), strict=False)), None
 
 
-async def _ours(judge: Any, group: KnownGroup) -> tuple[dict[str, Any], float | None]:
-    judgement = await Ruler(judge, permutations=2).judge_group(group.trajectories)
+async def _ours(judge: Any, group: KnownGroup, how: str = "ours") -> tuple[dict[str, Any], float | None]:
+    mode: Mode = "single" if how == "single" else "pairs" if how == "pairs" else "group"
+    judgement = await Ruler(judge, mode=mode, permutations=1 if how == "single" else 2).judge_group(group.trajectories)
     return {s.rollout_id: s.value for s in judgement.scores}, judgement.consistency
 
 
@@ -244,11 +249,24 @@ def shop_groups(count: int, size: int) -> list[KnownGroup]:
 
 def show(lines: Sequence[Line]) -> None:
     """Print the lines as a table."""
-    form = "{:16} {:14} {:>6} {:>6} {:>11} {:>6} {:>10} {:>8} {:>8}"
-    print(form.format("judge", "scored", "groups", "masked", "misassigned", "τ", "consistent", "requests", "tokens"))
+    form = "{:16} {:14} {:>6} {:>6} {:>5} {:>11} {:>6} {:>10} {:>8} {:>8}"
+    print(
+        form.format(
+            "judge", "scored", "groups", "masked", "flat", "misassigned", "τ", "consistent", "requests", "tokens"
+        )
+    )
     for line in lines:
         consistent = "-" if line.consistency is None else f"{line.consistency:.2f}"
-        row = (line.judge, line.how, line.groups, line.masked, line.misassigned, f"{line.tau:.2f}", consistent)
+        row = (
+            line.judge,
+            line.how,
+            line.groups,
+            line.masked,
+            line.flat,
+            line.misassigned,
+            f"{line.tau:.2f}",
+            consistent,
+        )
         print(form.format(*row, f"{line.requests:.2f}", line.tokens))
 
 

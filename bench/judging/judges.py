@@ -38,6 +38,10 @@ class SimulatedJudge:
         marks = [_MARK.search(text) for _, text in shown]
         refs = [m.group(1) if m else "" for m in marks]
         scores = [round(min(1.0, max(0.0, s)), 4) for s in self._scores(shown, refs)]
+        if "answer" in schema.get("properties", {}):
+            reply = _label(self.fault, scores, self._draw, is_repair="earlier reply" in user)
+            self.characters += len(system) + len(user) + len(reply)
+            return reply
         self.meant.append({ref: s for ref, s in zip(refs, scores, strict=True) if ref})
         reply = _reply(self.fault, [i for i, _ in shown], scores, self._draw, is_repair="earlier reply" in user)
         self.characters += len(system) + len(user) + len(reply)
@@ -72,11 +76,22 @@ class Gullible:
         )
 
 
+def _label(fault: str, scores: Sequence[float], draw: random.Random, *, is_repair: bool) -> str:
+    """Answer with one label, as a judge without probabilities does: a digit for one attempt, a letter for two."""
+    broken = {"drops one": "", "percent": f"{100 * scores[0]:.0f} %", "not a number": "NaN"}
+    if fault in broken and not is_repair and draw.random() < 0.5:
+        return broken[fault]
+    if len(scores) == 1:
+        return str(round(9 * scores[0]))
+    return "A" if scores[0] > scores[1] else "B"
+
+
 _BIASES: dict[str, Callable[[float, int, int, str, random.Random], float]] = {
-    "position": lambda honest, place, count, text, draw: 0.4 * honest + 0.6 * place / (count - 1),
+    "position": lambda honest, place, count, text, draw: 0.4 * honest + 0.6 * place / max(1, count - 1),
     "length": lambda honest, place, count, text, draw: 0.6 * honest + 0.4 * min(1.0, len(text) / 1500),
     "format": lambda honest, place, count, text, draw: 0.7 * honest + (0.3 if _LIST.search(text) else 0.0),
     "random": lambda honest, place, count, text, draw: draw.random(),
+    "copies one": lambda honest, place, count, text, draw: 0.8 if count > 2 else honest,
     "sycophantic": lambda honest, place, count, text, draw: 1.0 if "I did it perfectly" in text else 0.9 * honest,
 }
 FAULTS = ("none", *_BIASES, "injected", "best first", "drops one", "percent", "not a number", "quotes a claim")

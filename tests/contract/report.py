@@ -44,6 +44,7 @@ ROWS: Mapping[int, str] = {
     22: "uninstrument restores every patched attribute by identity; double instrument wraps once",
     23: "a worker shared by rollouts (thread, pool, task) never moves a call to another rollout",
     24: "an error of woodshed's own that the agent swallows fails the rollout",
+    25: "state of one attempt in another's first prompt is warned of",
 }
 HELD_ONCE = (14, 15, 17, 19, 20)
 """Rows in which no framework has a part: `CORE` holds them once, for all adapters."""

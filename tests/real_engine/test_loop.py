@@ -57,7 +57,7 @@ def training(engine: EngineClient, run_dir: Path, **changes: Any) -> woodshed.Tr
     settings: dict[str, Any] = {
         "rollout": ask,
         "scenarios": QUESTIONS,
-        "policy": woodshed.Policy(str(policy_path()), max_model_len=256),
+        "policy": woodshed.Policy(str(policy_path()), max_model_len=512),
         "reward": woodshed.FunctionReward(length),
         "engine": woodshed.Engine.connect(engine.url, api_key=engine.api_key),
         "config": woodshed.TrainConfig(steps=2, group_size=4, scenarios_per_step=2),
@@ -409,7 +409,7 @@ marks = Path({marks!r})
 def reward(trajectory):
     with (marks / "judged").open("a") as log:
         log.write(trajectory.rollout_id + "\\n")
-    if len((marks / "judged").read_text().splitlines()) == 6 and not (marks / "killed").exists():
+    if len((marks / "judged").read_text().splitlines()) >= 6 and not (marks / "killed").exists():
         (marks / "killed").touch()
         os.kill(os.getpid(), 9)
     return length(trajectory)
@@ -422,6 +422,7 @@ class Reward(woodshed.FunctionReward):
 
 class Address:
     url = {url!r}
+    api_key = os.environ["WOODSHED_API_KEY"]
 
 print(training(Address, Path({run!r}), reward=Reward(reward)).run().summary.model_dump_json())
 """
@@ -435,7 +436,7 @@ async def test_a_run_killed_between_rollouts_and_training_trains_each_rollout_on
     )
 
     def go() -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "WOODSHED_API_KEY": engine.api_key}
         return subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,16 @@ class TestConformance(Conformance):
         limits = quietly(EventsCompactionConfig, token_threshold=1500, event_retention_size=2)
         runner = InMemoryRunner(app=App(name="contract", root_agent=counter, events_compaction_config=limits))
         asyncio.run(_events(runner, "Count everything."))
+
+    def remembering(self, base_url: str) -> Callable[[str], None]:
+        runner = InMemoryRunner(app=_app(LlmAgent(name="assistant", model=chat(base_url))))
+        asyncio.run(_open(runner))
+
+        def ask(question: str) -> None:
+            for _ in runner.run(user_id="u", session_id="s", new_message=message(question)):
+                pass
+
+        return ask
 
     def run(self, agent: Any, question: str) -> Outcome:
         runner = InMemoryRunner(app=agent)

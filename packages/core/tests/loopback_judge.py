@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -31,6 +32,8 @@ class Reply:
     hangs_s: float = 0.0
     closes: bool = False
     usage: tuple[int, int] | None = (100, 10)
+    likely: Callable[[Request], list[tuple[str, dict[str, float]]]] | None = None
+    """Tokens of the completion, each with the probabilities of the tokens in its place; sent if asked for."""
 
 
 def says(words: Words, **more: Any) -> Reply:
@@ -128,6 +131,12 @@ def completion(reply: Reply, request: Request) -> dict[str, Any]:
         "choices": [{"index": 0, "finish_reason": reply.finish_reason,
                      "message": {"role": "assistant", "content": words}}],
     }  # fmt: skip
+    if reply.likely is not None and request.get("logprobs"):
+        made["choices"][0]["logprobs"] = {"content": [
+            {"token": token, "logprob": math.log(likely.get(token, 1e-9)), "bytes": None, "top_logprobs": [
+                {"token": other, "logprob": math.log(p) if p else -9999.0, "bytes": None} for other, p in likely.items()
+            ]} for token, likely in reply.likely(request)
+        ]}  # fmt: skip
     if reply.usage is not None:
         made["usage"] = {"prompt_tokens": reply.usage[0], "completion_tokens": reply.usage[1],
                          "total_tokens": sum(reply.usage)}  # fmt: skip
@@ -152,5 +161,25 @@ def grades(marks: dict[str, float], *, reverse: bool = False) -> Callable[[Reque
         shown = attempts_of(request["messages"][1]["content"])
         scores = {i: next(s for word, s in marks.items() if word in text) for i, text in shown.items()}
         return verdict(dict(reversed(scores.items())) if reverse else scores)
+
+    return answer
+
+
+def worths(marks: dict[str, float], request: Request) -> dict[str, float]:
+    """What the attempts of a request are worth, by id: by the first word of `marks` that each contains."""
+    shown = attempts_of(request["messages"][1]["content"])
+    return {i: next(s for word, s in marks.items() if word in text) for i, text in shown.items()}
+
+
+def labels(marks: dict[str, float]) -> Callable[[Request], str]:
+    """An honest judge in any mode: a digit for one attempt, a letter for two without JSON, else a verdict."""
+
+    def answer(request: Request) -> str:
+        worth = worths(marks, request)
+        if "JSON" in request["messages"][0]["content"]:
+            return verdict(worth)
+        if len(worth) == 1:
+            return str(round(9 * worth["A"]))
+        return "A" if worth["A"] >= worth["B"] else "B"
 
     return answer

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crewai import LLM, Agent, Crew, Task
+from crewai.flow.flow import Flow, start
+from crewai.flow.persistence import SQLiteFlowPersistence, persist
 from crewai.tools import tool as as_tool
 from pydantic import BaseModel
 
@@ -79,6 +82,22 @@ class TestConformance(Conformance):
         # CrewAI summarises once a prompt was refused as too long; long instructions bring that forward.
         by = _agent(chat(base_url), "counter", "You count. " + "Count with care. " * 120, tools)
         Crew(agents=[by], tasks=[_task(by)]).kickoff(inputs={"question": "Count everything."})
+
+    def remembering(self, base_url: str) -> Callable[[str], None]:
+        folder = tempfile.mkdtemp()
+
+        @persist(SQLiteFlowPersistence(str(Path(folder) / "flows.db")))
+        class Notes(Flow):
+            @start()
+            def note(self) -> None:
+                asked = f"{self.state['question']}\nNotes: {self.state.get('notes', 'none')}"
+                self.state["notes"] = chat(base_url).call(asked)
+
+        def ask(question: str) -> None:
+            flow: Any = Notes()
+            flow.kickoff(inputs={"id": "always the same", "question": question})
+
+        return ask
 
     def run(self, agent: Any, question: str) -> Outcome:
         return _outcome(agent.copy().kickoff(inputs={"question": question}))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -39,3 +42,19 @@ async def author(engine: ScriptedEngine) -> AsyncIterator[ChatOpenAI]:
 def _hooks_end_with_the_test() -> Iterator[None]:
     yield
     LangGraphInstrumentor().uninstrument()
+
+
+@pytest.fixture(autouse=True)
+def _each_test_is_a_run_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is logged once a run is kept by the engine's address, and the system gives out addresses again.
+    monkeypatch.setattr(importlib.import_module("woodshed.capture.policy_params"), "_said", set())
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Any:
+    """Run a graph synchronously, and asynchronously."""
+    from attempts import ASK
+
+    if request.param == "sync":
+        return lambda graph, given=ASK, *rest: graph.invoke(given, *rest)
+    return lambda graph, given=ASK, *rest: asyncio.run(graph.ainvoke(given, *rest))

@@ -7,46 +7,17 @@ from typing import Any
 
 import openai
 import pytest
+from attempts import ASK, TWICE, attempts, one_node
 from author_graphs import add, chat
 from langchain.agents import create_agent
-from langchain_core.output_parsers import JsonOutputParser
+from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import Command, RetryPolicy, interrupt
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
 
 from woodshed.testing import ScriptedEngine, call_tool, fail, in_order, say, scripted_rollout
-from woodshed.types import Trajectory
 from woodshed_langgraph import wrap
-
-TWICE = RetryPolicy(max_attempts=3, initial_interval=0.01, jitter=False, retry_on=ValueError)
-
-
-def attempts(trajectory: Trajectory) -> list[tuple[str | None, int, bool]]:
-    """Return (answer, attempt, superseded) of every call."""
-    return [
-        (c.tokens.completions[0].message.content if c.tokens.completions else None, c.note.attempt, c.note.superseded)
-        for c in trajectory.calls
-        if c.note is not None
-    ]
-
-
-def one_node(node: Any, **options: Any) -> Any:
-    graph = StateGraph(MessagesState)
-    graph.add_node("node", node, **options)
-    graph.add_edge(START, "node")
-    graph.add_edge("node", END)
-    return graph
-
-
-ASK = {"messages": [("user", "hi")]}
-
-
-@pytest.fixture(params=["sync", "async"])
-def run(request: pytest.FixtureRequest) -> Any:
-    if request.param == "sync":
-        return lambda graph, given=ASK, *rest: graph.invoke(given, *rest)
-    return lambda graph, given=ASK, *rest: asyncio.run(graph.ainvoke(given, *rest))
 
 
 def picky(model: Any) -> Any:
@@ -127,6 +98,33 @@ async def test_with_retry_async_supersedes_too(engine: ScriptedEngine) -> None:
         assert await parsed.ainvoke("x") == {"a": 1}
 
     assert attempts(engine.trajectory(rollout)) == [("not json", 1, True), ('{"a": 1}', 2, False)]
+
+
+def falling_back(model: Any) -> Any:
+    """Return a chain whose second runnable answers where the first one's parser fails; each holds such a chain."""
+    first = model | JsonOutputParser()
+    inner = first.with_fallbacks([model | StrOutputParser()])
+    return (inner | JsonOutputParser()).with_fallbacks([model | StrOutputParser()])
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_fallback_supersedes_the_answers_its_parser_refused(engine: ScriptedEngine, mode: str) -> None:
+    engine.script = in_order(*(say(text) for text in ("no", "still no", "last", "after")))
+    model = chat(engine.base_url)
+
+    def node(state: MessagesState) -> Any:
+        return {"messages": [falling_back(model).invoke("x"), model.invoke("y")]}
+
+    async def anode(state: MessagesState) -> Any:
+        return {"messages": [await falling_back(model).ainvoke("x"), await model.ainvoke("y")]}
+
+    graph = wrap(one_node(node if mode == "sync" else anode).compile())
+    with scripted_rollout(engine) as rollout:
+        asyncio.run(graph.ainvoke(ASK)) if mode == "async" else graph.invoke(ASK)
+
+    assert [(text, superseded) for text, _, superseded in attempts(engine.trajectory(rollout))] == [
+        ("no", True), ("still no", True), ("last", False), ("after", False),
+    ]  # fmt: skip
 
 
 def test_a_retried_node_supersedes_the_calls_of_its_sub_graph(engine: ScriptedEngine, run: Any) -> None:

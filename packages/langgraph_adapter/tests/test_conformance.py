@@ -6,7 +6,7 @@ import inspect
 import json
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypedDict
 
@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool as as_tool
 from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import RetryPolicy
@@ -133,6 +134,10 @@ class TestConformance(Conformance):
         shorten = SummarizationMiddleware(model, trigger=("messages", 6), keep=("messages", 2))
         agent: Any = create_agent(model, list(tools), system_prompt="You count.", middleware=[shorten])
         agent.invoke({"messages": [("user", "Count everything.")]}, {"recursion_limit": 100})
+
+    def remembering(self, base_url: str) -> Callable[[str], None]:
+        agent: Any = create_agent(chat(base_url), checkpointer=InMemorySaver())
+        return lambda question: agent.invoke(_ask(question), {"configurable": {"thread_id": "always the same"}})
 
     def run(self, agent: Any, question: str) -> Outcome:
         return _outcome(agent.invoke(_ask(question)))

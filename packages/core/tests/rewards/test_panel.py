@@ -161,7 +161,7 @@ async def test_requests_at_once_do_not_pass_the_ceiling_together(server: Loopbac
 
 
 async def test_a_request_without_a_reply_frees_its_place(server: LoopbackJudge) -> None:
-    server.script = [fails(400), says(grades({"four": 0.9, "some": 0.4, "no": 0.0}))]
+    server.script = [fails(500), says(grades({"four": 0.9, "some": 0.4, "no": 0.0}))]
     ruler = Ruler(priced(server, max_retries=0), max_cost_usd=0.015)
 
     failed, judged = await ruler.judge_group(GROUP), await ruler.judge_group(GROUP)

@@ -161,8 +161,8 @@ def test_a_ruler_reads_the_same_in_every_process() -> None:
 
     assert " at 0x" not in repr(Ruler(taste))
     assert repr(Ruler("gpt-5-mini", rubric="- Short.")) == (
-        "Ruler('gpt-5-mini', rubric='- Short.', permutations=1, tolerance=0.0, details=(), max_attempts=16, "
-        "attempt_chars=24000, window_chars=400000, seed=0)"
+        "Ruler('gpt-5-mini', mode='group', rubric='- Short.', permutations=1, tolerance=0.0, details=(), "
+        "max_attempts=16, attempt_chars=24000, window_chars=400000, seed=0)"
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from langgraph.errors import GraphBubbleUp
 
-from woodshed.capture import OpenTool, Rollout, Steps, ToolSpan, current_call_context, in_rollout
+from woodshed.capture import OpenTool, Rollout, Steps, ToolSpan, current_call_context, in_call_context, in_rollout
+from woodshed_langgraph._answers import Ask, tool_answers
+from woodshed_langgraph._attempts import Scope
 from woodshed_langgraph._convert import tool_output
 
 _log = logging.getLogger("woodshed.langgraph")
@@ -35,27 +38,46 @@ class _ToolSpan(ToolSpan):
         return output
 
 
+class _NodeScope(Scope):
+    """One tool call of a tool node; a middleware may run the tool more than once for it."""
+
+    def __init__(self, tool: OpenTool) -> None:
+        """Begin as a part of the node."""
+        context = current_call_context()
+        super().__init__(parent=context.scope, agent=context.agent, key=tool)
+        self.runs_of_tool = Ask()
+
+
 class _InnerSpan:
     """A tool's run inside a tool node that has opened the record already; it knows the true exception."""
 
     def __init__(self, tool: OpenTool) -> None:
         """Take the node's record."""
+        context = current_call_context()
         self.tool = tool
+        self._scope = Scope(parent=context.scope, agent=context.agent, key=None)
+        self._ask = context.scope.runs_of_tool.part() if isinstance(context.scope, _NodeScope) else Ask()
+        self._context = in_call_context(replace(context, scope=self._scope))
 
     def __enter__(self) -> Self:
         """Forget the exception of an earlier try."""
         self.tool.error = None
+        self._context.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Note the exception."""
+        """Note the exception, and the calls made in this run."""
+        self._context.__exit__(kind, error, trace)
+        self._ask.own_calls += self._scope.counted()
         if error is not None and not isinstance(error, GraphBubbleUp):
+            self._ask.failed = True
             self.tool.close(error=error)
 
     def returned(self, output: Any) -> Any:
         """Leave the result to the tool node."""
+        self._ask.answers += tool_answers(output)
         return output
 
 
@@ -72,7 +94,17 @@ def around_tool_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, k
     """Record one tool call of a tool node: what the model asked, and what it is told."""
     call = args[0] if args else kwargs["call"]
     with _ToolSpan(rollout, tool_call_id=call["id"], name=call["name"], arguments=call["args"]) as span:
-        return span.returned((yield partial(wrapped, *args, **kwargs)))
+        scope = _NodeScope(span.tool)
+        try:
+            with in_call_context(replace(current_call_context(), scope=scope)):
+                output = yield partial(wrapped, *args, **kwargs)
+        except GraphBubbleUp:
+            raise
+        except Exception:
+            scope.runs_of_tool.settle(scope, None)
+            raise
+        scope.runs_of_tool.settle(scope, tool_answers(output))
+        return span.returned(output)
 
 
 @in_rollout

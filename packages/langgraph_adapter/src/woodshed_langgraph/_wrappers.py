@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
-from langchain_openai.chat_models.base import BaseChatOpenAI
+from langchain_core.language_models import BaseChatModel
 
 from woodshed.capture import Rollout, in_rollout, method_name
 from woodshed.errors import ConfigError
-from woodshed_langgraph._convert import to_openai_kwargs
+from woodshed_langgraph import _substitute
+from woodshed_langgraph._answers import Ask
+from woodshed_langgraph._attempts import current_task
 from woodshed_langgraph._substitute import Trainable, substitute
 
 _log = logging.getLogger("woodshed.langgraph")
@@ -24,9 +27,34 @@ def around_model(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
 
 @in_rollout(model_call=method_name)
 def _around_author_model(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    if not isinstance(instance, BaseChatOpenAI):
-        kwargs = to_openai_kwargs(kwargs)
-    return getattr(substitute(instance, rollout), wrapped.__name__)(*args, **kwargs)
+    model = substitute(instance, rollout, _asked_through_a_handler())
+    # The base class's method, not the author's: an override of the author's has brought us here, and runs once.
+    return getattr(BaseChatModel, wrapped.__name__).__get__(model)(*args, **kwargs)
+
+
+def _asked_through_a_handler() -> Ask | None:
+    """Return the questions of the agent's model node, if this is one: what `wrap_model_call` middlewares call.
+
+    Only the stack tells it from a call that a middleware makes for itself, such as one that selects tools.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if module == "langchain.agents.factory" and name in ("_execute_model_sync", "_execute_model_async"):
+            task = current_task()
+            return task.asked if task else None
+        if module in ("langgraph.pregel._retry", _substitute.__name__):
+            return None
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+@in_rollout
+def around_refusal(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> None:
+    """Notice that an agent's answer is not the structured output that was asked for."""
+    wrapped(*args, **kwargs)
+    if (task := current_task()) is not None:
+        task.asked.refuse(instance.ai_message)
 
 
 @in_rollout(model_call=method_name)

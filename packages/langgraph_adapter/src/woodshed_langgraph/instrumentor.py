@@ -20,7 +20,10 @@ _LLMS = "langchain_core.language_models.llms"
 _TOOLS = "langchain_core.tools.base"
 _TOOL_NODE = "langgraph.prebuilt.tool_node"
 _RUNNER = "langgraph.pregel._runner"
+_LOOP = "langgraph.pregel._loop"
+_STRUCTURED = "langchain.agents.structured_output"
 _RETRY = "langchain_core.runnables.retry"
+_FALLBACKS = "langchain_core.runnables.fallbacks"
 
 HOOKS = (
     # Every public way to call a chat model ends in one of these.
@@ -47,11 +50,18 @@ HOOKS = (
     Hook(_RUNNER, "run_with_retry", attempts.around_node),
     Hook(_RUNNER, "arun_with_retry", attempts.around_node),
     Hook("langgraph.pregel._retry", "_should_retry_on", attempts.around_should_retry),
+    Hook(_LOOP, "PregelLoop._first", attempts.around_graph_start),
+    Hook(_LOOP, "PregelLoop.accept_push", attempts.around_task_call),
+    Hook(_STRUCTURED, "StructuredOutputValidationError.__init__", models.around_refusal, optional=True),
+    Hook(_STRUCTURED, "MultipleStructuredOutputsError.__init__", models.around_refusal, optional=True),
     Hook(_RETRY, "RunnableRetry._invoke", attempts.around_retry),
     Hook(_RETRY, "RunnableRetry._ainvoke", attempts.around_retry),
     Hook(_RETRY, "RunnableRetry._patch_config", attempts.around_retry_attempt),
+    Hook(_FALLBACKS, "RunnableWithFallbacks.invoke", attempts.around_fallbacks),
+    Hook(_FALLBACKS, "RunnableWithFallbacks.ainvoke", attempts.around_fallbacks),
+    Hook(_FALLBACKS, "patch_config", attempts.around_fallback),
     # A node's answer from the cache was written by other weights.
-    Hook("langgraph.pregel._loop", "PregelLoop.__init__", models.around_node_cache),
+    Hook(_LOOP, "PregelLoop.__init__", models.around_node_cache),
 )
 
 

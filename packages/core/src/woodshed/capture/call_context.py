@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextvars
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,8 @@ class AttemptScope:
         """Count a call as part of the current attempt, here and in all enclosing work."""
         if self._failed:
             self.try_again()
-        self._calls.append(call)
+        if call not in self._calls:
+            self._calls.append(call)
         if self.parent:
             self.parent.add(call)
 
@@ -50,10 +51,25 @@ class AttemptScope:
 
     def try_again(self) -> None:
         """Begin a further attempt; the calls of the last one are superseded."""
-        for call in self._calls:
-            call.superseded = True
-        self._calls, self._failed = [], False
+        self.discard(self._calls)
+        self._failed = False
         self._attempt += 1
+
+    def discard(self, calls: Iterable[OpenCall]) -> None:
+        """Supersede calls whose answers were thrown away, and no longer count them, here and in all enclosing work."""
+        for call in tuple(calls):
+            call.superseded = True
+            scope: AttemptScope | None = self
+            while scope is not None:
+                with suppress(ValueError):
+                    scope._calls.remove(call)
+                scope = scope.parent
+
+    def take_back(self, calls: Iterable[OpenCall]) -> None:
+        """Count answers of an earlier attempt as part of the current one: the work goes on from them."""
+        for call in tuple(calls):
+            self.add(call)
+            call.superseded = False
 
     def succeed(self) -> None:
         """End the work with the current attempt's answers."""

@@ -16,9 +16,9 @@ import queue
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import thread as pools
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import wrapt
@@ -140,13 +140,26 @@ async def _around_mcp_request(wrapped: Any, instance: Any, args: Any, kwargs: An
 
 
 async def _around_mcp_callback(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    with _as_who_waits(instance):
+        return await wrapped(*args, **kwargs)
+
+
+async def _around_mcp_dispatch(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    answerer = args[3] if len(args) > 3 else kwargs["on_request"]
+    session = getattr(answerer, "__self__", None)  # a client's session, or nothing that ever sent a request
+    with _as_who_waits(session) if session is not None and session in _in_flight else nullcontext():
+        return await wrapped(*args, **kwargs)
+
+
+@contextmanager
+def _as_who_waits(session: Any) -> Iterator[None]:
     """Answer what an MCP server asks of its client as the rollout whose request it works on."""
-    waiting = _in_flight.get(instance, [])
+    waiting = _in_flight.get(session, [])
     bindings = list(dict.fromkeys(giver.binding for giver in waiting))
     known = waiting[0] if len(bindings) == 1 else None
     with bound_to(known.binding if known else _unknown(bindings)):
         with in_call_context(known.context) if known else nullcontext():
-            return await wrapped(*args, **kwargs)
+            yield
 
 
 def _unknown(waiting: list[Binding]) -> Binding:
@@ -182,9 +195,13 @@ _LATER = {
         Hook("anyio.streams.memory", "MemoryObjectSendStream.send", _around_send),
         Hook("anyio.streams.memory", "MemoryObjectReceiveStream.receive", _around_receive),
     ),
-    "mcp.shared.session": (Hook("mcp.shared.session", "BaseSession.send_request", _around_mcp_request),),
     "mcp.client.session": (
+        Hook("mcp.client.session", "ClientSession.send_request", _around_mcp_request),
+        # In version 1 of the SDK; version 2 has the next.
         Hook("mcp.client.session", "ClientSession._received_request", _around_mcp_callback, optional=True),
+    ),
+    "mcp.shared.jsonrpc_dispatcher": (
+        Hook("mcp.shared.jsonrpc_dispatcher", "JSONRPCDispatcher._handle_request", _around_mcp_dispatch),
     ),
     "openai._base_client": SECRET_HOOKS,
     "uvicorn.server": (Hook("uvicorn.server", "Server.serve", _around_async_serve),),

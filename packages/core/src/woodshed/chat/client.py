@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,12 +15,13 @@ from weakref import WeakKeyDictionary
 
 from openai import APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from openai.types.chat import ChatCompletion
+from openai.types.chat.chat_completion import Choice
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-from woodshed.chat.model import ENGINE_PREFIX, Answer, ChatModel, Question
+from woodshed.chat.model import ENGINE_PREFIX, Answer, ChatModel, LikelyToken, Question
 from woodshed.chat.reply_text import read_message
 from woodshed.chat.request_options import RequestOptions
-from woodshed.chat.retry import UnreadableReply, excerpt, explain, is_transient, wait_s
+from woodshed.chat.retry import UnreadableReply, excerpt, explain, is_permanent, is_transient, wait_s
 
 _log = logging.getLogger("woodshed.chat")
 _REFUSALS = ("content_filter", "refusal", "safety")
@@ -65,7 +67,10 @@ class ChatClient:
             except (OpenAIError, TimeoutError, UnreadableReply) as error:
                 reduced = None
                 if isinstance(error, APIStatusError):
-                    reduced = options.without(error.status_code, str(error))
+                    reduced = options.without(
+                        error.status_code, str(error), is_permanent=is_permanent(error),
+                        is_label=question.label_tokens is not None,
+                    )  # fmt: skip
                 elif isinstance(error, UnreadableReply) and str(error).startswith("{"):
                     reduced = options.without(None, str(error))
                 if reduced is None:
@@ -115,6 +120,7 @@ class ChatClient:
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             cost_usd=self.model.cost_usd(prompt_tokens, completion_tokens) if usage else None,
+            tokens=_likely_tokens(choice),
         )
 
 
@@ -154,6 +160,16 @@ def _open(model: ChatModel, key: str) -> AsyncOpenAI:
 def _trust() -> ssl.SSLContext:
     """Return this machine's trust store. Loading it can take longer than a local judge's reply, so it is cached."""
     return ssl.create_default_context()
+
+
+def _likely_tokens(choice: Choice) -> tuple[LikelyToken, ...]:
+    content = (choice.logprobs.content if choice.logprobs else None) or ()
+    return tuple(
+        LikelyToken(
+            text=token.token, likely=tuple((t.token, math.exp(min(t.logprob, 0.0))) for t in token.top_logprobs)
+        )
+        for token in content
+    )
 
 
 def _messages(question: Question) -> Any:

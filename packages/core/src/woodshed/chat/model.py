@@ -133,6 +133,18 @@ class Question:
     schema: dict[str, Any]
     refused: tuple[str, str] | None = None
     """In a repair request: the reply that was refused, and the complaint about it. None in a first request."""
+    label_tokens: int | None = None
+    """Set where the reply is one short label in plain text: its limit in tokens, unless the model has its own. The
+    probabilities of the tokens are requested too, and the schema is for the user's own functions only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LikelyToken:
+    """One token of a reply, and the tokens that were most likely in its place."""
+
+    text: str
+    likely: tuple[tuple[str, float], ...]
+    """Pairs of a token's text and its probability, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +159,8 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = None
+    tokens: tuple[LikelyToken, ...] = ()
+    """The reply's tokens with their probabilities, if they were requested and the server gives them."""
 
 
 class SupportsAsk(Protocol):

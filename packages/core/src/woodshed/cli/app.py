@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from woodshed import __version__
 from woodshed.capture.user_frames import user_line, user_traceback
 from woodshed.cli.engine_start import start
+from woodshed.cli.judge_check import judge_check
 from woodshed.cli.mcp import mcp
 from woodshed.errors import WoodshedError
 
@@ -28,6 +29,7 @@ engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own envi
 app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 engine_app.command()(start)
+app.command()(judge_check)
 _INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from woodshed.engine.client.config import LOOPBACK, ServedModel
@@ -45,7 +46,7 @@ def parse_models(
 
 
 def _model(name: str, path: str, names: Sequence[str], settings: Mapping[str, Sequence[str]]) -> ServedModel:
-    fields: dict[str, object] = {}
+    fields: dict[str, Any] = {}
     for setting, values in settings.items():
         # A value for one model wins over one for all, in whatever order they are given.
         by_name = {owner: value for owner, value in (_split(value, names) for value in values)}
@@ -53,12 +54,9 @@ def _model(name: str, path: str, names: Sequence[str], settings: Mapping[str, Se
             value = by_name[name] if name in by_name else by_name[None]
             fields[setting] = None if value == "none" else int(value) if value.isdigit() else value
     try:
-        return ServedModel.model_validate({"name": name, "path": path, "trainable": name == "policy", **fields})
-    except ValidationError as error:
-        problems = "; ".join(
-            f"--{'-'.join(str(part) for part in e['loc']).replace('_', '-')} {e['input']!r}: {e['msg']}"
-            for e in error.errors()
-        )
+        return ServedModel(**{"name": name, "path": path, "trainable": name == "policy", **fields})
+    except ConfigError as error:
+        problems = re.sub(r"ServedModel\.(\w+)", lambda field: f"--{field[1].replace('_', '-')}", str(error))
         raise ConfigError(f"model {name!r} cannot be served so: {problems}") from None
 
 

@@ -7,10 +7,11 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import aiohttp
 import uvicorn
@@ -29,10 +30,12 @@ from woodshed.engine.gateway.guard import Guard
 from woodshed.engine.gateway.sessions import Sessions
 from woodshed.engine.gateway.store import Store
 from woodshed.engine.gateway.upstream_call import Upstream
+from woodshed.engine.vllm.gguf import converted
 from woodshed.engine.vllm.lora_slots import LoraSlots
 from woodshed.engine.vllm.supervisor import Supervisor
 from woodshed.errors import EngineError
 
+T = TypeVar("T")
 Report = Callable[[str, str], None]
 """Called with a kind (`progress` or `ready`) and a message."""
 
@@ -64,6 +67,10 @@ async def run_engine(config: EngineConfig, report: Report, supervisor_type: type
         loop.add_signal_handler(number, stop.set)
     watching = asyncio.create_task(_watch_parent(config.parent_pid, stop))
     try:
+        converting = converted(config.models, lambda message: report("progress", message))
+        if (models := await _unless(stop, converting)) is None:
+            return
+        config = config.model_copy(update={"models": models})
         await _serve(config, listener, stop, report, supervisor_type)
     finally:
         watching.cancel()
@@ -91,14 +98,8 @@ async def _serve(
                 upstreams[name] = Upstream(server=server, slots=slots, http=http, counters=counters)
             gateway = Gateway(upstreams, sessions, config.api_key)
             control = ControlApi(upstreams, sessions, counters, gateway, config.home, stop.set)
-            starting = asyncio.create_task(supervisor.start())
-            stopped = asyncio.create_task(stop.wait())
-            await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            if not starting.done():
-                starting.cancel()
+            if await _unless(stop, _started(supervisor)) is None:
                 return
-            starting.result()
             try:
                 await _run_server(Guard(_app(gateway, control), hosts=_hosts(config)), listener, stop, report)
             finally:
@@ -106,6 +107,23 @@ async def _serve(
         finally:
             await supervisor.stop()
             store.close()
+
+
+async def _started(supervisor: Supervisor) -> Supervisor:
+    await supervisor.start()
+    return supervisor
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what `work` returns; None, with the work cancelled, where the engine is told to stop before."""
+    working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    await asyncio.wait((working,))
+    return None
 
 
 async def _run_server(app: Guard, listener: socket.socket, stop: asyncio.Event, report: Report) -> None:

@@ -25,6 +25,7 @@ from woodshed.mcp.server import Limits, Server
 from woodshed.mcp.session import Sessions
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
+from woodshed.rewards.prepare import prepared
 from woodshed.training.config import Evaluation, Measure, Policy, TrainConfig
 from woodshed.training.finished import Run
 from woodshed.training.loop import VERDICTS, Training, train_async
@@ -170,10 +171,11 @@ class McpTraining:
         cache = SqliteCache(folder / _TRAINING / VERDICTS)
         try:
             if not self.reward.asks_engine:
-                return await compare(self.reward.bound(base_url="", api_key="", cache=cache), examples)
+                bound = self.reward.bound(base_url="", api_key="", cache=cache)
+                return await compare((await prepared(bound))[0], examples)
             async with self.engine.running([self.policy.served()], home=folder / _TRAINING / "engine") as client:
                 bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
-                return await compare(bound, examples)
+                return await compare((await prepared(bound))[0], examples)
         except WoodshedError as error:
             # The training is done and paid for, so write its report without the comparison.
             console.print(f"no comparison by the judge: {type(error).__name__}: {error}", markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-from woodshed.chat.model import Answer
+from woodshed.chat.model import Answer, Question, SupportsAsk
 from woodshed.errors import CostCeilingError
 from woodshed.rewards.cache import VerdictCache
 from woodshed.types import Failure, Judgement
@@ -92,3 +92,21 @@ class Bill:
             cached=not self.requests,
             error=error,
         )
+
+
+async def paid_answer(client: SupportsAsk, question: Question, budget: Budget, bill: Bill) -> Answer:
+    """Ask one question within the budget, and put the reply on the bill.
+
+    Raises:
+        JudgeError: the judge gave no reply.
+        CostCeilingError: the request would exceed the ceiling.
+    """
+    await budget.reserve()
+    bill.requests += 1
+    answer = None
+    try:
+        answer = await client.ask(question)
+    finally:
+        budget.settle(answer)
+    bill.add(answer)
+    return answer

@@ -21,7 +21,9 @@ JudgeSubset = Callable[[list[int]], Awaitable[JudgeScores]]
 """Indices of attempts → the judge's scores of them, in that order."""
 
 
-def chunk_size(lengths: Sequence[int], shared: int, *, max_attempts: int, window: int | None) -> int:
+def chunk_size(
+    lengths: Sequence[int], shared: int, *, max_attempts: int, window: int | None, least: int = _ANCHORS + 1
+) -> int:
     """Return how many attempts one request may hold.
 
     Args:
@@ -29,6 +31,7 @@ def chunk_size(lengths: Sequence[int], shared: int, *, max_attempts: int, window
         shared: characters of the part that all attempts share.
         max_attempts: largest number of attempts in a request.
         window: largest number of characters in a request; None means no limit.
+        least: smallest number of attempts that a request must hold.
 
     Raises:
         JudgeError: not even the smallest chunk fits the window.
@@ -40,7 +43,7 @@ def chunk_size(lengths: Sequence[int], shared: int, *, max_attempts: int, window
     while fits < len(longest_first) and longest_first[fits] <= room:
         room -= longest_first[fits]
         fits += 1
-    least = min(len(lengths), _ANCHORS + 1)
+    least = min(len(lengths), least)
     if fits < least:
         raise JudgeError(
             f"{least} attempts of up to {longest_first[0]} characters and a task of {shared} do not fit "

@@ -8,12 +8,13 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from woodshed.chat.client import ChatClient
 from woodshed.chat.model import Answer, Question, SupportsAsk
 from woodshed.errors import ConfigError, JudgeError
 from woodshed.rewards.aggregate import JudgeScores, gather_all, mean_scores
-from woodshed.rewards.budget import Bill, Budget
+from woodshed.rewards.budget import Bill, Budget, paid_answer
 from woodshed.rewards.cache import VerdictCache
 from woodshed.rewards.judge import AskFunction, FunctionJudge, Judge
 from woodshed.rewards.prompt import JudgePrompt, PromptSettings, build_prompt, prompt_text, transcripts
@@ -27,7 +28,10 @@ _REPEATED_CHARS = 20_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeRunner:
-    """A judge with the settings of one `Ruler`."""
+    """A judge with the settings of one `Ruler`, asked about several attempts in each request."""
+
+    attempts_per_request: ClassVar[int | None] = None
+    """None: as many as fit."""
 
     client: SupportsAsk
     temperature: float
@@ -97,21 +101,18 @@ class JudgeRunner:
         return parsed
 
     async def _ask(self, question: Question, prompt: JudgePrompt, bill: Bill) -> tuple[Answer, ParsedReply]:
-        await self.budget.reserve()
-        bill.requests += 1
-        answer = None
-        try:
-            answer = await self.client.ask(question)
-        finally:
-            self.budget.settle(answer)
-        bill.add(answer)
+        answer = await paid_answer(self.client, question, self.budget, bill)
         parsed = read_verdict(answer.text, list(prompt.rollout_of), prompt.parts)
-        if parsed.problems and answer.is_cut:
-            cut = "the reply was cut at its token limit (Judge(max_tokens=...) or the judge's context)"
-            parsed = replace(parsed, problems=(cut, *parsed.problems))
-        if parsed.problems and answer.is_refusal:
-            parsed = replace(parsed, problems=("the judge refused to answer", *parsed.problems))
+        if parsed.problems:
+            parsed = replace(parsed, problems=(*why_unusable(answer), *parsed.problems))
         return answer, parsed
+
+
+def why_unusable(answer: Answer) -> list[str]:
+    """Return what the server says of a reply that cannot be read: it was cut, or the judge refused."""
+    refused = ["the judge refused to answer"] if answer.is_refusal else []
+    cut = ["the reply was cut at its token limit (Judge(max_tokens=...) or the judge's context)"]
+    return [*refused, *(cut if answer.is_cut else [])]
 
 
 def judge_client(judge: str | Judge | AskFunction) -> tuple[SupportsAsk, float]:

@@ -6,24 +6,44 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from woodshed.errors import JudgeError, JudgeRefused
 from woodshed.rewards.aggregate import JudgeScores, panel_scores
-from woodshed.rewards.budget import Bill
+from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.chunks import chunk_size, judge_in_chunks
-from woodshed.rewards.judge_runner import JudgeRunner, content_rng
+from woodshed.rewards.judge_runner import content_rng
 from woodshed.rewards.prompt import PromptSettings, transcripts
 from woodshed.types import Trajectory
 
 _log = logging.getLogger("woodshed.rewards")
 
 
+class Runner(Protocol):
+    """One judge, asked in one of the modes."""
+
+    @property
+    def budget(self) -> Budget:
+        """What all judges of the ruler may cost."""
+
+    @property
+    def attempts_per_request(self) -> int | None:
+        """Number of attempts that one request shows; None means as many as fit."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name."""
+
+    async def judge(self, attempts: Sequence[Trajectory], bill: Bill) -> JudgeScores:
+        """Return the score of each attempt, or raise `JudgeError` or `CostCeilingError`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgePanel:
     """One judge or more, and how a group is divided into requests."""
 
-    judges: tuple[JudgeRunner, ...]
-    escalate_to: JudgeRunner | None
+    judges: tuple[Runner, ...]
+    escalate_to: Runner | None
     """Judge whose verdict replaces the panel's if its consistency is below `escalate_below`."""
     escalate_below: float
     prompt_settings: PromptSettings
@@ -75,13 +95,15 @@ class JudgePanel:
             _log.warning("a judge of the panel failed and is left out for one group: %s", error)
         return " + ".join(usable), panel_scores(list(usable.values()))
 
-    async def _one_judge(self, judge: JudgeRunner, attempts: Sequence[Trajectory], bill: Bill) -> JudgeScores:
+    async def _one_judge(self, judge: Runner, attempts: Sequence[Trajectory], bill: Bill) -> JudgeScores:
         """Return one judge's scores of all attempts, in chunks if they do not fit one request."""
         texts = transcripts(attempts, self.prompt_settings)
-        size = chunk_size(
-            [len(text) for text in texts.attempts], len(texts.shared),
-            max_attempts=self.max_attempts, window=self.window_chars,
-        )  # fmt: skip
+        lengths, shared = [len(text) for text in texts.attempts], len(texts.shared)
+        if judge.attempts_per_request is not None:
+            least = judge.attempts_per_request
+            chunk_size(lengths, shared, max_attempts=least, window=self.window_chars, least=least)
+            return await judge.judge(attempts, bill)
+        size = chunk_size(lengths, shared, max_attempts=self.max_attempts, window=self.window_chars)
         if len(attempts) <= size:
             return await judge.judge(attempts, bill)
         rng = content_rng(attempts, self.prompt_settings, self.seed)

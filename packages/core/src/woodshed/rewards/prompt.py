@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -82,19 +82,22 @@ def build_prompt(
     close the fence.
     """
     texts = transcripts([trajectories[i] for i in order], settings)
-    fence = _fence(salt, [texts.shared, *texts.attempts])
+    fence = fence_code(salt, [texts.shared, *texts.attempts])
     ids = attempt_ids(len(order))
-    blocks = [f"fence code: {fence}", f"<task {fence}>\n{texts.shared}\n</task {fence}>"]
-    blocks += [
-        f"<attempt {i} {fence}>\n{text}\n</attempt {i} {fence}>" for i, text in zip(ids, texts.attempts, strict=True)
-    ]
     return JudgePrompt(
         system=_system(settings),
-        user="\n".join(blocks),
+        user=fenced(fence, texts.shared, zip(ids, texts.attempts, strict=True)),
         rollout_of={i: trajectories[index].rollout_id for i, index in zip(ids, order, strict=True)},
         schema=answer_schema(ids, settings.details),
         parts=dict(zip(ids, texts.parts, strict=True)),
     )
+
+
+def fenced(fence: str, task: str, attempts: Iterable[tuple[str, str]]) -> str:
+    """Return the task and the attempts, given as pairs of id and text, each between tags with the fence code."""
+    blocks = [f"fence code: {fence}", f"<task {fence}>\n{task}\n</task {fence}>"]
+    blocks += [f"<attempt {i} {fence}>\n{text}\n</attempt {i} {fence}>" for i, text in attempts]
+    return "\n".join(blocks)
 
 
 def _system(settings: PromptSettings) -> str:
@@ -180,7 +183,8 @@ def answer_schema(ids: Sequence[str], details: Sequence[Detail] = ()) -> dict[st
     return {"type": "object", "properties": {"scores": scores}, "required": ["scores"], "additionalProperties": False}
 
 
-def _fence(salt: str, texts: Sequence[str]) -> str:
+def fence_code(salt: str, texts: Sequence[str]) -> str:
+    """Return a code that none of the texts contains; it depends on them and on `salt` only."""
     joined = "\n".join(texts)
     content = hashlib.sha256(f"{salt}:{joined}".encode()).hexdigest()
     for draw in range(10_000):

@@ -6,10 +6,9 @@ RULER as published by OpenPipe ART: https://art.openpipe.ai/fundamentals/ruler
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Self
+from typing import Self, get_args
 
 from woodshed.capture import untracked
 from woodshed.errors import ConfigError, JudgeError, JudgeRefused
@@ -19,16 +18,29 @@ from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import MemoryCache, VerdictCache
 from woodshed.rewards.judge import AskFunction, Judge
 from woodshed.rewards.judge_runner import JudgeRunner, as_judge, judge_client
-from woodshed.rewards.panel import JudgePanel
+from woodshed.rewards.known_groups import KnownGroup, known_groups
+from woodshed.rewards.mode_trial import CONCRETE_MODES, Mode, ModeTable, ModeTrial, chosen, try_mode
+from woodshed.rewards.pair_runner import PairRunner
+from woodshed.rewards.panel import JudgePanel, Runner
 from woodshed.rewards.partial_scores import Detail, check_details
-from woodshed.rewards.prompt import PromptSettings, Transcripts, default_rubric, transcripts
-from woodshed.rewards.transcript import histories
+from woodshed.rewards.prompt import PromptSettings, default_rubric, transcripts
+from woodshed.rewards.scored import by_content, scored
+from woodshed.rewards.single_runner import SingleRunner
 from woodshed.rewards.verdict import AttemptScore
-from woodshed.types import Failure, Judgement, Score, Trajectory, check_number
+from woodshed.types import Failure, Judgement, Trajectory, check_number
 
 _log = logging.getLogger("woodshed.rewards")
 JudgeLike = str | Judge | AskFunction
 """A model's name, a `Judge`, or an async function `(system, user, schema) -> reply`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A ruler that is ready to judge, and how its mode was chosen."""
+
+    ruler: Ruler
+    table: ModeTable | None = None
+    """How the judge did in each mode; None where the mode was given."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,21 +59,26 @@ class Ruler:
     """The judge, or a panel of judges. Each judge of a panel scores the whole group, and the median counts. A judge
     that fails is left out as long as more than half of the panel succeeds."""
     _: KW_ONLY
+    mode: Mode = "group"
+    """What one request shows: all attempts (`group`), two, for the judge to name the better one (`pairs`), or one, for
+    a grade (`single`). `auto` tries the three on attempts whose order is known, before the first step, and keeps the
+    best; see `woodshed judge-check`."""
     rubric: str | None = None
     """What a good attempt is, in words. None means woodshed's own rubric, which fits any task with a goal."""
     permutations: int = 1
-    """Requests per group, each in another order; the scores are averaged. An even number cancels position bias."""
+    """Requests per group, each in another order; the scores are averaged. An even number cancels position bias. `pairs`
+    shows every pair in both orders in any case."""
     tolerance: float = 0.0
     """If all scores of a group lie within this range, every attempt gets their mean."""
     details: tuple[Detail, ...] = ()
-    """Further scores to request: `agents` (fills `Score.agents`), `steps` (fills `Score.calls`)."""
+    """Further scores to request, in mode `group`: `agents` (fills `Score.agents`), `steps` (fills `Score.calls`)."""
     escalate_to: JudgeLike | None = None
     """A second judge, whose verdict replaces the first one's if that is not consistent."""
     escalate_below: float = 0.75
     """Consistency below which the second judge is asked; random scores reach about 0.5. Needs `permutations` of 2 or
-    more."""
+    more, or `pairs`."""
     max_attempts: int = 16
-    """Largest number of attempts in one request; a larger group is judged in overlapping chunks."""
+    """In mode `group`, largest number of attempts in one request; a larger group is judged in overlapping chunks."""
     attempt_chars: int = 24_000
     """Longest text of one attempt (a token is about 4 characters). A longer one is truncated: its beginning, its end
     and tool errors stay, and the gaps are marked."""
@@ -150,16 +167,22 @@ class Ruler:
             JudgeRefused: the judge will refuse every request: its key, its credit or its name is wrong.
             CostCeilingError: the next request would exceed `max_cost_usd`; the verdicts so far are in the cache.
         """
+        if self.mode == "auto":
+            raise ConfigError(
+                "Ruler(mode='auto') has no mode yet: `(await ruler.prepared()).ruler` has one. A run does that itself"
+            )
         shown = [t for t in trajectories if t.status == "completed"]
         if len({t.rollout_id for t in shown}) < len(shown):
             raise ConfigError("two trajectories of the group have the same rollout_id; scores are keyed by it")
         if len(shown) < 2:
             return Judgement(judge=self.name, cost_usd=0.0)
         texts = transcripts(shown, self._prompt_settings)
-        contents = _by_content(shown, texts)
+        contents = by_content(shown, texts)
         if len(contents) == 1:
             equal = AttemptScore(score=0.5, explanation="all attempts are the same")
-            return self._judgement(contents, JudgeScores(scores=(equal,)), Judgement(judge=self.name, cost_usd=0.0))
+            return scored(
+                contents, JudgeScores(scores=(equal,)), Judgement(judge=self.name, cost_usd=0.0), self.tolerance
+            )
         bill = Bill()
         try:
             with untracked():
@@ -171,24 +194,37 @@ class Ruler:
             _log.warning("a group of scenario %r has no verdict: %s", shown[0].scenario_id, error)
             return bill.judgement(self.name, Failure(kind=type(error).__name__, message=str(error)))
         figures = {"consistency": judged.consistency, "shortened": sum(texts.is_cut)}
-        return self._judgement(contents, judged, bill.judgement(name).model_copy(update=figures))
+        return scored(contents, judged, bill.judgement(name).model_copy(update=figures), self.tolerance)
 
-    def _judgement(
-        self, contents: Sequence[Sequence[Trajectory]], judged: JudgeScores, unscored: Judgement
-    ) -> Judgement:
-        value_of = _merge_ties([s.score for s in judged.scores], self.tolerance)
-        scores = [
-            Score(
-                rollout_id=t.rollout_id,
-                value=value_of(attempt.score),
-                explanation=attempt.explanation,
-                agents=dict(attempt.agents),
-                calls=dict(zip(_call_ids(t), attempt.steps, strict=True)) if attempt.steps else {},
-            )
-            for members, attempt in zip(contents, judged.scores, strict=True)
-            for t in members
-        ]
-        return unscored.model_copy(update={"scores": tuple(scores)})
+    async def prepared(self) -> Prepared:
+        """Return a ruler with a concrete mode; for `auto`, the best one on built-in groups whose order is known.
+
+        They are judged by woodshed's own rubric. Replies go to the cache and count towards `max_cost_usd`.
+
+        Raises:
+            CheckError: the judge is no better than a coin in every mode, or gives no verdict in any.
+            CostCeilingError: the trial would exceed `max_cost_usd`.
+        """
+        if self.mode != "auto":
+            return Prepared(ruler=self)
+        table = chosen(self.name, await replace(self, rubric=None).trials(known_groups()))
+        return Prepared(ruler=self.in_mode(table.mode), table=table)
+
+    async def trials(self, groups: Sequence[KnownGroup]) -> list[ModeTrial]:
+        """Judge groups whose order is known in every mode, one mode after the other.
+
+        Where this ruler shows a group in one order only, it is shown in the reverse order, too, for the position bias.
+        """
+        results = []
+        for mode in CONCRETE_MODES:
+            ruler = self.in_mode(mode)
+            both = replace(ruler, permutations=2) if mode == "group" and self.permutations == 1 else None
+            results.append(await try_mode(mode, ruler, groups, both_orders=both))
+        return results
+
+    def in_mode(self, mode: Mode) -> Self:
+        """Return a copy in another mode."""
+        return replace(self, mode=mode)
 
     @property
     def _judges(self) -> tuple[JudgeLike, ...]:
@@ -203,9 +239,9 @@ class Ruler:
         rubric = self.rubric.strip() if self.rubric is not None else default_rubric()
         return PromptSettings(rubric=rubric, attempt_chars=self.attempt_chars, details=self.details)
 
-    def _judge_runner(self, judge: JudgeLike, budget: Budget) -> JudgeRunner:
+    def _judge_runner(self, judge: JudgeLike, budget: Budget) -> Runner:
         client, temperature = judge_client(judge)
-        return JudgeRunner(
+        return _RUNNERS[self.mode](
             client=client, temperature=temperature, prompt_settings=self._prompt_settings, seed=self.seed,
             permutations=self.permutations, tolerance=self.tolerance, cache=self.cache, budget=budget,
         )  # fmt: skip
@@ -217,7 +253,11 @@ class Ruler:
             yield "Ruler.judge is empty; name one judge, or several for a panel"
         if len({judge_client(j)[0].name for j in self._judges}) < len(self._judges):
             yield "Ruler.judge names the same judge twice; use permutations to ask one judge more than once"
-        if self.escalate_to is not None and self.permutations < 2:
+        if self.mode not in get_args(Mode):
+            yield f"Ruler.mode is {self.mode!r}; expected one of {get_args(Mode)}"
+        if self.details and self.mode != "group":
+            yield f"Ruler.details needs mode='group', and mode is {self.mode!r}: other modes ask for one label only"
+        if self.escalate_to is not None and self.permutations < 2 and self.mode != "pairs":
             yield ("Ruler.escalate_to needs permutations=2 or more: a single request has no consistency")
         yield from self._cost_problems()
 
@@ -233,8 +273,11 @@ class Ruler:
                 )
 
 
+_RUNNERS: dict[Mode, type[JudgeRunner | SingleRunner | PairRunner]] = {
+    "group": JudgeRunner, "pairs": PairRunner, "single": SingleRunner, "auto": JudgeRunner,
+}  # fmt: skip
 _REPR_FIELDS = (
-    "rubric", "permutations", "tolerance", "details", "max_attempts", "attempt_chars", "window_chars", "seed",
+    "mode", "rubric", "permutations", "tolerance", "details", "max_attempts", "attempt_chars", "window_chars", "seed",
 )  # fmt: skip
 
 
@@ -254,23 +297,3 @@ def _judge_repr(judge: JudgeLike) -> str:
 
 def _is_panel(judge: JudgeLike | Sequence[JudgeLike]) -> bool:
     return isinstance(judge, Sequence) and not isinstance(judge, str)
-
-
-def _merge_ties(scores: Sequence[float], tolerance: float) -> Callable[[float], float]:
-    """Return a function that keeps a score as it is, or replaces it by the mean if all lie within the tolerance."""
-    if max(scores) - min(scores) > tolerance:
-        return lambda score: score
-    mean = math.fsum(scores) / len(scores)
-    return lambda _: mean
-
-
-def _call_ids(trajectory: Trajectory) -> list[str]:
-    return [call_id for history in histories(trajectory) for _, call_id in history.calls]
-
-
-def _by_content(trajectories: Sequence[Trajectory], texts: Transcripts) -> list[list[Trajectory]]:
-    """Group trajectories with the same text, in an order that depends on their content only."""
-    same: dict[str, list[Trajectory]] = {}
-    for text, trajectory in zip(texts.attempts, trajectories, strict=True):
-        same.setdefault(text, []).append(trajectory)
-    return [same[text] for text in sorted(same)]

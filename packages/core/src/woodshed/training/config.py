@@ -30,7 +30,7 @@ class Policy(Settings):
     """The policy: the open model that is trained."""
 
     model: str
-    """Hub name or folder of the base model."""
+    """Hub name, folder or GGUF file of the base model."""
     lora: LoraSettings = LoraSettings()
     trainer: TrainerKind = "auto"
     """Library that loads the model for training: `auto` takes Unsloth if the engine's machine has it and a GPU, else

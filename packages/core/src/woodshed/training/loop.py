@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import ConfigError
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
+from woodshed.rewards.prepare import is_undecided
 from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
 from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate, held_out_warning
@@ -28,6 +29,7 @@ from woodshed.training.report.summary import Summary, summarise
 from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
+from woodshed.training.run.judge_modes import with_modes
 from woodshed.training.run.source import Source
 from woodshed.training.run.storage import storage
 from woodshed.training.run.store import RunStore
@@ -249,9 +251,11 @@ async def _run_steps(
             progress.message(f"the run was finished after {taken} steps, and goes on from its last checkpoint")
         store.reopen()
     scenarios = _by_id(training.scenarios)
-    reward = training.reward.bound(
+    bound = training.reward.bound(
         base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios
     )
+    with progress.phase("choosing the judge's mode") if is_undecided(bound) else nullcontext():
+        reward = await with_modes(bound, store)
     if training.checks and store.fact("checks") is None:
         with progress.phase("checking engine, template, weights and judge"):
             warnings = await first_step_checks(

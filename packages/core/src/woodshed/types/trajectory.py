@@ -59,6 +59,8 @@ class Judgement(Record):
     consistency: float | None = None
     """Share of pairs of attempts whose order the judge kept when it was shown them in another order; None where each
     was shown in one order only."""
+    distinct: int | None = None
+    """How many different attempts a judge compared; 1 where all are the same and none was asked."""
     shortened: int = 0
     """How many attempts the judge saw only in part, because they are too long."""
     failures: dict[str, Failure] = Field(default_factory=dict)

@@ -11,7 +11,7 @@ import pytest
 
 from woodshed import Policy
 from woodshed.engine import ServedModel
-from woodshed.engine.client.fingerprint import file_hash, fingerprint
+from woodshed.engine.client.fingerprint import file_hash, fingerprint, whole_hash
 from woodshed.engine.client.served import check_served
 from woodshed.errors import ConfigError
 from woodshed.types import LoraSettings, ModelHealth, ModelSettings
@@ -129,3 +129,13 @@ def test_fewer_lora_slots_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     check_served(URL, [asked], serving(tiny))
 
     assert "can mix 3 versions of 'policy', and max_staleness makes up to 5" in caplog.text
+
+
+def test_a_gguf_file_is_what_the_engine_made_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"GGUF and so on")
+    asked = Policy(str(file)).served()
+    made = folder(tmp_path / whole_hash(file))
+
+    check_served(URL, [asked], serving(made))
+    assert "model is" in differences(asked, serving(folder(tmp_path / "another")))

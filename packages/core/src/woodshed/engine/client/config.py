@@ -16,6 +16,8 @@ from woodshed.types import Settings, TrainerKind
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
+_GGUF_MAGIC = b"GGUF"
+
 LoraRank = Literal[8, 16, 32, 64, 128, 256]
 
 
@@ -25,7 +27,7 @@ class ServedModel(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     """The model name in calls: `policy`, `judge`, …"""
     path: str
-    """A folder with `config.json`, weights and tokenizer, or a name on the Hugging Face hub."""
+    """A folder with `config.json`, weights and tokenizer, a GGUF file, or a name on the Hugging Face hub."""
     trainable: bool = False
     """Whether a LoRA of it can be trained and swapped in."""
     adapter: str | None = None
@@ -51,7 +53,11 @@ class ServedModel(Settings):
 
     def is_hub_name(self) -> bool:
         """Whether `path` is a name on the hub: it looks like `owner/model`, and no such folder exists."""
-        return bool(_HUB_NAME.match(self.path)) and not Path(self.path).is_dir()
+        return bool(_HUB_NAME.match(self.path)) and not self.is_gguf() and not Path(self.path).is_dir()
+
+    def is_gguf(self) -> bool:
+        """Whether `path` is a GGUF file, which the engine converts into a folder before it serves it."""
+        return self.path.endswith(".gguf")
 
 
 class EngineConfig(Settings):
@@ -141,7 +147,9 @@ def check_model(model: ServedModel) -> ServedModel:
         model = model.model_copy(update={"adapter": adapter})
     if model.is_hub_name():
         return model
-    hint = "give a folder with config.json and weights, or a hub name such as 'Qwen/Qwen2.5-3B-Instruct'"
+    if model.is_gguf():
+        return model.model_copy(update={"path": _checked_gguf(model)})
+    hint = "give a folder with config.json and weights, a GGUF file, or a hub name such as 'Qwen/Qwen2.5-3B-Instruct'"
     return model.model_copy(update={"path": _checked(model, model.path, "config.json", hint)})
 
 
@@ -153,6 +161,20 @@ def _checked(model: ServedModel, path: str, config: str, hint: str) -> str:
         contents = sorted(entry.name for entry in folder.iterdir())[:8]
         raise ConfigError(f"model {model.name!r}: {path!r} has no {config} (it holds {contents or 'nothing'})")
     return str(folder)
+
+
+def _checked_gguf(model: ServedModel) -> str:
+    file = Path(model.path).expanduser().absolute()
+    if not file.is_file():
+        raise ConfigError(f"model {model.name!r}: there is no file {model.path!r}; give the path of a GGUF file")
+    with file.open("rb") as opened:
+        found = opened.read(len(_GGUF_MAGIC))
+    if found != _GGUF_MAGIC:
+        raise ConfigError(
+            f"model {model.name!r}: {model.path!r} is no GGUF file: it begins with {found!r}, not {_GGUF_MAGIC!r}. A "
+            "file fetched with Git LFS may be a pointer of a few lines; fetch the file itself"
+        )
+    return str(file)
 
 
 def to_models(models: Mapping[str, str | ServedModel]) -> tuple[ServedModel, ...]:

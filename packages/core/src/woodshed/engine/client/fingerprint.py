@@ -32,6 +32,12 @@ def file_hash(file: str | Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
 
 
+def whole_hash(file: Path) -> str:
+    """Return the SHA-256 of all of a file's bytes; a gigabyte takes about a second."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def _weights(folder: Path) -> list[Path]:
     return [file for pattern in ("*.safetensors", "*.bin", "*.gguf") for file in folder.glob(pattern)]
 

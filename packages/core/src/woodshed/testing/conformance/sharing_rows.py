@@ -11,15 +11,17 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from typing import Any
 
 import openai
 import pytest
 
 from woodshed.capture import take_late_calls
-from woodshed.testing.conformance.rows import Rows, each_way, spoken, system_of, tool_texts, turn_of
+from woodshed.testing.conformance.rows import Rows, each_way, look, spoken, system_of, tool_texts, turn_of
 from woodshed.testing.conformance.truth import assert_faithful
 from woodshed.testing.replies import Reply, call_tool, say
+from woodshed.training.report.shared_state import shared_state
 
 Work = Callable[[], str]
 
@@ -97,7 +99,7 @@ WORKERS: Mapping[str, Callable[[], Callable[[Work], str]]] = {
 
 
 class SharingRows(Rows):
-    """Rows 23 and 24."""
+    """Rows 23, 24 and 25."""
 
     @pytest.mark.parametrize("kind", WORKERS)
     def test_row_23_a_worker_started_in_one_rollout_answers_for_whoever_asked(self, kind: str) -> None:
@@ -175,6 +177,34 @@ class SharingRows(Rows):
         assert trajectory.status == "failed"
         assert trajectory.error is not None
         assert trajectory.error.kind == "LeakError"
+
+    def test_row_25_what_one_attempt_left_in_anothers_first_prompt_is_warned_of(self) -> None:
+        ask = self.remembering(self.author.base_url)
+        numbers = count(1)
+        self.engine.vllm.play(lambda request: say(f"My own guess number {next(numbers)}: there may be some lamps."))
+
+        attempts = [self.as_trained(lambda _: ask("How many lamps are there?"), "lamps") for _ in range(2)]
+
+        assert [attempt.status for attempt in attempts] == ["completed", "completed"]
+        (warning,) = shared_state(attempts)
+        assert "lamps" in warning
+        assert all(attempt.rollout_id in warning for attempt in attempts)
+        assert "My own guess number 1" in warning
+
+    def test_row_25_attempts_that_share_nothing_are_not_warned_of(self) -> None:
+        agent = self.assistant(self.author.base_url, tools=[look])
+        numbers = count(1)
+
+        def script(request: dict[str, Any]) -> Reply:
+            if not turn_of(request):
+                return call_tool("look", id="call_1", item="lamps")
+            return say(f"My own guess number {next(numbers)}: there may be some lamps.")
+
+        self.engine.vllm.play(script)
+        attempts = [self.as_trained(lambda _: self.run(agent, "How many lamps are there?"), "lamps") for _ in range(3)]
+
+        assert [len(attempt.calls) for attempt in attempts] == [2, 2, 2]
+        assert shared_state(attempts) == []
 
 
 def consulting(request: dict[str, Any]) -> Reply:

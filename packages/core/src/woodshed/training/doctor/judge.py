@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from woodshed.rewards.base import Reward
 from woodshed.rewards.blend import Blend
+from woodshed.rewards.prepare import prepared
 from woodshed.rewards.ruler import Ruler
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
 from woodshed.types import Completion, Message, ModelCall, TokenCall, ToolRequest, ToolSpec, Trajectory
@@ -23,6 +24,7 @@ _GOOD, _BAD = "There are 4 lamps left.", "Go away."
 
 async def check_judge(reward: Reward) -> Finding:
     """Check that an LLM judge gives a usable verdict and prefers the good answer."""
+    reward, tables = await prepared(reward)
     if isinstance(reward, Blend):
         reward = next((part for _, part in reward.parts if isinstance(part, Ruler)), reward)
     if not isinstance(reward, Ruler):
@@ -32,14 +34,18 @@ async def check_judge(reward: Reward) -> Finding:
         return failed(
             "judge",
             f"{reward.name!r} gave no verdict: {judgement.error.message}",
-            "check its name, address and key, or name another: Ruler(judge=...)",
+            "check its name, address and key, try Ruler(mode='auto'), or name another: Ruler(judge=...)",
         )
     scores = {s.rollout_id: s.value for s in judgement.scores}
     scores_text = f"{reward.name!r} scores a good answer {scores['good']:.2f} and a bad one {scores['bad']:.2f}"
+    scores_text += "".join(f"; of its modes {t.mode!r} is best" for t in tables if t.judge == reward.name)
     if scores["good"] > scores["bad"]:
         return passed("judge", scores_text)
     return warned(
-        "judge", scores_text, "a run learns only from its ranking: use a stronger judge, or improve the rubric"
+        "judge",
+        scores_text,
+        "a run learns only from its ranking: try Ruler(mode='auto'), which asks a weak judge in the way it answers "
+        "best (`woodshed judge-check` prints how), use a stronger judge, or improve the rubric",
     )
 
 

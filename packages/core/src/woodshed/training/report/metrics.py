@@ -65,6 +65,8 @@ def _judge_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     scores = [s.value for j in judgements for s in j.scores]
     return {
         "reward": sum(scores) / len(scores) if scores else None,
+        # Groups whose attempts differ, and the judge gave all the same: its failure, not the policy's sameness.
+        "indifferent_groups": sum((j.distinct or 0) > 1 and len({s.value for s in j.scores}) == 1 for j in judgements),
         "unjudged_groups": sum(j.error is not None for j in judgements),
         "judge_requests": sum(j.requests for j in judgements),
         "judge_tokens": sum(j.prompt_tokens + j.completion_tokens for j in judgements),

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from woodshed.rewards.base import Reward
+from woodshed.rewards.mode_trial import ModeTable
 from woodshed.tokens import PrefixReuse
 from woodshed.training.report.metrics import DRIFT, cost_usd
+from woodshed.training.run.judge_modes import mode_tables
 from woodshed.training.run.store import RunStore
 from woodshed.types import EngineHealth, Record
 
@@ -39,6 +41,8 @@ class Summary(Record):
     engine: str
     """The inference server and its version, as it reports them itself."""
     judge: str
+    judge_modes: tuple[ModeTable, ...] = ()
+    """For each `Ruler(mode="auto")`: how its judge did in each mode before the first step, and the mode chosen."""
     judge_requests: int
     judge_tokens: int
     judge_cost_usd: float | None
@@ -91,6 +95,7 @@ def summarise(
         peak_rss_mb=round(peak_rss_mb, 1),
         engine=", ".join(f"vLLM {v}" for v in sorted({m.vllm for m in health.models})),
         judge=str(getattr(judge, "name", type(judge).__name__)),
+        judge_modes=mode_tables(store),
         judge_requests=sum(r["judge_requests"] for r in history),
         judge_tokens=sum(r["judge_tokens"] for r in history),
         judge_cost_usd=None if billed_usd is None else max(billed_usd, paid_usd),
