@@ -108,7 +108,7 @@ def _killed(life: Life, name: str, reach: Callable[[Life], points.Held], process
         release(pid, group=group)
     if process == "client":
         _ended(life)
-    left, gone_s = orphans(before if life.client is None else before - tree(target), life.client)
+    left, gone_s = orphans(before, life.client)
     if process == "gateway" or name == "starting":
         life.judge.open()  # a client that waits for its judge meets the dead engine only afterwards
         _ended(life)

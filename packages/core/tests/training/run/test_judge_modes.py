@@ -14,7 +14,6 @@ from woodshed.training.doctor.judge import check_judge
 from woodshed.training.report.summary import summarise
 from woodshed.training.run.judge_modes import with_modes
 from woodshed.training.run.store import RunStore
-from woodshed.training.run.totals import RunTotals
 from woodshed.types import EngineHealth
 
 
@@ -31,7 +30,7 @@ async def test_a_resumed_run_keeps_the_mode_it_began_with_and_asks_nothing(
 
     resumed = await with_modes(Ruler(server.judge(), mode="auto"), store)
     summary = summarise(
-        store, [], health=EngineHealth(woodshed="0"), totals=RunTotals(store), judge=Ruler(server.judge())
+        store, [], health=EngineHealth(woodshed="0"), seconds=0.0, peak_rss_mb=0.0, judge=Ruler(server.judge())
     )
     store.close()
 
