@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from killing import points
+from killing.child import GROUPS, HELD_OUT, MEMBERS
 from killing.judge import GatedJudge
 from killing.life import ClientEnded, Life
 from killing.processes import kill, orphans, release, tree
@@ -42,8 +43,8 @@ MATRIX: list[tuple[str, Callable[[Life], points.Held], tuple[str, ...]]] = [
     ("evaluating after", points.evaluating("after"), ("gateway",)),
 ]
 STEPS = 26
-_SAMPLED = ("idle", "judged, no step yet", "trainer's step", "writing checkpoint", "swapping LoRA")
-"""Points after which the step is to be finished; after the others, anything more that is stored will do."""
+_SAMPLED = ("judging", "idle", "judged, no step yet", "trainer's step", "writing checkpoint", "swapping LoRA")
+"""Points at which the step in hand is sampled: it can be finished once the judge's gate is open."""
 _ENDS_WITHIN_S = 60.0
 
 
@@ -60,7 +61,7 @@ class Row:
     orphans: int
     gone_s: float
     resumed_s: float | None
-    """From the kill until something more is stored; None where it was killed again before."""
+    """From the kill until the work in hand then is finished; None where it was killed again before."""
     trained_once: bool = False
 
 
@@ -105,34 +106,49 @@ def _killed(life: Life, name: str, reach: Callable[[Life], points.Held], process
     clock = time.monotonic()
     for pid, group in held:
         release(pid, group=group)
-    if process in ("client", "gateway") or name == "starting":
+    if process == "client":
         _ended(life)
+    left, gone_s = orphans(before, life.client)
+    if process == "gateway" or name == "starting":
+        life.judge.open()  # a client that waits for its judge meets the dead engine only afterwards
+        _ended(life)
+    if life.client is None:
         life.judge.forget_waiting()
-    left, gone_s = orphans(before if life.client is None else before - tree(target), life.client)
     resumed_s = None
     goes_on = life.client is not None
     if name != "starting":  # there the next kill comes first, to save a start
-        goes_on = _resumed(life, step if name in _SAMPLED else None, stored) and goes_on
+        goes_on = _resumed(life, _goal(life, name, step, stored), is_open=name in _SAMPLED) and goes_on
         resumed_s = time.monotonic() - clock
     life.judge.open(False)
     print(f"{name:20} {process:12} step {step + 1:2}  {resumed_s or 0:5.1f} s", flush=True)
     return Row(name, process, step, goes_on, life.judge.paid_twice - twice, left, gone_s, resumed_s)
 
 
-def _resumed(life: Life, step: int | None, stored: int) -> bool:
-    """Wait until `step` is finished, or anything is stored; return whether the client went on without a new start."""
+def _goal(life: Life, name: str, step: int, stored: int) -> Callable[[], bool]:
+    """Return what is to come true after a kill: that the work in hand then is finished."""
+    if name in _SAMPLED:
+        return lambda: life.step() > step
+    if name == "sampling":
+        return lambda: life.rollouts(step) == GROUPS * MEMBERS
+    if name.startswith("evaluating "):
+        # Two were in flight; the one after them is sampled after the kill.
+        group = name.removeprefix("evaluating ")
+        enough = min(life.rollouts(group) + 3, HELD_OUT * MEMBERS)
+        return lambda: life.rollouts(group) >= enough
+    return lambda: life.stored() > stored or life.judge.waiting > 0
+
+
+def _resumed(life: Life, goal: Callable[[], bool], *, is_open: bool) -> bool:
+    """Wait for the goal, with as many new starts as it takes; return whether the client went on without one."""
     goes_on = True
     while True:
         if life.client is None:
             goes_on = False
             life.judge.forget_waiting()
             life.start()
-        life.judge.open(step is not None)
+        life.judge.open(is_open)
         with suppress(ClientEnded):
-            if step is None:
-                life.wait(lambda: life.stored() > stored or life.judge.waiting > 0, "something is stored")
-            else:
-                life.wait(lambda: life.step() > step, "the step is finished")
+            life.wait(goal, "what was in hand at the kill is finished")
             return goes_on
 
 

@@ -16,8 +16,8 @@ HELD_OUT = 3
 
 
 def main() -> None:
-    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL CONCURRENCY`."""
-    folder, steps, judge_url, concurrency = sys.argv[1:]
+    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL ROLLOUT_TIMEOUT_S`."""
+    folder, steps, judge_url, timeout_s = sys.argv[1:]
     training = woodshed.Training(
         rollout=rollout_of("langgraph"),
         scenarios=train_scenarios(),
@@ -33,7 +33,8 @@ def main() -> None:
             group_size=MEMBERS,
             scenarios_per_step=GROUPS,
             max_staleness=0,
-            max_concurrency=int(concurrency),
+            max_concurrency=2,
+            rollout_timeout_s=float(timeout_s),
             optimizer=woodshed.OptimizerSettings(learning_rate=1e-4),
         ),
         run_dir=Path(folder),

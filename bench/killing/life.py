@@ -62,7 +62,7 @@ class Life:
             self._client = subprocess.Popen(
                 [
                     *(sys.executable, str(_CHILD), str(self.folder), str(self.steps), self.judge.url),
-                    str(2 + self.starts % 2),
+                    str(300 + self.starts),
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
@@ -115,8 +115,9 @@ class Life:
         return json.loads(body) if body else None
 
     def open_sessions(self) -> int:
-        """Return how many rollouts have a session at the engine that is not sealed."""
-        return int(self._one("engine/engine.sqlite", "SELECT count(*) FROM sessions WHERE sealed_s IS NULL") or 0)
+        """Return how many rollouts of this life have a session at the engine that is not sealed."""
+        query = "SELECT count(*) FROM sessions WHERE sealed_s IS NULL AND opened_s > ?"
+        return int(self._one("engine/engine.sqlite", query, self.began) or 0)
 
     def stored(self) -> int:
         """Return a number that grows with everything the run finishes."""

@@ -109,6 +109,12 @@ async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim
                     model = (await client.health()).models[0]
                     return model.ready and model.restarts == 1
 
+                def is_importing() -> bool:
+                    return any(pid not in rest for pid in tree(engine_pid)[1:])
+
+                await eventually(is_importing, "another fork server was started", every_s=0.01)
+                # Calls and swaps wait from now on; they would fail at a port where nobody listens.
+                assert not (await client.health()).models[0].ready
                 await eventually(started_again, "vLLM was started again and is ready", 240, every_s=0.5)
             rest = [*rest, *tree(engine_pid)]
             kill(engine_pid)
