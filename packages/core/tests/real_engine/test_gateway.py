@@ -278,14 +278,17 @@ async def test_a_client_that_leaves_frees_vllm_and_leaves_a_record(engine: Runni
 
 
 async def test_a_stream_that_is_left_keeps_the_tokens_it_had(engine: RunningEngine) -> None:
-    async with engine.session() as session:
-        stream = await session.ask(stream=True, max_tokens=300, extra_body={"ignore_eos": True})
-        async for chunk in stream:
-            if chunk.choices[0].delta.content:
-                break
-        await stream.close()
-        await eventually(session.recorded, "the stream that was left is recorded")
-        (call,) = (await session.seal()).calls
+    for _ in range(20):
+        async with engine.session() as session:
+            stream = await session.ask(stream=True, max_tokens=300, extra_body={"ignore_eos": True})
+            async for chunk in stream:
+                if chunk.choices[0].delta.content:
+                    break
+            await stream.close()
+            await eventually(session.recorded, "the stream that was left is recorded")
+            (call,) = (await session.seal()).calls
+        if call.error is not None:  # else all tokens were there before a busy machine let this process read the first
+            break
 
     assert call.error is not None
     assert 0 < len(call.completions[0].token_ids) < 300

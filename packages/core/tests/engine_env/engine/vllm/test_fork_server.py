@@ -31,9 +31,9 @@ _FORKED_LATE = """
 import os, sys, time
 from woodshed.engine.vllm import fork_server
 fork_server._remember_thread()
+parent = os.getpid()  # before the fork: it may be gone by the time its child asks
 if os.fork() == 0:
     os.write(1, f"{os.getpid()}\\n".encode())
-    parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(0.001)
     fork_server._follow_parent()
