@@ -308,6 +308,7 @@ def test_no_key_is_said_before_any_rollout_is_paid() -> None:
         ({"structured": "yaml"}, "structured is 'yaml'"),
         ({"prompt_usd_per_million": 1.0}, "one price of two"),
         ({"base_url": "localhost:8000"}, "base_url is 'localhost:8000'"),
+        ({"base_url": "http://["}, r"base_url is 'http://\['"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: str) -> None:

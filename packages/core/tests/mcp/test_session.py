@@ -270,6 +270,7 @@ def test_secrets_are_never_shown() -> None:
     [
         (lambda: Server(), "either an address or a command"),
         (lambda: Server.of("https://me:pw@host/mcp"), "user name or password"),
+        (lambda: Server.of("https://["), r"address is 'https://\["),
         (lambda: Server.of("python x.py", token="t"), "token= is for a server over HTTP"),
         (lambda: Server.of("python x.py", headers={"A": "b"}), "are for a server over HTTP"),
         (lambda: Server.of("https://host", env={"A": "b"}), "is for a command"),

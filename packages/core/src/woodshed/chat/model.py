@@ -117,11 +117,15 @@ class ChatModel:
 def _check_url(url: str | None, class_name: str) -> None:
     if url is None:
         return
-    parts = urlsplit(url)
+    unusable = ConfigError(f"{class_name}.base_url is {url!r}; expected an address such as 'http://localhost:8000/v1'")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise unusable from None
     if parts.username or parts.password:
         raise ConfigError(f"{class_name}.base_url contains a user name or password; pass the secret as api_key instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{class_name}.base_url is {url!r}; expected an address such as 'http://localhost:8000/v1'")
+        raise unusable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -119,8 +119,12 @@ def _as_name(text: str) -> str:
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
+    unusable = ConfigError(f"the server's address is {url!r}; expected one such as 'https://host/mcp'")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise unusable from None
     if parts.username or parts.password:
         raise ConfigError("the server's address carries a user name or password; pass the secret as a token or header")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"the server's address is {url!r}; expected one such as 'https://host/mcp'")
+        raise unusable

@@ -23,6 +23,14 @@ BODY_WITHIN_S = 60.0
 _App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+def _place(origin: str) -> str | None:
+    """Return host and port of an `Origin`; None where it is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 class Guard:
     """ASGI middleware; refuses with 403, 408 or 413 before anything of a request is believed."""
 
@@ -51,7 +59,7 @@ class Guard:
 
     def _foreign(self, scope: Scope) -> str | None:
         host, origin = header(scope, b"host") or "", header(scope, b"origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place(origin) != host.lower():
             return f"a page of {origin!r} may not speak to this engine"
         name = _name(host)
         if self._hosts is None or _is_loopback(name) or name in self._hosts:
