@@ -1,6 +1,6 @@
 """Watch a pretrained model learn to take orders, on this machine, by rules that say how right an answer is.
 
-    python examples/orders/demo.py --seed 0 [--control]     (or: make demo-real SEED=0 CONTROL=1)
+    python examples/orders/demo.py --seed 0 [--control]
 
 The policy is SmolLM2-135M-Instruct, which nobody here trained; the agent is a LangGraph graph; rules give the reward.
 """

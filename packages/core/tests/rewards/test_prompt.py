@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from loopback_judge import attempts_of
 
 from woodshed.rewards.prompt import PromptSettings, attempt_ids, build_prompt, default_rubric
+from woodshed.rewards.transcript import render_messages
 from woodshed.types import Message, Trajectory
 
 GOLDEN = Path(__file__).parent / "golden" / "ruler_prompt.txt"
@@ -159,3 +160,14 @@ def test_the_fence_code_stands_in_no_recorded_text(texts: list[tuple[str, str, s
     assert sorted(re.findall(rf"^<.*{code}>$", user, re.MULTILINE)) == sorted(tags)
     starts = ("assistant: ", "assistant calls look(", "tool look: ", "  ")
     assert all(line.startswith(starts) or line == "" for t in attempts_of(user).values() for line in t.split("\n"))
+
+
+def test_a_tools_result_stands_under_the_name_it_was_asked_by_where_ids_come_again() -> None:
+    messages = [
+        asked("look", id="functions.w:0"),
+        Message(role="tool", tool_call_id="functions.w:0", content="three"),
+        asked("count", id="functions.w:0"),
+        Message(role="tool", tool_call_id="functions.w:0", content="four"),
+    ]
+
+    assert re.findall(r"tool \w+: \w+", render_messages(messages)) == ["tool look: three", "tool count: four"]

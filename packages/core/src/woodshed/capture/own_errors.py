@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from woodshed.capture.causes import causes
 from woodshed.capture.rollout import Rollout
 from woodshed.errors import PolicyLost, RequestRefused, WoodshedError
 
@@ -23,20 +24,12 @@ _GATEWAY_ERRORS: dict[object, type[WoodshedError]] = {
 
 def own_error(error: BaseException | None) -> WoodshedError | None:
     """Return woodshed's own error in an exception, its causes or its group, if there is one."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, WoodshedError):
-            return current
-        if (refusal := _refusal(current)) is not None:
+    # A framework hides what its tool raised by `from None`, and the policy learns of it all the same.
+    for cause in causes(error, suppressed=True):
+        if isinstance(cause, WoodshedError):
+            return cause
+        if (refusal := _refusal(cause)) is not None:
             return refusal
-        waiting += [current.__context__, current.__cause__]
-        if isinstance(current, BaseExceptionGroup):
-            waiting += current.exceptions
     return None
 
 

@@ -7,11 +7,11 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import uvicorn
@@ -35,7 +35,6 @@ from woodshed.engine.vllm.lora_slots import LoraSlots
 from woodshed.engine.vllm.supervisor import Supervisor
 from woodshed.errors import EngineError
 
-T = TypeVar("T")
 Report = Callable[[str, str], None]
 """Called with a kind (`progress` or `ready`) and a message."""
 
@@ -67,10 +66,10 @@ async def run_engine(config: EngineConfig, report: Report, supervisor_type: type
         loop.add_signal_handler(number, stop.set)
     watching = asyncio.create_task(_watch_parent(config.parent_pid, stop))
     try:
-        converting = converted(config.models, lambda message: report("progress", message))
-        if (models := await _unless(stop, converting)) is None:
+        converting = asyncio.create_task(converted(config.models, lambda message: report("progress", message)))
+        if not await _ends_before(stop, converting):
             return
-        config = config.model_copy(update={"models": models})
+        config = config.model_copy(update={"models": converting.result()})
         await _serve(config, listener, stop, report, supervisor_type)
     finally:
         watching.cancel()
@@ -98,8 +97,10 @@ async def _serve(
                 upstreams[name] = Upstream(server=server, slots=slots, http=http, counters=counters)
             gateway = Gateway(upstreams, sessions, config.api_key)
             control = ControlApi(upstreams, sessions, counters, gateway, config.home, stop.set)
-            if await _unless(stop, _started(supervisor)) is None:
+            starting = asyncio.create_task(supervisor.start())
+            if not await _ends_before(stop, starting):
                 return
+            starting.result()
             try:
                 await _run_server(Guard(_app(gateway, control), hosts=_hosts(config)), listener, stop, report)
             finally:
@@ -109,21 +110,16 @@ async def _serve(
             store.close()
 
 
-async def _started(supervisor: Supervisor) -> Supervisor:
-    await supervisor.start()
-    return supervisor
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what `work` returns; None, with the work cancelled, where the engine is told to stop before."""
-    working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+async def _ends_before(stop: asyncio.Event, work: asyncio.Task[Any]) -> bool:
+    """Wait for `work`; return False, with it cancelled, where the engine is told to stop before it has ended."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if working.done():
-        return working.result()
-    working.cancel()
-    await asyncio.wait((working,))
-    return None
+    if work.done():
+        return True
+    work.cancel()
+    await asyncio.wait((work,))
+    return False
 
 
 async def _run_server(app: Guard, listener: socket.socket, stop: asyncio.Event, report: Report) -> None:

@@ -14,10 +14,10 @@ from woodshed.chat.client import ChatClient
 from woodshed.chat.model import Answer, Question, SupportsAsk
 from woodshed.errors import ConfigError, JudgeError
 from woodshed.rewards.aggregate import JudgeScores, gather_all, mean_scores
-from woodshed.rewards.budget import Bill, Budget, paid_answer
-from woodshed.rewards.cache import VerdictCache
+from woodshed.rewards.budget import Bill, paid_answer
 from woodshed.rewards.judge import AskFunction, FunctionJudge, Judge
 from woodshed.rewards.prompt import JudgePrompt, PromptSettings, build_prompt, prompt_text, transcripts
+from woodshed.rewards.runner import Runner
 from woodshed.rewards.verdict import AttemptScore, ParsedReply, read_verdict
 from woodshed.types import FORMAT, Trajectory
 
@@ -27,25 +27,11 @@ _REPEATED_CHARS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeRunner:
+class JudgeRunner(Runner):
     """A judge with the settings of one `Ruler`, asked about several attempts in each request."""
 
     attempts_per_request: ClassVar[int | None] = None
     """None: as many as fit."""
-
-    client: SupportsAsk
-    temperature: float
-    prompt_settings: PromptSettings
-    permutations: int
-    seed: int
-    tolerance: float
-    cache: VerdictCache
-    budget: Budget
-
-    @property
-    def name(self) -> str:
-        """The judge's name."""
-        return self.client.name
 
     async def judge(self, attempts: Sequence[Trajectory], bill: Bill) -> JudgeScores:
         """Return the mean score of each attempt over all orders.

@@ -8,13 +8,13 @@ import logging
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from woodshed.chat.model import Answer, Question, SupportsAsk
+from woodshed.chat.model import Answer, Question
 from woodshed.errors import JudgeError
-from woodshed.rewards.budget import Bill, Budget, paid_answer
-from woodshed.rewards.cache import VerdictCache
+from woodshed.rewards.budget import Bill, paid_answer
 from woodshed.rewards.judge_runner import why_unusable
 from woodshed.rewards.labels import LabelReply, Labels, read_label
-from woodshed.rewards.prompt import PromptSettings, prompt_text
+from woodshed.rewards.prompt import prompt_text
+from woodshed.rewards.runner import Runner
 from woodshed.rewards.verdict import AttemptScore
 from woodshed.types import FORMAT
 
@@ -24,25 +24,11 @@ _REPEATED_CHARS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelRunner:
+class LabelRunner(Runner):
     """A judge with the settings of one `Ruler`, asked for one label in each request."""
 
     attempts_per_request: ClassVar[int]
     """Number of attempts that one request shows."""
-
-    client: SupportsAsk
-    temperature: float
-    prompt_settings: PromptSettings
-    permutations: int
-    seed: int
-    tolerance: float
-    cache: VerdictCache
-    budget: Budget
-
-    @property
-    def name(self) -> str:
-        """The judge's name."""
-        return self.client.name
 
     async def value(self, question: Question, labels: Labels, bill: Bill) -> float:
         """Return the mean value of the judge's label, 0 to 1.

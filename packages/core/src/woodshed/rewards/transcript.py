@@ -89,10 +89,12 @@ def message_blocks(
         failed: ids of tool calls whose tool raised. Other failures are recognised by words such as "error".
         steps: index of a message → number of its step, written above it.
     """
-    names = {t.id: t.name for m in (*known, *messages) for t in m.tool_requests}
+    # By turn: some models number their tool calls anew in each (`functions.w:0`).
+    names = {t.id: t.name for m in known for t in m.tool_requests}
     step_numbers = steps or {}
     blocks = []
     for index, message in enumerate(messages):
+        names.update({t.id: t.name for t in message.tool_requests})
         lines = [_indented(line) for line in _lines(message, names)]
         if index in step_numbers:
             lines.insert(0, f"step {step_numbers[index]}:")

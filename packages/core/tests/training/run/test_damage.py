@@ -208,14 +208,13 @@ def open_path() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder that a process of its own may not look into")
 def test_a_folder_nobody_may_look_into_is_named(open_path: Path) -> None:
     closed = open_path / "closed"
     closed.mkdir(mode=0o700)
     done = subprocess.run(
         [sys.executable, "-c", _AS_NOBODY, str(closed / "r")], capture_output=True, text=True, check=False
     )
-    if os.getuid() != 0:
-        pytest.skip("only root can make a folder that this process may not look into")
 
     lines = done.stdout.splitlines()
     assert len(lines) == 4, done.stderr

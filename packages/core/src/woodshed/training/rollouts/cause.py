@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
+from woodshed.capture.causes import causes
 from woodshed.capture.recorder import failure
 from woodshed.capture.user_frames import user_line
 from woodshed.errors import RolloutError, WoodshedError
@@ -21,28 +21,13 @@ _OVERFLOW_TEXT = re.compile(r"context[_ ](length|window)|maximum (context|model)
 
 def rollout_failure(error: BaseException) -> Failure:
     """Return an exception of a rollout as data, with its cause."""
-    chain = list(_chain(error))
+    chain = list(causes(error, suppressed=False))
     plain = failure(error).model_copy(update={"where": user_line(error)})
     if any(_is_overflow(e) for e in chain):
         return plain.model_copy(update={"cause": "overflow"})
     if any(_is_infrastructure(e) for e in chain):
         return plain.model_copy(update={"cause": "infrastructure"})
     return plain
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception, what it was raised from, and the members of groups."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        waiting += [current.__cause__, None if current.__suppress_context__ else current.__context__]
-        if isinstance(current, BaseExceptionGroup):
-            waiting += current.exceptions
 
 
 def _is_infrastructure(error: BaseException) -> bool:
