@@ -77,7 +77,12 @@ def test_a_missing_engine_environment_names_the_command_that_makes_it(tmp_path: 
 @pytest.mark.parametrize(("flags", "advice"), [((), "command again to"), (("--fresh",), "command without --fresh to")])
 def test_ctrl_c_says_how_to_resume_what_was_just_started(tmp_path: Path, flags: tuple[str, ...], advice: str) -> None:
     file = tmp_path / "t.py"
-    file.write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    file.write_text(
+        "import os, signal, time\n"
+        # A job in the background of a shell ignores Ctrl-C, and so do its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
 
     done = woodshed("train", str(file), *flags)
 
