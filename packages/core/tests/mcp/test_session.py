@@ -8,6 +8,7 @@ import os
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,11 @@ def counted(opened: Sessions) -> tuple[int, int]:
 
 def children() -> set[int]:
     """Processes this one has started and not yet seen end."""
-    own = os.getpid()
-    tasks = Path(f"/proc/{own}/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
 
 
 def said_by_server(url: str) -> dict[str, int]:
