@@ -91,7 +91,7 @@ async def test_the_figures_of_an_evaluation_are_kept_and_shown(tmp_path: Path) -
 
     summary = summarise(store, [], health=health, seconds=0.0, peak_rss_mb=0.0, judge=reward)
 
-    assert "held-out success before: 0.100, 1 of 10 (9 failed: ValueError)" in text.getvalue()
+    assert "held-out success before: 0.100, 1 of 10 (9 failed: ValueError), 95 % interval 0.0" in text.getvalue()
     assert (summary.success_before, summary.failed_before, summary.masked_before) == (0.1, 9, 0)
     assert (summary.success_after, summary.failed_after, summary.masked_after) == (None, None, None)
     store.close()
