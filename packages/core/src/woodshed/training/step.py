@@ -11,6 +11,7 @@ from typing import Any
 from woodshed.errors import DriftError, RolloutError
 from woodshed.rewards.base import Reward
 from woodshed.training.config import Evaluation
+from woodshed.training.doctor.drift_probe import drift_by_probe, has_fresh_token
 from woodshed.training.evaluation import evaluate_between
 from woodshed.training.report.diagnostics import check_rollouts, drift_unmeasured, late_calls, step_warnings
 from woodshed.training.report.evaluations import best, evaluations, is_stopped, stop_early
@@ -101,7 +102,8 @@ async def _train_step(
     """
     ready, config = time.perf_counter(), context.config
     _check_groups(context, step, sampled, progress, watch)
-    fresh, stale = split_stale(sampled.groups, version=_version(context), max_staleness=config.max_staleness)
+    version = _version(context)
+    fresh, stale = split_stale(sampled.groups, version=version, max_staleness=config.max_staleness)
     if stale:
         _log.warning(
             "step %d: %d of %d groups dropped: they hold tokens of weights more than max_staleness=%d steps old",
@@ -111,7 +113,9 @@ async def _train_step(
     request = step_request(_step_id(step), fresh, config.score_tolerance, config.advantage)
     top = best(evaluations(context.store, context.store.history()))
     kept = {"keep_checkpoints": config.keep_checkpoints, "keep_version": top.version if top is not None else None}
-    report = await _request_step(context, step, request.model_copy(update=kept))
+    learning = {r.rollout_id for r in request.rollouts if r.advantage or r.call_advantages}
+    is_measured = not learning or has_fresh_token(fresh, learning, version)
+    report = await _request_step(context, step, request.model_copy(update=kept), probe=not is_measured)
     row = step_row(step, sampled, report, stale=stale, wait_s=ready - clock, train_s=time.perf_counter() - ready)
     context.store.save_step(step, report, row)
     if (warning := drift_unmeasured(context.store.history())) is not None:
@@ -142,9 +146,14 @@ def _check_groups(context: RunContext, step: int, sampled: StepGroups, progress:
         _log.warning("step %d: %s", step + 1, "; ".join(warnings))
 
 
-async def _request_step(context: RunContext, step: int, request: StepRequest) -> StepReport:
+async def _request_step(context: RunContext, step: int, request: StepRequest, *, probe: bool) -> StepReport:
+    """Take the step; with `probe`, its drift is measured on a short answer of its own."""
+    client, policy = context.client, context.policy_name
     try:
-        return await context.client.step(context.policy_name, request)
+        drift = await drift_by_probe(client, policy, context.policy.sampling(), context.config.loss) if probe else {}
+        report = await client.step(policy, request)
+        # The trainer's own measure, over all fresh tokens, is the better one.
+        return report.model_copy(update={"metrics": {**drift, **report.metrics}})
     except DriftError as error:
         limit = context.config.loss.drift_stop
         save_refused_step(context.store, step, limit)

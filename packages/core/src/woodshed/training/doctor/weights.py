@@ -29,7 +29,7 @@ async def check_swap(client: EngineClient, policy: str) -> Finding:
 
 async def check_drift(client: EngineClient, policy: str, sampling: Mapping[str, Any], limits: LossSettings) -> Finding:
     """Check that the trainer computes the same log-probabilities for a sampled answer as the engine."""
-    report = await _evaluate(client, policy, await sample(client, policy, sampling))
+    report = await probe(client, policy, sampling)
     if (drift := report.metrics.get("logprob_drift_fresh")) is None:
         reason = "; ".join(report.quarantined.values()) or "nothing was sampled"
         return warned("logprob drift", f"not measured: {reason}", "look at the first step's logprob_drift_fresh")
@@ -87,6 +87,15 @@ async def sample(client: EngineClient, policy: str, sampling: Mapping[str, Any])
     if answer.status_code != 200:
         raise EngineError(f"the probe was answered {answer.status_code}: {answer.text[:500]}")
     return rollout_id
+
+
+async def probe(client: EngineClient, policy: str, sampling: Mapping[str, Any]) -> StepReport:
+    """Return what the trainer computes for a short answer sampled now, without a step: `logprob_drift_fresh`, `nll`.
+
+    Raises:
+        EngineError: the call was not answered, or the trainer could not compute it.
+    """
+    return await _evaluate(client, policy, await sample(client, policy, sampling))
 
 
 async def _evaluate(client: EngineClient, policy: str, rollout_id: str) -> StepReport:
