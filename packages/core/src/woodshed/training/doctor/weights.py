@@ -77,13 +77,16 @@ async def sample(client: EngineClient, policy: str, sampling: Mapping[str, Any])
     )
     body = {"model": policy, "messages": [{"role": "user", "content": _PROBE}]}
     # The engine is on loopback or in the same network: never use a proxy from the environment.
-    async with httpx.AsyncClient(trust_env=False, timeout=120.0) as http:
-        headers = {"authorization": f"Bearer {grant.secret}"}
-        try:
-            answer = await http.post(f"{grant.base_url}/chat/completions", json=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise EngineError(f"the probe was not answered: {type(error).__name__}: {error}") from error
-    await client.seal(rollout_id)
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=120.0) as http:
+            headers = {"authorization": f"Bearer {grant.secret}"}
+            try:
+                answer = await http.post(f"{grant.base_url}/chat/completions", json=body, headers=headers)
+            except httpx.HTTPError as error:
+                raise EngineError(f"the probe was not answered: {type(error).__name__}: {error}") from error
+    finally:
+        # Also if the run is being stopped: to the engine, an open session is a rollout still in progress.
+        await client.seal(rollout_id)
     if answer.status_code != 200:
         raise EngineError(f"the probe was answered {answer.status_code}: {answer.text[:500]}")
     return rollout_id

@@ -12,7 +12,7 @@ from woodshed.capture import Rollout, RolloutFunction, assemble, bind, new_id
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError, RolloutError, RolloutTimeout
 from woodshed.training.rollouts.cause import rollout_failure
-from woodshed.types import OpenSession, Status, Trajectory
+from woodshed.types import OpenSession, SessionGrant, Status, Trajectory
 
 _log = logging.getLogger("woodshed.training")
 _SEAL_WITHIN_S = 5.0
@@ -52,7 +52,7 @@ async def _run_session(
     request: OpenSession,
     timeout_s: float,
 ) -> Trajectory:
-    grant = await client.open_session(request)
+    grant = await _opened(client, request)
     active = Rollout(
         base_url=grant.base_url,
         secret=grant.secret,
@@ -84,6 +84,21 @@ async def _run_session(
         started_s=started,
         latency_s=time.perf_counter() - clock,
     )
+
+
+async def _opened(client: EngineClient, request: OpenSession) -> SessionGrant:
+    """Open the rollout's session. A cancellation waits until the engine has answered.
+
+    Otherwise the seal that follows could overtake the request, and leave open a session that no one knows of.
+    """
+    opening = asyncio.ensure_future(client.open_session(request))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait({opening}, timeout=_SEAL_WITHIN_S)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        raise
 
 
 async def run_with_timeout(function: RolloutFunction, scenario: Any, active: Rollout, timeout_s: float) -> Any:
