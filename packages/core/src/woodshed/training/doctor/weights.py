@@ -11,6 +11,7 @@ from woodshed.capture import new_id
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
+from woodshed.training.rollouts.rollout import opened
 from woodshed.types import LossSettings, OpenSession, StepReport, StepRequest, WeightedRollout
 
 _PROBE = "Tell me something that you know about the sea."
@@ -72,9 +73,8 @@ async def sample(client: EngineClient, policy: str, sampling: Mapping[str, Any])
         EngineError: the call was not answered.
     """
     rollout_id = f"doctor-{new_id()}"
-    grant = await client.open_session(
-        OpenSession(rollout_id=rollout_id, policy=policy, sampling={**sampling, "max_tokens": _TOKENS})
-    )
+    asked = OpenSession(rollout_id=rollout_id, policy=policy, sampling={**sampling, "max_tokens": _TOKENS})
+    grant = await opened(client, asked)
     body = {"model": policy, "messages": [{"role": "user", "content": _PROBE}]}
     # The engine is on loopback or in the same network: never use a proxy from the environment.
     try:

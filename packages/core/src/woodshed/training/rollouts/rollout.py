@@ -52,7 +52,7 @@ async def _run_session(
     request: OpenSession,
     timeout_s: float,
 ) -> Trajectory:
-    grant = await _opened(client, request)
+    grant = await opened(client, request)
     active = Rollout(
         base_url=grant.base_url,
         secret=grant.secret,
@@ -86,8 +86,8 @@ async def _run_session(
     )
 
 
-async def _opened(client: EngineClient, request: OpenSession) -> SessionGrant:
-    """Open the rollout's session. A cancellation waits until the engine has answered.
+async def opened(client: EngineClient, request: OpenSession) -> SessionGrant:
+    """Open a rollout's session. A cancellation waits until the engine has answered.
 
     Otherwise the seal that follows could overtake the request, and leave open a session that no one knows of.
     """
