@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from woodshed.capture import Rollout, rollout
 from woodshed.engine import EngineClient
 from woodshed.testing.loopback import LoopbackHandler, LoopbackServer
 from woodshed.testing.waiting import eventually
+from woodshed.training.doctor.weights import sample
 from woodshed.training.rollouts.rollout import run_rollout, run_with_timeout
 
 SCOPE = Rollout(base_url="http://127.0.0.1:9/v1", secret="s", scenario_id="s", rollout_id="r")
@@ -95,15 +96,24 @@ class OpeningHandler(LoopbackHandler):
         self.send_json(200, grant if step == "sessions" else {"rollout_id": "r", "calls": []})
 
 
-async def test_a_rollout_that_is_cancelled_while_its_session_is_opened_leaves_none_open() -> None:
+def a_rollout(client: EngineClient) -> Coroutine[Any, Any, object]:
+    return run_rollout(
+        rollout(lambda _: None), "s", scenario_id="s", client=client, policy="p", sampling={}, timeout_s=9.0
+    )
+
+
+def a_probe(client: EngineClient) -> Coroutine[Any, Any, object]:
+    return sample(client, "p", {})
+
+
+@pytest.mark.parametrize("asks", [a_rollout, a_probe])
+async def test_what_is_cancelled_while_its_session_is_opened_leaves_none_open(
+    asks: Callable[[EngineClient], Coroutine[Any, Any, object]],
+) -> None:
     server = Opening()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     async with EngineClient(f"http://127.0.0.1:{server.server_address[1]}") as client:
-        task = asyncio.create_task(
-            run_rollout(
-                rollout(lambda _: None), "s", scenario_id="s", client=client, policy="p", sampling={}, timeout_s=9.0
-            )
-        )
+        task = asyncio.create_task(asks(client))
         await eventually(lambda: server.asked == ["sessions"], "the session is being opened")
         task.cancel()
         await asyncio.wait({task}, timeout=0.5)  # enough for a seal that waits for nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,8 @@ from woodshed.capture import new_id
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
-from woodshed.training.rollouts.rollout import opened
-from woodshed.types import LossSettings, OpenSession, StepReport, StepRequest, WeightedRollout
+from woodshed.training.rollouts.rollout import opened, seal_stopped
+from woodshed.types import LossSettings, OpenSession, SessionGrant, StepReport, StepRequest, WeightedRollout
 
 _PROBE = "Tell me something that you know about the sea."
 _TOKENS, _PROBES = 24, 2
@@ -74,22 +75,31 @@ async def sample(client: EngineClient, policy: str, sampling: Mapping[str, Any])
     """
     rollout_id = f"doctor-{new_id()}"
     asked = OpenSession(rollout_id=rollout_id, policy=policy, sampling={**sampling, "max_tokens": _TOKENS})
-    grant = await opened(client, asked)
-    body = {"model": policy, "messages": [{"role": "user", "content": _PROBE}]}
-    # The engine is on loopback or in the same network: never use a proxy from the environment.
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=120.0) as http:
-            headers = {"authorization": f"Bearer {grant.secret}"}
-            try:
-                answer = await http.post(f"{grant.base_url}/chat/completions", json=body, headers=headers)
-            except httpx.HTTPError as error:
-                raise EngineError(f"the probe was not answered: {type(error).__name__}: {error}") from error
-    finally:
-        # Also if the run is being stopped: to the engine, an open session is a rollout still in progress.
+        grant = await opened(client, asked)
+        answer = await _answer(grant, policy)
         await client.seal(rollout_id)
+    except asyncio.CancelledError:
+        # The run is being stopped: to the engine, an open session is a rollout still in progress.
+        await seal_stopped(client, rollout_id)
+        raise
+    if isinstance(answer, httpx.HTTPError):
+        raise EngineError(f"the probe was not answered: {type(answer).__name__}: {answer}") from answer
     if answer.status_code != 200:
         raise EngineError(f"the probe was answered {answer.status_code}: {answer.text[:500]}")
     return rollout_id
+
+
+async def _answer(grant: SessionGrant, policy: str) -> httpx.Response | httpx.HTTPError:
+    """Return the answer to the probe's prompt, or why there is none."""
+    body = {"model": policy, "messages": [{"role": "user", "content": _PROBE}]}
+    # The engine is on loopback or in the same network: never use a proxy from the environment.
+    async with httpx.AsyncClient(trust_env=False, timeout=120.0) as http:
+        headers = {"authorization": f"Bearer {grant.secret}"}
+        try:
+            return await http.post(f"{grant.base_url}/chat/completions", json=body, headers=headers)
+        except httpx.HTTPError as error:
+            return error
 
 
 async def probe(client: EngineClient, policy: str, sampling: Mapping[str, Any]) -> StepReport:

@@ -39,7 +39,7 @@ async def run_rollout(
         return await _run_session(function, scenario, scenario_id, client, request, timeout_s)
     except asyncio.CancelledError:
         # The run is being stopped: to the engine, an open session is a rollout still in progress.
-        await _seal_stopped(client, request.rollout_id)
+        await seal_stopped(client, request.rollout_id)
         raise
 
 
@@ -85,7 +85,7 @@ async def _run_session(
     )
 
 
-async def _seal_stopped(client: EngineClient, rollout_id: str) -> None:
+async def seal_stopped(client: EngineClient, rollout_id: str) -> None:
     """Seal the session of a rollout that is being stopped; a failure is said, and the run stops all the same."""
     failure: Exception | None = None
     # Again, because requests that are cancelled beside it may cost this one its connection.
