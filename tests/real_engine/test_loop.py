@@ -23,6 +23,7 @@ import pytest_asyncio
 import woodshed
 from woodshed.engine import EngineClient
 from woodshed.testing.waiting import eventually
+from woodshed.training.doctor.drift_probe import drift_by_probe
 from woodshed.training.run.store import RunStore
 from woodshed_tiny_world import policy_path
 
@@ -74,7 +75,10 @@ def on_policy(**settings: Any) -> woodshed.TrainConfig:
 
 
 def versions(store: RunStore, step: int) -> set[int]:
-    found = [store.trajectory(f"{step}/scenario-{s}/{k}") for s in range(2) for k in range(4)]
+    return sampled_by([store.trajectory(f"{step}/scenario-{s}/{k}") for s in range(2) for k in range(4)])
+
+
+def sampled_by(found: Sequence[woodshed.Trajectory | None]) -> set[int]:
     return {v for t in found if t for c in t.calls for m in c.tokens.completions for v in m.weight_versions}
 
 
@@ -175,6 +179,97 @@ async def test_a_finished_run_with_more_steps_goes_on_from_its_last_checkpoint(
     assert [p.name for p in tmp_path.iterdir()] == ["r"]
     said = capsys.readouterr().out
     assert "finished after 1 steps, and goes on" in said and "is finished: 3 steps" in said
+
+
+async def test_success_is_measured_by_each_steps_weights_and_what_was_measured_is_not_repeated(
+    engine: EngineClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out = [{"id": f"h{n}", "text": text} for n, text in enumerate(QUESTIONS)]
+
+    @woodshed.rollout
+    async def ask_any(question: str | dict[str, str]) -> None:
+        await ask(question if isinstance(question, str) else question["text"])
+
+    def is_first(trajectory: woodshed.Trajectory, scenario: Any) -> float:
+        return float(sampled_by([trajectory]) == {1})
+
+    def go() -> Coroutine[Any, Any, woodshed.Run]:
+        settings = training(
+            engine, tmp_path / "r", rollout=ask_any, reward=Plain(length),
+            config=on_policy(steps=9, max_staleness=1, keep_checkpoints=1),
+            evaluation=woodshed.Evaluation(scenarios=held_out, measure=is_first, every=1, patience=3),
+        )  # fmt: skip
+        return woodshed.train_async(settings)
+
+    database = tmp_path / "r" / "run.sqlite"
+    running = asyncio.create_task(go())
+    await eventually(
+        lambda: running.done() or (database.exists() and any(s.startswith("after-step-2/") for s in _stored(database))),
+        "the second evaluation has begun", 240,
+    )  # fmt: skip
+    assert not running.done(), running.exception()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    before = _slots(database)
+    run = await go()
+    again = await go()
+
+    store, summary = RunStore(run.folder), run.summary
+    last = [store.trajectory(f"after/{s['id']}/0") for s in held_out]
+    for step in (1, 2, 3):
+        rollouts = [store.trajectory(f"after-step-{step}/{s['id']}/0") for s in held_out]
+        assert sampled_by(rollouts) == {run.history[step - 1]["version"]} == {step}
+    assert sampled_by(last) == {4}
+    assert before.items() <= _slots(database).items()
+    assert [(p.step, p.version, p.success) for p in summary.evaluations] == [
+        (0, 0, 0.0), (1, 1, 1.0), (2, 2, 0.0), (3, 3, 0.0), (4, 4, 0.0)
+    ]  # fmt: skip
+    assert (summary.steps, summary.best_step, summary.best_success) == (4, 1, 1.0)
+    assert summary.best_interval == pytest.approx((0.342, 1.0), abs=1e-3)
+    assert summary.best_adapter is not None and summary.last_adapter is not None
+    checkpoints = Path(summary.best_adapter).parents[1]
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["00001", "00004"]
+    assert (Path(summary.best_adapter) / "adapter_model.safetensors").exists()
+    assert [w for w in summary.warnings if w.startswith("stopped after step 4 of 9: 3 held-out evaluations in a row")]
+    assert [row["stale_groups"] for row in run.history] == [0] * 4
+    # Prefetching goes on beside an evaluation, and what it makes unmeasurable is measured on an answer of its own.
+    assert max(row["train/staleness_max"] for row in run.history) == 1
+    assert all(0 <= row["train/logprob_drift_fresh"] < 1e-3 for row in run.history)
+    assert (again.summary, again.history) == (summary, run.history)
+    assert "best 1.000 [0.342, 1.000] after step 1" in capsys.readouterr().out
+
+
+def _stored(database: Path) -> list[str]:
+    try:
+        return list(_slots(database).values())
+    except sqlite3.OperationalError:
+        return []  # its tables are about to be made
+
+
+async def test_drift_is_measured_where_no_rollout_of_a_step_has_a_token_of_its_weights(
+    engine: EngineClient, tmp_path: Path
+) -> None:
+    @dataclass(frozen=True, repr=False)
+    class Ahead(Plain):
+        """Scores the first step when the second is sampled too, so from the same weights."""
+
+        async def judge_group(self, trajectories: Sequence[woodshed.Trajectory]) -> woodshed.Judgement:
+            await eventually(lambda: len(_slots(tmp_path / "r" / "run.sqlite")) == 16, "both steps are sampled", 120)
+            return await super().judge_group(trajectories)
+
+    config = on_policy(steps=2, max_staleness=1)
+    run = await woodshed.train_async(training(engine, tmp_path / "r", reward=Ahead(length), config=config))
+
+    first, second = run.history
+    assert versions(RunStore(run.folder), 1) == {0} and second["train/staleness_mean"] == 1.0
+    assert "train/drift_probe_tokens" not in first
+    assert second["train/drift_probe_tokens"] > 0
+    assert 0 < second["train/logprob_drift_fresh"] < 1e-3
+    assert second["version"] == 2 and run.summary.warnings == ()
+    limits = woodshed.LossSettings(drift_warn=1e-12, drift_stop=1e-12)
+    with pytest.raises(woodshed.DriftError, match=r"differ by .* tokens, above drift_stop=1e-12.*No step was taken"):
+        await drift_by_probe(engine, "policy", woodshed.Policy("m").sampling(), limits)
 
 
 @dataclass(frozen=True, repr=False)

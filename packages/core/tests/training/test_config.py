@@ -95,7 +95,10 @@ def test_a_training_with_other_numbers_keeps_its_nested_settings() -> None:
 
 
 def test_what_defines_a_run_and_what_only_bounds_it_are_apart() -> None:
-    bounds = {"steps": 7, "max_concurrency": 4, "rollout_timeout_s": 7, "max_staleness": 0, "stop_after_flat_steps": 9}
+    bounds = {
+        "steps": 7, "max_concurrency": 4, "rollout_timeout_s": 7, "max_staleness": 0, "stop_after_flat_steps": 9,
+        "keep_checkpoints": 5,
+    }  # fmt: skip
     config = TrainConfig(**bounds, loss=woodshed.LossSettings(drift_warn=0.1, drift_stop=0.2))
 
     assert config.identity() == TrainConfig().identity()
@@ -131,3 +134,23 @@ def test_a_batch_is_no_larger_than_the_scenario_list() -> None:
 def test_an_evaluation_of_no_rollouts_is_refused() -> None:
     with pytest.raises(woodshed.ConfigError, match="rollouts_per_scenario is 0; expected at least 1"):
         woodshed.Evaluation(scenarios=["q"], measure=lambda trajectory, scenario: 1.0, rollouts_per_scenario=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 0}, r"Evaluation\.every is 0; expected at least 1"),
+        ({"every": 1.5}, r"Evaluation\.every is 1\.5; expected a whole number, at least 1"),
+        ({"every": True}, r"Evaluation\.every is True; expected a whole number"),
+        ({"every": 2, "patience": 0}, r"Evaluation\.patience is 0; expected at least 1"),
+        ({"patience": 3}, r"Evaluation\.patience is 3 and every is None; expected every=N as well"),
+    ],
+)
+def test_an_evaluation_that_would_never_happen_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(woodshed.ConfigError, match=message):
+        woodshed.Evaluation(scenarios=["q"], measure=lambda trajectory, scenario: 1.0, **settings)
+
+
+def test_a_run_that_would_keep_no_checkpoint_is_refused() -> None:
+    with pytest.raises(woodshed.ConfigError, match=r"TrainConfig\.keep_checkpoints: .*equal to 1; found 0"):
+        TrainConfig(keep_checkpoints=0)

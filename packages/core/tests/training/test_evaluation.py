@@ -14,7 +14,7 @@ from rich.console import Console
 import woodshed
 from woodshed.capture import rollout
 from woodshed.engine import EngineClient
-from woodshed.training.evaluation import evaluate, held_out_warning, measure
+from woodshed.training.evaluation import evaluate, evaluate_between, held_out_warning, measure
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.report.summary import summarise
 from woodshed.training.rollouts.groups import RunContext
@@ -91,7 +91,7 @@ async def test_the_figures_of_an_evaluation_are_kept_and_shown(tmp_path: Path) -
 
     summary = summarise(store, [], health=health, seconds=0.0, peak_rss_mb=0.0, judge=reward)
 
-    assert "held-out success before: 0.100, 1 of 10 (9 failed: ValueError)" in text.getvalue()
+    assert "held-out success before: 0.100, 1 of 10 (9 failed: ValueError), 95 % interval 0.0" in text.getvalue()
     assert (summary.success_before, summary.failed_before, summary.masked_before) == (0.1, 9, 0)
     assert (summary.success_after, summary.failed_after, summary.masked_after) == (None, None, None)
     store.close()
@@ -111,3 +111,39 @@ def test_held_out_scenarios_that_are_trained_on_are_named(trained: Any, held: An
 
     assert (warning is None) if both is None else re.match(both, warning or "")
     assert held_out_warning(trained, None) is None
+
+
+async def test_between_steps_success_is_measured_every_so_many_and_after_the_last_by_the_run(tmp_path: Path) -> None:
+    asked = woodshed.Evaluation(scenarios=["a"], measure=lambda trajectory, scenario: 1.0, every=2)
+    store, measured = RunStore(tmp_path), []
+    for step in range(1, 7):
+        store.save_trajectory(f"after-step-{step}/scenario-0/0", ended(step)[0])
+    async with EngineClient("http://127.0.0.1:9") as client:
+        context = RunContext(
+            function=rollout(lambda _: None), client=client, store=store, policy=woodshed.Policy("m"),
+            policy_name="policy", config=woodshed.TrainConfig(steps=6), start_version=0,
+            semaphore=PrioritySemaphore(4),
+        )  # fmt: skip
+        with RunProgress(folder=tmp_path, steps=6, console=Console(quiet=True)) as progress:
+            for step in range(1, 7):
+                measured.append([t.rollout_id for t in await evaluate_between(context, asked, step, progress)])
+            repeated = await evaluate_between(context, asked, 2, progress)
+            unasked = await evaluate_between(context, None, 2, progress)
+
+    assert measured == [[], ["2"], [], ["4"], [], []]
+    assert (repeated, unasked) == ((), ())
+    assert set(store.facts("success_")) == {"after_step_2", "after_step_4"}
+    assert store.fact("interval_after_step_2") == pytest.approx([0.2065, 1.0], abs=1e-4)
+    assert (store.fact("rollouts_after_step_2"), store.fact("failed_after_step_2")) == (1, 0)
+    store.close()
+
+
+def test_rollouts_of_one_scenario_are_one_cluster() -> None:
+    evaluation = woodshed.Evaluation(scenarios=["a", "b"], measure=lambda trajectory, scenario: float(scenario == "a"))
+    rollouts = [
+        (trajectory(f"{scenario}{n}").model_copy(update={"scenario_id": scenario}), scenario)
+        for scenario in "ab"
+        for n in range(3)
+    ]
+
+    assert measure(evaluation, rollouts).clusters == ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))

@@ -131,6 +131,7 @@ def run(
             framework=framework, seed=seed, steps=steps, run_dir=finished.folder / "control", control=True
         ).run()
         figures["control_shuffled_scores"] = shuffled.summary.success_after
+        figures["control_shuffled_interval"] = shuffled.summary.interval_after
         write_summary(finished.folder, figures)
     print(json.dumps(figures, indent=2), flush=True)
 

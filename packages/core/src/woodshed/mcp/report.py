@@ -10,6 +10,7 @@ from woodshed.mcp.comparison import Comparison, Pair
 from woodshed.mcp.scenario_collection import Collection
 from woodshed.mcp.session import Tally
 from woodshed.rewards.transcript import histories, render_messages
+from woodshed.training.report.interval import success_text
 from woodshed.training.report.summary import Summary
 from woodshed.types import Trajectory
 
@@ -71,7 +72,7 @@ def write_markdown(
         "",
         "| | before | after |",
         "|---|---|---|",
-        f"| {figures['success_is']} | {_number(figures['success_before'])} | {_number(figures['success_after'])} |",
+        f"| {figures['success_is']} | {_success(figures, 'before')} | {_success(figures, 'after')} |",
     ]
     if judged := figures["judged"]:
         lines.append(
@@ -112,5 +113,6 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:200]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _success(figures: dict[str, Any], when: str) -> str:
+    success = figures[f"success_{when}"]
+    return "-" if success is None else success_text(success, figures.get(f"interval_{when}"))

@@ -115,7 +115,14 @@ class AdvantageSettings(Settings):
         return overlong_penalty(tokens, longest=self.overlong_longest, soft=self.overlong_soft)
 
 
-_LIMITS = {"steps", "max_concurrency", "rollout_timeout_s", "max_staleness", "stop_after_flat_steps"}
+_LIMITS = {
+    "steps",
+    "max_concurrency",
+    "rollout_timeout_s",
+    "max_staleness",
+    "stop_after_flat_steps",
+    "keep_checkpoints",
+}
 _LOSS_LIMITS = {"drift_warn", "drift_stop"}
 
 
@@ -139,6 +146,9 @@ class TrainConfig(Settings):
     stop_after_flat_steps: int | None = Field(default=3, ge=1)
     """Steps in a row that train nothing (equal scores, no verdict, nothing trainable) after which the run stops with
     `NothingToLearn` and can be resumed; None never stops it."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """How many of the newest checkpoints stay on the engine's disk, beside the one with the highest held-out success;
+    older ones are deleted when a step is saved."""
     advantage: AdvantageSettings = AdvantageSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
@@ -164,7 +174,7 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Held-out scenarios and how to measure success on them, before the first step and after the last.
+    """Held-out scenarios and how to measure success on them: before the first step, after the last, and in between.
 
     A rollout that fails or takes too long counts as 0. One that fails because of infrastructure (the engine, the
     network, a provider) is masked.
@@ -173,12 +183,26 @@ class Evaluation:
     scenarios: Sequence[Any]
     measure: Measure
     rollouts_per_scenario: int = 1
+    every: int | None = None
+    """Optimizer steps after which success is measured again; None measures only before and after. It and `patience` may
+    change when a run is resumed."""
+    patience: int | None = None
+    """Evaluations in a row that are not better than the best one after which the run stops, and is finished; None takes
+    every step. Needs `every`. The evaluation before the first step doesn't count: training may begin with a loss."""
 
     def __post_init__(self) -> None:
-        """Refuse an evaluation of nothing."""
+        """Refuse an evaluation of nothing, or one that would never happen."""
         if not self.scenarios:
             raise ConfigError("Evaluation.scenarios is empty; expected at least one held-out scenario")
         check_number(self, "rollouts_per_scenario", at_least=1, whole=True)
+        for name in ("every", "patience"):
+            if getattr(self, name) is not None:
+                check_number(self, name, at_least=1, whole=True)
+        if self.patience is not None and self.every is None:
+            raise ConfigError(
+                f"Evaluation.patience is {self.patience} and every is None; expected every=N as well, such as every=5: "
+                "without it success is measured only before and after training, and nothing can stop it early"
+            )
         if isinstance(self.scenarios, str | bytes) or not isinstance(self.scenarios, Sequence):
             raise ConfigError(
                 f"Evaluation.scenarios is a {type(self.scenarios).__name__}; expected a list of scenarios"

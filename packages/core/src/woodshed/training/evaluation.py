@@ -1,4 +1,4 @@
-"""Evaluation before the first step and after the last: rollouts on held-out scenarios, measured and never trained."""
+"""Evaluation before, between and after the steps: rollouts on held-out scenarios, measured and never trained."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 from woodshed.errors import ConfigError
 from woodshed.training.config import Evaluation, scenario_ids
 from woodshed.training.report.diagnostics import check_rollouts
+from woodshed.training.report.evaluations import evaluation_name
+from woodshed.training.report.interval import interval
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.report.shared_state import shared_state
 from woodshed.training.rollouts.groups import RunContext
@@ -29,12 +31,17 @@ _PRIORITY = -1
 class Measured:
     """The held-out rollouts of one evaluation: what each that counts is worth, and which do not count."""
 
-    values: tuple[float, ...]
-    """Success of every rollout that counts; 0 for one that failed."""
+    clusters: tuple[tuple[float, ...], ...]
+    """Success of every rollout that counts, by scenario; 0 for one that failed."""
     failed: tuple[Trajectory, ...]
     """Rollouts that count as 0, because their agent failed or took too long."""
     masked: tuple[Trajectory, ...]
     """Rollouts that count nowhere, because the infrastructure failed."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Success of every rollout that counts."""
+        return tuple(value for cluster in self.clusters for value in cluster)
 
     @property
     def success(self) -> float:
@@ -59,7 +66,7 @@ def _kinds(word: str, trajectories: Sequence[Trajectory]) -> str:
 async def evaluate(
     context: RunContext, evaluation: Evaluation | None, name: str, progress: RunProgress
 ) -> Sequence[Trajectory]:
-    """Measure the current policy, save the mean as `success_NAME`, and return the rollouts.
+    """Measure the current policy, save the mean as `success_NAME` with its figures, and return the rollouts.
 
     An evaluation that is already saved is skipped, and returns none.
 
@@ -70,22 +77,42 @@ async def evaluate(
     if evaluation is None or context.store.fact(f"success_{name}") is not None:
         return ()
     pairs = list(zip(scenario_ids(evaluation.scenarios), evaluation.scenarios, strict=True))
-    progress.evaluation_started(name, len(pairs) * evaluation.rollouts_per_scenario)
+    slot, shown = name.replace("_", "-"), name.replace("_", " ")
+    progress.evaluation_started(shown, len(pairs) * evaluation.rollouts_per_scenario)
     clock = time.perf_counter()
-    rollouts = await _roll_out(context, name, pairs, evaluation.rollouts_per_scenario, progress.advance)
+    rollouts = await _roll_out(context, slot, pairs, evaluation.rollouts_per_scenario, progress.advance)
     if all(t.status != "completed" for t, _ in rollouts):
-        context.store.set_failed_aside(name)
+        context.store.set_failed_aside(slot)
         check_rollouts([t for t, _ in rollouts])
     measured = measure(evaluation, rollouts)
     if warnings := shared_state([t for t, _ in rollouts])[:1]:
-        context.store.add_warnings([f"held-out scenarios, {name}: {w}" for w in warnings])
+        context.store.add_warnings([f"held-out scenarios, {shown}: {w}" for w in warnings])
         progress.warn(warnings)
-    context.store.save_fact(f"success_{name}", measured.success)
-    context.store.save_fact(f"failed_{name}", len(measured.failed))
-    context.store.save_fact(f"masked_{name}", len(measured.masked))
-    context.store.save_fact(f"seconds_{name}", time.perf_counter() - clock)
-    progress.evaluation_done(name, measured.success, str(measured))
+    figures = {
+        "failed": len(measured.failed),
+        "masked": len(measured.masked),
+        "rollouts": len(measured.values),
+        "interval": interval(measured.clusters),
+        "seconds": time.perf_counter() - clock,
+        "success": measured.success,  # the last one: with it, the evaluation is done
+    }
+    for figure, value in figures.items():
+        context.store.save_fact(f"{figure}_{name}", value)
+    progress.evaluation_done(shown, measured.success, str(measured), interval(measured.clusters))
     return [t for t, _ in rollouts]
+
+
+async def evaluate_between(
+    context: RunContext, evaluation: Evaluation | None, step: int, progress: RunProgress
+) -> Sequence[Trajectory]:
+    """Measure the policy after `step` steps, if it is time to and more steps follow, and return the rollouts.
+
+    The engine serves that step's weights, and no others until the next step is trained.
+    """
+    is_time = evaluation is not None and evaluation.every is not None and step % evaluation.every == 0
+    if not is_time or step >= context.config.steps:
+        return ()
+    return await evaluate(context, evaluation, evaluation_name(step), progress)
 
 
 def measure(evaluation: Evaluation, rollouts: Sequence[tuple[Trajectory, Any]]) -> Measured:
@@ -94,10 +121,11 @@ def measure(evaluation: Evaluation, rollouts: Sequence[tuple[Trajectory, Any]]) 
     Raises:
         ConfigError: the measure returned something else than a number.
     """
-    values: list[float] = []
+    clusters: dict[str, list[float]] = {}
     failed: list[Trajectory] = []
     masked: list[Trajectory] = []
     for trajectory, scenario in rollouts:
+        values = clusters.setdefault(trajectory.scenario_id, [])
         if trajectory.status == "completed":
             values.append(_number(evaluation.measure(trajectory, scenario)))
         elif trajectory.error is not None and trajectory.error.cause == "infrastructure":
@@ -105,7 +133,9 @@ def measure(evaluation: Evaluation, rollouts: Sequence[tuple[Trajectory, Any]]) 
         else:
             values.append(0.0)
             failed.append(trajectory)
-    return Measured(values=tuple(values), failed=tuple(failed), masked=tuple(masked))
+    return Measured(
+        clusters=tuple(tuple(c) for c in clusters.values() if c), failed=tuple(failed), masked=tuple(masked)
+    )
 
 
 def _number(value: object) -> float:
@@ -137,10 +167,10 @@ def held_out_warning(scenarios: Sequence[Any], evaluation: Evaluation | None) ->
 
 
 async def _roll_out(
-    context: RunContext, name: str, scenarios: Sequence[tuple[str, Any]], each: int, advance: Callable[[], None]
+    context: RunContext, slot: str, scenarios: Sequence[tuple[str, Any]], each: int, advance: Callable[[], None]
 ) -> list[tuple[Trajectory, Any]]:
     async def one(scenario_id: str, scenario: Any, number: int) -> tuple[Trajectory, Any]:
-        trajectory = await context.rollout(_PRIORITY, f"{name}/{scenario_id}/{number}", scenario, scenario_id)
+        trajectory = await context.rollout(_PRIORITY, f"{slot}/{scenario_id}/{number}", scenario, scenario_id)
         advance()
         return trajectory, scenario
 

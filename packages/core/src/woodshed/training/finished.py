@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from woodshed.errors import ConfigError
+from woodshed.training.report.evaluations import is_stopped, steps_asked
 from woodshed.training.report.summary import Summary
 from woodshed.training.run.store import RunStore
 
@@ -46,24 +47,26 @@ def refuse_lost_store(store: RunStore) -> None:
         )
 
 
-def finished_run(store: RunStore, steps: int) -> Run | None:
+def finished_run(store: RunStore, steps: int, patience: int | None = None) -> Run | None:
     """Return the run if it is finished with `steps` steps, and say so in one line; None if there is work to do.
+
+    A run that stopped early is finished as long as it is asked for the same steps and the same `patience`.
 
     Raises:
         ConfigError: its figures cannot be read.
     """
     history = tuple(store.history())
-    if not store.fact("finished") or steps > len(history):
+    is_over = steps <= len(history) or is_stopped(store, steps, patience)
+    if not store.fact("finished") or not is_over:
         return None
     folder = store.folder
     run = Run(folder=folder, summary=_summary(folder / "summary.json"), history=history)
-    before, after = run.summary.success_before, run.summary.success_after
-    success = "" if before is None or after is None else f", held-out success {before:.3f} → {after:.3f}"
+    success = f", {text}" if (text := run.summary.held_out()) else ""
     Console(soft_wrap=True).print(
         f"the run in {folder} is finished: {len(history)} steps{success}; figures: {folder / 'summary.json'}, plot: "
         f"{folder / 'plot.png'}{_adapter(store)}. Nothing was trained now. To go on from its last checkpoint, ask for "
-        f"more steps than {len(history)} (steps=N, `--steps N`); to train anew, fresh=True (`--fresh`), which renames "
-        "this folder, or another folder (run_dir=, `--run-dir`)",
+        f"more steps than {steps_asked(store)} (steps=N, `--steps N`); to train anew, fresh=True (`--fresh`), which "
+        "renames this folder, or another folder (run_dir=, `--run-dir`)",
         markup=False,
         highlight=False,
     )

@@ -22,6 +22,7 @@ from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate, held_out_warning
 from woodshed.training.finished import Run, finished_run, refuse_fewer_steps, refuse_lost_store
 from woodshed.training.open_policy import open_policy
+from woodshed.training.report.evaluations import go_on, is_stopped
 from woodshed.training.report.files import write_history, write_summary
 from woodshed.training.report.plot import plot
 from woodshed.training.report.progress import RunProgress
@@ -113,7 +114,7 @@ def train(
         policy: the model to train.
         reward: `Ruler(judge=…)`, or `FunctionReward(f)`.
         engine: where the policy is served and trained; `Engine.local()` by default.
-        evaluation: held-out scenarios, measured before and after training; never trained on.
+        evaluation: held-out scenarios, measured before and after training and every so many steps; never trained on.
         run_dir: folder of the run.
         fresh: start a new run; the one in that folder is renamed.
         checks: run the doctor's quick checks before the first step.
@@ -169,7 +170,7 @@ async def train_async(training: Training, then: Callable[[Run], Awaitable[None]]
             refuse_lost_store(store)
             refuse_fewer_steps(store, training.config.steps)
             store.claim(identity, training.config.limits(), rollout=source.described(folder.parent))
-            if (finished := finished_run(store, training.config.steps)) is not None:
+            if (finished := finished_run(store, training.config.steps, _patience(training))) is not None:
                 return finished
             shown = RunProgress(folder=folder, steps=training.config.steps, fresh=training.fresh)
             with storage(folder), shown as progress:
@@ -236,7 +237,7 @@ async def _run_steps(
     cache: SqliteCache,
     progress: RunProgress,
 ) -> None:
-    """Open the policy, evaluate, take all steps, evaluate again."""
+    """Open the policy, evaluate, take all steps and evaluate between them as asked, evaluate again."""
     with progress.phase("loading the policy to train"):
         context = await open_policy(
             client,
@@ -246,7 +247,9 @@ async def _run_steps(
             function=function,
             store=store,
         )
-    if (taken := len(store.history())) < training.config.steps:
+    is_over = is_stopped(store, training.config.steps, _patience(training))
+    if (taken := len(store.history())) < training.config.steps and not is_over:
+        go_on(store)
         if store.fact("finished"):
             progress.message(f"the run was finished after {taken} steps, and goes on from its last checkpoint")
         store.reopen()
@@ -267,8 +270,14 @@ async def _run_steps(
         store.add_warnings([warning])
         progress.warn([warning])
     before = await evaluate(context, training.evaluation, "before", progress)
-    await take_steps(context, scenarios, reward, progress, before=before)
+    await take_steps(context, scenarios, reward, progress, evaluation=training.evaluation, before=before)
+    if store.fact("success_after") is None:
+        store.close_with(len(store.history()))
     await evaluate(context, training.evaluation, "after", progress)
+
+
+def _patience(training: Training) -> int | None:
+    return training.evaluation.patience if training.evaluation is not None else None
 
 
 def _by_id(scenarios: Sequence[Any]) -> dict[str, Any]:

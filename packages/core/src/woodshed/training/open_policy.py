@@ -40,6 +40,8 @@ async def open_policy(
             adapter=adapter,
         )
     )
+    store.save_fact("engine_version", state.version)
+    store.save_fact("checkpoints", state.checkpoints)
     return RunContext(
         function=function,
         client=client,

@@ -10,7 +10,11 @@ from typing import Any
 
 from woodshed.errors import DriftError, RolloutError
 from woodshed.rewards.base import Reward
+from woodshed.training.config import Evaluation
+from woodshed.training.doctor.drift_probe import drift_by_probe, has_fresh_token
+from woodshed.training.evaluation import evaluate_between
 from woodshed.training.report.diagnostics import check_rollouts, drift_unmeasured, late_calls, step_warnings
+from woodshed.training.report.evaluations import best, evaluations, is_stopped, stop_early
 from woodshed.training.report.metrics import step_row
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.report.signal import nothing_trained
@@ -31,11 +35,13 @@ async def take_steps(
     reward: Reward,
     progress: RunProgress,
     *,
+    evaluation: Evaluation | None = None,
     before: Sequence[Trajectory] = (),
 ) -> None:
     """Take every step that the run has not taken yet. Rollouts are prefetched as far as `max_staleness` allows.
 
-    `before` are rollouts of this process whose text no attempt may read, such as those of an evaluation.
+    Between steps, success is measured as `evaluation` asks; meanwhile prefetching goes on. Its patience may end the run
+    early. `before` are rollouts of this process whose text no attempt may read, such as those of an evaluation.
 
     Raises:
         NothingToLearn: too many steps in a row trained nothing.
@@ -45,7 +51,17 @@ async def take_steps(
         progress.message(notice)
     # At most one step's worth of rollouts in flight: the next step's use the permits that this step's slow ones leave.
     rollouts_per_step = config.group_size * min(config.scenarios_per_step, len(scenarios))
-    context = replace(context, semaphore=PrioritySemaphore(min(config.max_concurrency, rollouts_per_step)))
+    whole, context = (
+        context,
+        replace(
+            context,
+            semaphore=PrioritySemaphore(min(config.max_concurrency, rollouts_per_step), within=context.semaphore),
+        ),
+    )
+    patience = evaluation.patience if evaluation is not None else None
+    if is_stopped(context.store, config.steps, patience):
+        return
+    taken = _measurable(context.store)
     watch = RunWatch(stop_after=config.stop_after_flat_steps, previous=before)
     prefetch = Prefetch(
         lambda step: sample_groups(context, step, scenarios, reward, progress),
@@ -61,8 +77,20 @@ async def take_steps(
                 watch.step_taken(step, idle, left=config.steps - step - 1)
             else:
                 progress.step_done(context.store.history()[step])
+            if step + 1 < taken:
+                continue  # the weights after it are not served any more
+            watch.add(await evaluate_between(whole, evaluation, step + 1, progress))
+            if step + 1 < config.steps and (reason := stop_early(context.store, patience, config.steps)) is not None:
+                progress.message(reason)
+                return
     finally:
         await prefetch.stop()
+
+
+def _measurable(store: RunStore) -> int:
+    """Return the first number of steps after which success can still be measured: that of the weights served now."""
+    history, served = store.history(), store.fact("engine_version")
+    return len(history) + (bool(history) and served is not None and served != history[-1]["version"])
 
 
 async def _train_step(
@@ -74,16 +102,20 @@ async def _train_step(
     """
     ready, config = time.perf_counter(), context.config
     _check_groups(context, step, sampled, progress, watch)
-    fresh, stale = split_stale(sampled.groups, version=_version(context), max_staleness=config.max_staleness)
+    version = _version(context)
+    fresh, stale = split_stale(sampled.groups, version=version, max_staleness=config.max_staleness)
     if stale:
         _log.warning(
             "step %d: %d of %d groups dropped: they hold tokens of weights more than max_staleness=%d steps old",
             step + 1, len(stale), len(sampled.groups), config.max_staleness,
         )  # fmt: skip
     progress.training_started(step)
-    report = await _request_step(
-        context, step, step_request(_step_id(step), fresh, config.score_tolerance, config.advantage)
-    )
+    request = step_request(_step_id(step), fresh, config.score_tolerance, config.advantage)
+    top = best(evaluations(context.store, context.store.history()))
+    kept = {"keep_checkpoints": config.keep_checkpoints, "keep_version": top.version if top is not None else None}
+    learning = {r.rollout_id for r in request.rollouts if r.advantage or r.call_advantages}
+    is_measured = not learning or has_fresh_token(fresh, learning, version)
+    report = await _request_step(context, step, request.model_copy(update=kept), probe=not is_measured)
     row = step_row(step, sampled, report, stale=stale, wait_s=ready - clock, train_s=time.perf_counter() - ready)
     context.store.save_step(step, report, row)
     if (warning := drift_unmeasured(context.store.history())) is not None:
@@ -114,9 +146,14 @@ def _check_groups(context: RunContext, step: int, sampled: StepGroups, progress:
         _log.warning("step %d: %s", step + 1, "; ".join(warnings))
 
 
-async def _request_step(context: RunContext, step: int, request: StepRequest) -> StepReport:
+async def _request_step(context: RunContext, step: int, request: StepRequest, *, probe: bool) -> StepReport:
+    """Take the step; with `probe`, its drift is measured on a short answer of its own."""
+    client, policy = context.client, context.policy_name
     try:
-        return await context.client.step(context.policy_name, request)
+        drift = await drift_by_probe(client, policy, context.policy.sampling(), context.config.loss) if probe else {}
+        report = await client.step(policy, request)
+        # The trainer's own measure, over all fresh tokens, is the better one.
+        return report.model_copy(update={"metrics": {**drift, **report.metrics}})
     except DriftError as error:
         limit = context.config.loss.drift_stop
         save_refused_step(context.store, step, limit)

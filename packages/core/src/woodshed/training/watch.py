@@ -31,6 +31,10 @@ class RunWatch:
         more = f" The same is seen in {len(warnings) - 1} more scenarios." if len(warnings) > 1 else ""
         return [warning + more for warning in warnings[:1]]
 
+    def add(self, trajectories: Sequence[Trajectory]) -> None:
+        """Also compare the next batch with these rollouts, those of an evaluation."""
+        self.previous = (*self.previous, *trajectories)
+
     def step_taken(self, step: int, reason: str | None, *, left: int) -> None:
         """Count a step; `reason` says why it trained nothing, and is None if it trained.
 

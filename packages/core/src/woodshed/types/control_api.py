@@ -11,7 +11,7 @@ from woodshed.types.loss import LossSettings
 from woodshed.types.record import Record
 from woodshed.types.settings import Settings
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of the control plane; client and engine must agree."""
 
 
@@ -77,6 +77,8 @@ class PolicyState(Record):
     """0 is the base model; every optimizer step adds one."""
     steps: tuple[str, ...] = ()
     """Ids of the steps taken so far, oldest first."""
+    checkpoints: str | None = None
+    """Folder, on the engine's machine, with a checkpoint of each version that is kept: `00007/adapter` is a LoRA."""
 
 
 class OpenSession(Record):
@@ -146,6 +148,10 @@ class StepRequest(Record):
     advantages. `evaluate`: no step, only the cross-entropy and the drift from the engine."""
     run_id: str | None = None
     """The run that asks; it is refused if another run holds the policy. None is never refused."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """How many of the newest checkpoints stay on disk after this step."""
+    keep_version: int | None = None
+    """A version whose checkpoint stays, too, such as the best one so far."""
 
     @model_validator(mode="after")
     def _each_rollout_once(self) -> Self:

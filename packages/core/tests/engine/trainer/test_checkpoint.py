@@ -49,6 +49,20 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert len(list(checkpoints.folder.iterdir())) == KEPT
 
 
+@pytest.mark.parametrize(
+    ("newest", "also", "kept"),
+    [(1, None, (5,)), (2, 1, (1, 4, 5)), (3, 4, (3, 4, 5)), (1, 99, (5,)), (9, 0, (0, 1, 2, 3, 4, 5))],
+)
+def test_as_many_are_kept_as_asked_and_the_one_that_is_named(
+    tmp_path: Path, newest: int, also: int | None, kept: tuple[int, ...]
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for version in range(6):
+        checkpoints.save(position(version), write, newest=newest, also=also)
+
+    assert checkpoints.kept() == kept
+
+
 def spoil(file: Path, how: str) -> None:
     if how == "gone":
         file.unlink()

@@ -114,3 +114,23 @@ def test_what_runs_before_the_first_step_is_shown_with_its_seconds(terminal: boo
         assert "loading the policy to train …" in during
         assert "held-out scenarios, before: 4 rollouts …" in text.getvalue()
         assert [f"step 1/3: {n}/8 rollouts" in text.getvalue() for n in (1, 2, 4, 6, 8)] == [False, *[True] * 4]
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_an_evaluation_between_steps_is_shown_with_what_is_prefetched_beside_it(is_done: bool) -> None:
+    progress, text = _progress()
+    with progress:
+        progress.rollouts_started(0, 4)
+        progress.rollouts_started(1, 4)
+        progress.step_done(ROW)
+        progress.evaluation_started("after step 1", 10)
+        progress.advance()
+        progress.rollout_done(1)
+        if is_done:
+            progress.evaluation_done("after step 1", 0.7, "7 of 10", (0.397, 0.892))
+            progress.rollout_done(1)
+
+    shown = text.getvalue()
+    assert ("held-out scenarios, after step 1; step 2: 1/4" in shown) != is_done
+    assert ("step 2/3: rollouts, 0 groups judged" in shown) == is_done
+    assert ("held-out success after step 1: 0.700, 7 of 10, 95 % interval 0.397 to 0.892" in shown) == is_done

@@ -54,6 +54,26 @@ async def test_a_run_that_goes_on_begins_with_the_first_step_it_has_not_taken() 
     assert sampler.begun == [2, 3]
 
 
+async def test_rollouts_of_steps_and_of_an_evaluation_share_one_limit_and_the_evaluation_goes_first() -> None:
+    whole = PrioritySemaphore(1)
+    steps, begun, go_on = PrioritySemaphore(1, within=whole), list[int](), asyncio.Event()
+
+    async def one(semaphore: PrioritySemaphore, priority: int) -> None:
+        async with semaphore.acquired(priority):
+            begun.append(priority)
+            await go_on.wait()
+
+    running = [asyncio.create_task(one(steps, 1)) for _ in range(2)]
+    await eventually(lambda: begun == [1], "a rollout of a step is running")
+    running += [asyncio.create_task(one(whole, -1)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert begun == [1]
+    go_on.set()
+    await asyncio.gather(*running)
+
+    assert begun == [1, -1, -1, 1]
+
+
 async def test_what_is_sampled_ahead_ends_with_the_run() -> None:
     sampler = Sampler()
     prefetch = Prefetch(sampler, steps=4, max_staleness=2)

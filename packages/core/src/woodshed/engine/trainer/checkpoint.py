@@ -26,7 +26,7 @@ from woodshed.types.record import Record
 _log = logging.getLogger("woodshed.trainer")
 
 KEPT = 3
-"""How many of the newest checkpoints stay on disk."""
+"""How many of the newest checkpoints stay on disk where a step asks for no other number."""
 _POSITION = "position.json"
 
 
@@ -91,10 +91,13 @@ class Checkpoints:
                 "wrote it, restore a copy, or move the folder away to continue from the newest one left"
             )
 
-    def save(self, position: Position, write: Callable[[Path], None]) -> None:
-        """Make a checkpoint of the files that `write` puts into a folder, and delete the oldest beyond `KEPT`.
+    def save(
+        self, position: Position, write: Callable[[Path], None], *, newest: int = KEPT, also: int | None = None
+    ) -> None:
+        """Make a checkpoint of the files that `write` puts into a folder, and delete older ones.
 
-        A kill at any moment leaves either no checkpoint of this version or a complete one.
+        All but the `newest` are deleted; that of version `also` stays, however old it is. A kill at any moment leaves
+        either no checkpoint of this version or a complete one.
 
         Raises:
             OSError: The disk refuses it.
@@ -115,8 +118,9 @@ class Checkpoints:
             ) from error
         aside.rename(target)
         _flush(self.folder)
-        for old in self.kept()[:-KEPT]:
-            self._remove(old)
+        for old in self.kept()[:-newest]:
+            if old != also:
+                self._remove(old)
 
     def _fill(self, folder: Path, position: Position, write: Callable[[Path], None]) -> None:
         """Write a checkpoint's files, with the position that names their sizes and hashes, and flush them all."""

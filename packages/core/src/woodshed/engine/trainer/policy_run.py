@@ -47,6 +47,7 @@ class PolicyRun:
             name=self.position.policy.name,
             version=self.position.version,
             steps=tuple(report.step_id for report in self.position.reports),
+            checkpoints=str(self.checkpoints.folder.absolute()),
         )
 
     def step(self, message: Step) -> StepReport:
@@ -74,7 +75,8 @@ class PolicyRun:
             update={"version": report.version, "reports": (*self.position.reports, report)}
         )
         if trained:
-            self.checkpoints.save(position, self.policy.save)
+            asked = message.request
+            self.checkpoints.save(position, self.policy.save, newest=asked.keep_checkpoints, also=asked.keep_version)
         else:
             self.checkpoints.restate(position)
         self.position = position

@@ -6,8 +6,8 @@ from woodshed import __version__
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
 from woodshed.types import Machine
 
-_CHECKPOINTS = 4
-"""Largest number of checkpoints at once: those kept, and the one being written."""
+_CHECKPOINTS = 5
+"""Largest number of checkpoints at once, by default: the newest ones, the best one, and the one being written."""
 _PER_CHECKPOINT = 3
 """Size of a checkpoint in adapters: the adapter and AdamW's two moments."""
 _LOGS_MB = 256.0

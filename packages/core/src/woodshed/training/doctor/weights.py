@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,8 @@ from woodshed.capture import new_id
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
-from woodshed.types import LossSettings, OpenSession, StepReport, StepRequest, WeightedRollout
+from woodshed.training.rollouts.rollout import opened, seal_stopped
+from woodshed.types import LossSettings, OpenSession, SessionGrant, StepReport, StepRequest, WeightedRollout
 
 _PROBE = "Tell me something that you know about the sea."
 _TOKENS, _PROBES = 24, 2
@@ -29,7 +31,7 @@ async def check_swap(client: EngineClient, policy: str) -> Finding:
 
 async def check_drift(client: EngineClient, policy: str, sampling: Mapping[str, Any], limits: LossSettings) -> Finding:
     """Check that the trainer computes the same log-probabilities for a sampled answer as the engine."""
-    report = await _evaluate(client, policy, await sample(client, policy, sampling))
+    report = await probe(client, policy, sampling)
     if (drift := report.metrics.get("logprob_drift_fresh")) is None:
         reason = "; ".join(report.quarantined.values()) or "nothing was sampled"
         return warned("logprob drift", f"not measured: {reason}", "look at the first step's logprob_drift_fresh")
@@ -72,21 +74,41 @@ async def sample(client: EngineClient, policy: str, sampling: Mapping[str, Any])
         EngineError: the call was not answered.
     """
     rollout_id = f"doctor-{new_id()}"
-    grant = await client.open_session(
-        OpenSession(rollout_id=rollout_id, policy=policy, sampling={**sampling, "max_tokens": _TOKENS})
-    )
+    asked = OpenSession(rollout_id=rollout_id, policy=policy, sampling={**sampling, "max_tokens": _TOKENS})
+    try:
+        grant = await opened(client, asked)
+        answer = await _answer(grant, policy)
+        await client.seal(rollout_id)
+    except asyncio.CancelledError:
+        # The run is being stopped: to the engine, an open session is a rollout still in progress.
+        await seal_stopped(client, rollout_id)
+        raise
+    if isinstance(answer, httpx.HTTPError):
+        raise EngineError(f"the probe was not answered: {type(answer).__name__}: {answer}") from answer
+    if answer.status_code != 200:
+        raise EngineError(f"the probe was answered {answer.status_code}: {answer.text[:500]}")
+    return rollout_id
+
+
+async def _answer(grant: SessionGrant, policy: str) -> httpx.Response | httpx.HTTPError:
+    """Return the answer to the probe's prompt, or why there is none."""
     body = {"model": policy, "messages": [{"role": "user", "content": _PROBE}]}
     # The engine is on loopback or in the same network: never use a proxy from the environment.
     async with httpx.AsyncClient(trust_env=False, timeout=120.0) as http:
         headers = {"authorization": f"Bearer {grant.secret}"}
         try:
-            answer = await http.post(f"{grant.base_url}/chat/completions", json=body, headers=headers)
+            return await http.post(f"{grant.base_url}/chat/completions", json=body, headers=headers)
         except httpx.HTTPError as error:
-            raise EngineError(f"the probe was not answered: {type(error).__name__}: {error}") from error
-    await client.seal(rollout_id)
-    if answer.status_code != 200:
-        raise EngineError(f"the probe was answered {answer.status_code}: {answer.text[:500]}")
-    return rollout_id
+            return error
+
+
+async def probe(client: EngineClient, policy: str, sampling: Mapping[str, Any]) -> StepReport:
+    """Return what the trainer computes for a short answer sampled now, without a step: `logprob_drift_fresh`, `nll`.
+
+    Raises:
+        EngineError: the call was not answered, or the trainer could not compute it.
+    """
+    return await _evaluate(client, policy, await sample(client, policy, sampling))
 
 
 async def _evaluate(client: EngineClient, policy: str, rollout_id: str) -> StepReport:

@@ -125,7 +125,7 @@ def drift_unmeasured(history: Sequence[Mapping[str, Any]]) -> str | None:
     if len(list(takewhile(lambda was_measured: not was_measured, measured))) != DRIFT_EVERY:
         return None
     return (
-        f"in the last {DRIFT_EVERY} trained steps every token was sampled by older weights, so the drift between "
-        "engine and trainer could not be measured and LossSettings.drift_stop guards nothing; max_staleness=0 measures "
-        "it in every step"
+        f"in the last {DRIFT_EVERY} trained steps every token was sampled by older weights, and the short answers that "
+        "were asked for to measure the drift between engine and trainer could not be used (the run's log says why), so "
+        "LossSettings.drift_stop guards nothing; max_staleness=0 measures it on the rollouts themselves"
     )

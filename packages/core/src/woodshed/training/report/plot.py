@@ -1,4 +1,4 @@
-"""Plot a run: the judge's mean score by step, and the held-out success before and after."""
+"""Plot a run: the judge's mean score by step, and the held-out success with its intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _log = logging.getLogger("woodshed.training")
 
 
 def plot(path: Path, history: Sequence[Mapping[str, Any]], summary: Summary) -> None:
-    """Draw the judge's mean score by step, and the held-out success before and after."""
+    """Draw the judge's mean score by step, and every held-out success with its 95 % interval."""
     try:
         import matplotlib
     except ImportError:
@@ -26,9 +26,16 @@ def plot(path: Path, history: Sequence[Mapping[str, Any]], summary: Summary) -> 
     axes = figure.subplots()
     scored = [r for r in history if r["reward"] is not None]
     axes.plot([r["step"] + 1 for r in scored], [r["reward"] for r in scored], label="judge's mean score (train)")
-    if summary.success_before is not None and summary.success_after is not None:
-        ends = [0, max(len(history), 1)]
-        axes.plot(ends, [summary.success_before, summary.success_after], "o--", label="true success (held out)")
+    if points := summary.evaluations:
+        steps, means = [p.step for p in points], [p.success for p in points]
+        ends = [p.interval or (p.success, p.success) for p in points]
+        errors = (
+            [m - low for m, (low, _) in zip(means, ends, strict=True)],
+            [high - m for m, (_, high) in zip(means, ends, strict=True)],
+        )
+        axes.errorbar(steps, means, yerr=errors, fmt="o--", capsize=3, label="true success (held out), 95 % interval")
+    if summary.best_step is not None and summary.best_success is not None:
+        axes.plot(summary.best_step, summary.best_success, "*", markersize=12, label=f"best: step {summary.best_step}")
     axes.set_xlabel("optimizer step")
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as ProgressBars
 from rich.text import Text
 
+from woodshed.training.report.interval import Interval
 from woodshed.training.report.summary import Summary
 
 
@@ -29,6 +30,15 @@ class _StepProgress:
     total: int = 0
     judged: int = 0
     is_training: bool = False
+
+
+@dataclass(slots=True)
+class _Evaluation:
+    """Progress of an evaluation's rollouts."""
+
+    name: str
+    total: int
+    done: int = 0
 
 
 class RunProgress:
@@ -53,6 +63,8 @@ class RunProgress:
         self._task = self._bars.add_task("starting", total=None)
         self._active: dict[int, _StepProgress] = {}
         """Active steps by number: rollouts of later ones run while the earliest is judged and trained."""
+        self._evaluation: _Evaluation | None = None
+        """The evaluation in progress; rollouts of the next step may run beside it."""
         self._started_s = 0.0
         self._is_past_first = False
 
@@ -93,17 +105,24 @@ class RunProgress:
 
     def evaluation_started(self, name: str, total: int) -> None:
         """Show that an evaluation of `total` rollouts has started."""
-        self._bars.reset(self._task, description=f"held-out scenarios, {name}", total=total)
+        if not self._started_s:
+            self._bars.reset(self._task)  # between steps the clock goes on
+        self._evaluation = _Evaluation(name, total)
+        self._show()
         if not self._console.is_terminal:
             self._console.print(f"held-out scenarios, {name}: {total} rollouts …")
 
-    def evaluation_done(self, name: str, success: float, counted: str) -> None:
-        """Print the result of an evaluation; `counted` says of how many rollouts."""
-        self._console.print(f"held-out success {name}: [bold]{success:.3f}[/], {escape(counted)}")
+    def evaluation_done(self, name: str, success: float, counted: str, ends: Interval | None = None) -> None:
+        """Print the result of an evaluation with its 95 % interval; `counted` says of how many rollouts."""
+        self._evaluation = None
+        sure = f", 95 % interval {ends[0]:.3f} to {ends[1]:.3f}" if ends is not None else ""
+        self._console.print(f"held-out success {name}: [bold]{success:.3f}[/], {escape(counted)}{sure}")
 
     def advance(self) -> None:
         """Count one rollout of an evaluation."""
-        self._bars.advance(self._task)
+        if self._evaluation is not None:
+            self._evaluation.done += 1
+            self._show()
 
     def rollouts_started(self, step: int, count: int) -> None:
         """Count `count` more started rollouts of a step."""
@@ -139,12 +158,18 @@ class RunProgress:
             self._console.print(f"step {step + 1}/{self._steps}: {work.done}/{work.total} rollouts, {seconds:.0f} s")
 
     def _show(self) -> None:
+        if (evaluation := self._evaluation) is not None:
+            description = f"held-out scenarios, {evaluation.name}{self._prefetched(sorted(self._active))}"
+            self._bars.update(self._task, description=description, completed=evaluation.done, total=evaluation.total)
+            return
         current, *later = sorted(self._active)
         work = self._active[current]
         activity = "training" if work.is_training else f"rollouts, {work.judged} groups judged"
-        prefetched = "".join(f"; step {n + 1}: {self._active[n].done}/{self._active[n].total}" for n in later)
-        description = f"step {current + 1}/{self._steps}: {activity}{prefetched}"
+        description = f"step {current + 1}/{self._steps}: {activity}{self._prefetched(later)}"
         self._bars.update(self._task, description=description, completed=work.done, total=work.total)
+
+    def _prefetched(self, steps: Sequence[int]) -> str:
+        return "".join(f"; step {n + 1}: {self._active[n].done}/{self._active[n].total}" for n in steps)
 
     def message(self, message: str) -> None:
         """Print a line."""
@@ -178,11 +203,8 @@ class RunProgress:
 
     def done(self, summary: Summary) -> None:
         """Print the run's outcome."""
-        if summary.success_before is not None and summary.success_after is not None:
-            self._console.print(
-                f"held-out success [bold]{summary.success_before:.3f} → {summary.success_after:.3f}[/] after "
-                f"{summary.steps} steps in {summary.seconds:.0f} s"
-            )
+        if text := summary.held_out():
+            self._console.print(f"[bold]{escape(text)}[/] after {summary.steps} steps in {summary.seconds:.0f} s")
         self._console.print(
             f"figures: {self._folder / 'summary.json'}   plot: {self._folder / 'plot.png'}", markup=False
         )

@@ -8,6 +8,14 @@ from typing import Any
 from woodshed.rewards.base import Reward
 from woodshed.rewards.mode_trial import ModeTable
 from woodshed.tokens import PrefixReuse
+from woodshed.training.report.evaluations import (
+    EvaluationFigures,
+    adapter_folder,
+    best,
+    evaluations,
+    outcome_warnings,
+)
+from woodshed.training.report.interval import Interval, success_text
 from woodshed.training.report.metrics import DRIFT, cost_usd
 from woodshed.training.run.judge_modes import mode_tables
 from woodshed.training.run.store import RunStore
@@ -21,6 +29,20 @@ class Summary(Record):
     """Mean success on held-out scenarios before the first step; None without an evaluation."""
     success_after: float | None = None
     """The same, on the same scenarios, after the last step."""
+    interval_before: Interval | None = None
+    """95 % interval of the success before, clustered by scenario (`training.report.interval` has the formula)."""
+    interval_after: Interval | None = None
+    evaluations: tuple[EvaluationFigures, ...] = ()
+    """Every evaluation with its step, first to last; those before and after training are among them."""
+    best_step: int | None = None
+    """The step after which a trained version had the highest held-out success; of equal ones the first. Its checkpoint
+    is never deleted by the run. None without an evaluation, or if nothing was trained."""
+    best_success: float | None = None
+    best_interval: Interval | None = None
+    best_adapter: str | None = None
+    """Folder of that version's LoRA, on the engine's machine."""
+    last_adapter: str | None = None
+    """Folder of the last version's LoRA, on the engine's machine."""
     failed_before: int | None = None
     """Held-out rollouts before the first step that count as 0, because their agent failed or took too long."""
     failed_after: int | None = None
@@ -63,6 +85,25 @@ class Summary(Record):
     trained; None if no step had any."""
     warnings: tuple[str, ...] = ()
 
+    def held_out(self) -> str:
+        """Return held-out success before and after training and the best version as text; empty if not measured."""
+        if self.success_before is None or self.success_after is None:
+            return ""
+        ends = (
+            success_text(self.success_before, self.interval_before),
+            success_text(self.success_after, self.interval_after),
+        )
+        is_last = self.best_step is None or self.best_step == self.steps
+        top = (
+            ""
+            if is_last or self.best_success is None
+            else (
+                f", best {success_text(self.best_success, self.best_interval)} after step {self.best_step}"
+                f" (LoRA: {self.best_adapter or 'on the engine'})"
+            )
+        )
+        return f"held-out success {' → '.join(ends)}{top}"
+
 
 _ENDS = ("before", "after")
 
@@ -81,11 +122,20 @@ def summarise(
 
     `paid_usd` is the total of the verdict cache, unused replies included.
     """
+    points = evaluations(store, history)
+    top = best(points)
     billed_usd = cost_usd(r["judge_cost_usd"] for r in history)
     return Summary(
         success_before=store.fact("success_before"),
         success_after=store.fact("success_after"),
-        **{f"{what}_{when}": store.fact(f"{what}_{when}") for what in ("failed", "masked") for when in _ENDS},
+        **{
+            f"{what}_{when}": store.fact(f"{what}_{when}")
+            for what in ("failed", "masked", "interval")
+            for when in _ENDS
+        },
+        evaluations=points,
+        **_best_figures(store, top),
+        last_adapter=adapter_folder(store, history[-1]["version"]) if history else None,
         steps=len(history),
         trained_steps=sum(r["trained"] for r in history),
         lora_swaps=health.lora_swaps,
@@ -104,8 +154,19 @@ def summarise(
         unjudged_groups=sum(r["unjudged_groups"] for r in history),
         stale_groups=sum(r["stale_groups"] for r in history),
         **_token_figures(history),
-        warnings=tuple(store.fact("warnings") or ()),
+        warnings=(*(store.fact("warnings") or ()), *outcome_warnings(store, points)),
     )
+
+
+def _best_figures(store: RunStore, top: EvaluationFigures | None) -> dict[str, Any]:
+    if top is None:
+        return {}
+    return {
+        "best_step": top.step,
+        "best_success": top.success,
+        "best_interval": top.interval,
+        "best_adapter": adapter_folder(store, top.version),
+    }
 
 
 def _token_figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Generic, TypeVar
 
 from woodshed.errors import WoodshedError
@@ -17,9 +17,10 @@ Sampled = TypeVar("Sampled")
 class PrioritySemaphore:
     """A semaphore for rollouts in flight. A free permit goes to the earliest step that is waiting."""
 
-    def __init__(self, count: int) -> None:
-        """Start with `count` permits."""
+    def __init__(self, count: int, *, within: PrioritySemaphore | None = None) -> None:
+        """Start with `count` permits. Whoever holds one also holds a permit of `within`."""
         self._free = count
+        self._within = within
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
@@ -28,7 +29,8 @@ class PrioritySemaphore:
         """Hold a permit for the block."""
         await self._acquire(step)
         try:
-            yield
+            async with self._within.acquired(step) if self._within is not None else nullcontext():
+                yield
         finally:
             self._release()
 

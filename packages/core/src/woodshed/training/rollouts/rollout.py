@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from typing import Any
 
 from woodshed.capture import Rollout, RolloutFunction, assemble, bind, new_id
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError, RolloutError, RolloutTimeout
 from woodshed.training.rollouts.cause import rollout_failure
-from woodshed.types import OpenSession, Status, Trajectory
+from woodshed.types import OpenSession, SessionGrant, Status, Trajectory
 
 _log = logging.getLogger("woodshed.training")
 _SEAL_WITHIN_S = 5.0
+_SEAL_TRIES = 3
 
 
 async def run_rollout(
@@ -39,8 +39,7 @@ async def run_rollout(
         return await _run_session(function, scenario, scenario_id, client, request, timeout_s)
     except asyncio.CancelledError:
         # The run is being stopped: to the engine, an open session is a rollout still in progress.
-        with suppress(EngineError, TimeoutError):
-            await asyncio.wait_for(client.seal(request.rollout_id), _SEAL_WITHIN_S)
+        await seal_stopped(client, request.rollout_id)
         raise
 
 
@@ -52,7 +51,7 @@ async def _run_session(
     request: OpenSession,
     timeout_s: float,
 ) -> Trajectory:
-    grant = await client.open_session(request)
+    grant = await opened(client, request)
     active = Rollout(
         base_url=grant.base_url,
         secret=grant.secret,
@@ -84,6 +83,37 @@ async def _run_session(
         started_s=started,
         latency_s=time.perf_counter() - clock,
     )
+
+
+async def seal_stopped(client: EngineClient, rollout_id: str) -> None:
+    """Seal the session of a rollout that is being stopped; a failure is said, and the run stops all the same."""
+    failure: Exception | None = None
+    # Again, because requests that are cancelled beside it may cost this one its connection.
+    for _ in range(_SEAL_TRIES):
+        try:
+            await asyncio.wait_for(client.seal(rollout_id), _SEAL_WITHIN_S)
+            return
+        except (EngineError, TimeoutError) as error:
+            failure = error
+    _log.warning(
+        "the session of rollout %s was not closed (%r); until it is a minute old, the engine takes it for one in "
+        "progress and gives its policy to no other run", rollout_id, failure,
+    )  # fmt: skip
+
+
+async def opened(client: EngineClient, request: OpenSession) -> SessionGrant:
+    """Open a rollout's session. A cancellation waits until the engine has answered.
+
+    Otherwise the seal that follows could overtake the request, and leave open a session that no one knows of.
+    """
+    opening = asyncio.ensure_future(client.open_session(request))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait({opening}, timeout=_SEAL_WITHIN_S)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        raise
 
 
 async def run_with_timeout(function: RolloutFunction, scenario: Any, active: Rollout, timeout_s: float) -> Any:

@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS steps (
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
+EVALUATED = ("success", "interval", "rollouts", "failed", "masked", "seconds")
+"""Figures of an evaluation, each a fact such as `success_before`, `success_after_step_4` or `success_after`."""
 FORMAT = 1
 """Version of the tables above and of the records in them; a file of a later one is refused."""
 
@@ -167,19 +169,23 @@ class RunStore:
 
     def reopen(self) -> None:
         """Let further steps follow: what was measured after the last one is kept under that step's number."""
-        number = len(self.history())
+        self._rename_evaluation("after", f"after_step_{len(self.history())}", forget="finished")
+
+    def close_with(self, step: int) -> None:
+        """Let what was measured after `step` steps, or was begun to be, be what is measured after the last one."""
+        self._rename_evaluation(f"after_step_{step}", "after")
+
+    def _rename_evaluation(self, old: str, new: str, *, forget: str | None = None) -> None:
+        """Give the figures and rollouts of an evaluation another name, and forget a fact, in one transaction."""
+        names = [(f"{figure}_{new}", f"{figure}_{old}") for figure in EVALUATED]
+        old_slot, new_slot = old.replace("_", "-"), new.replace("_", "-")
         with self._lock, storage(self._file), self._db:
             self._db.execute("BEGIN")
-            self._db.execute("DELETE FROM facts WHERE name = 'finished'")
+            self._db.execute("DELETE FROM facts WHERE name = ?", (forget,))
+            self._db.executemany("UPDATE OR REPLACE facts SET name = ? WHERE name = ?", names)
             self._db.execute(
-                "UPDATE OR REPLACE facts SET name = name || '_step_' || ? "
-                "WHERE name IN ('success_after', 'masked_after', 'seconds_after')",
-                (number,),
-            )
-            self._db.execute(
-                "UPDATE OR REPLACE trajectories SET slot = 'after-step-' || ? || substr(slot, 6) "
-                "WHERE slot GLOB 'after/*'",
-                (number,),
+                "UPDATE OR REPLACE trajectories SET slot = ? || substr(slot, ?) WHERE slot GLOB ? || '/*'",
+                (new_slot, len(old_slot) + 1, old_slot),
             )
 
     def step(self, step_id: str) -> tuple[StepReport, dict[str, Any]] | None:
@@ -221,6 +227,12 @@ class RunStore:
         """Return a named value of the run (plain JSON), or None."""
         body = self._one("SELECT body FROM facts WHERE name = ?", name)
         return json.loads(body) if body else None
+
+    def facts(self, prefix: str) -> dict[str, Any]:
+        """Return the named values of the run whose name starts with `prefix`, by the rest of the name."""
+        with self._lock, storage(self._file):
+            rows = self._db.execute("SELECT name, body FROM facts WHERE name GLOB ? || '*'", (prefix,)).fetchall()
+        return {name.removeprefix(prefix): json.loads(body) for name, body in rows}
 
     def save_fact(self, name: str, value: Any) -> None:
         """Store a named value of the run (plain JSON)."""

@@ -120,6 +120,20 @@ def test_damaged_checkpoint_is_named_and_left_and_without_it_the_step_is_made_ag
     assert not (tmp_path / "checkpoints" / ".00003").exists()
 
 
+def test_the_version_that_a_step_names_is_kept_and_as_many_of_the_newest_as_it_asks_for(
+    model_path: str, tmp_path: Path
+) -> None:
+    of = run(model_path, tmp_path)
+    for number in range(1, 5):
+        asked = numbered(number).model_copy(update={"keep_checkpoints": 1, "keep_version": 1})
+        of.step(Step(request=asked, sessions=SESSIONS))
+
+    assert of.checkpoints.kept() == (1, 4)
+    assert of.state.checkpoints == str(tmp_path / "checkpoints")
+    assert (tmp_path / "checkpoints" / "00001" / "adapter" / "adapter_config.json").exists()
+    assert run(model_path, tmp_path).state.version == 4
+
+
 def test_adapter_of_a_version_not_on_disk_names_those_kept(model_path: str, tmp_path: Path) -> None:
     of = run(model_path, tmp_path)
     for number in range(1, 5):
