@@ -13,7 +13,7 @@ from woodshed.capture import new_id
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
-from woodshed.types import Completion, OpenSession, ReadCallsRequest, RenderRequest, Serving
+from woodshed.types import Completion, OpenSession, ReadCalls, ReadCallsRequest, RenderRequest, Serving
 
 _CHECK = "tool calls"
 _TOOL: dict[str, Any] = {
@@ -29,8 +29,8 @@ _ITEMS = ("Harp", "Guitar", "Violin", "Flute")
 _SAMPLES = 8
 _TOKENS, _ROOM = 256, 24
 _TRAIN = (
-    "take a model that was trained to call tools, teach this one with `woodshed sft` from talks that hold calls, or set "
-    "Policy.tool_call_parser=None for an agent without tools"
+    "take a model that was trained to call tools, teach this one with `woodshed sft` from talks that hold calls, or "
+    "set Policy.tool_call_parser=None for an agent without tools"
 )
 _USUAL = ("hermes", "llama3_json", "mistral", "pythonic", "qwen3_coder")
 """Parsers that are named first where several read the same calls."""
@@ -54,14 +54,13 @@ async def check_tool_calls(
     name = serving.tool_call_parser
     if name is None:
         return passed(_CHECK, "not sampled: there is no tool parser, for an agent without tools")
-    prompt = (
-        await client.render(policy, RenderRequest(messages=tuple(_question(_ITEMS[0])), tools=(_TOOL,)))
-    ).token_ids
-    room = min(_TOKENS, serving.max_model_len - len(prompt) - _ROOM)
+    question = RenderRequest(messages=tuple(_question(_ITEMS[0])), tools=(_TOOL,))
+    length = len((await client.render(policy, question)).token_ids)
+    room = min(_TOKENS, serving.max_model_len - length - _ROOM)
     if room < _ROOM:
         return warned(
             _CHECK,
-            f"not sampled: one question with one tool takes {len(prompt)} of the {serving.max_model_len} tokens",
+            f"not sampled: one question with one tool takes {length} of the {serving.max_model_len} tokens",
             "an agent's prompts will hardly fit: raise Policy.max_model_len",
         )
     answers = await _sampled(client, policy, {**sampling, "max_tokens": min(room, sampling.get("max_tokens") or room)})
@@ -70,30 +69,28 @@ async def check_tool_calls(
     if read:
         return passed(_CHECK, found)
     if not thorough:
-        return failed(
-            _CHECK, found, "`woodshed doctor` tries all other parsers on such answers; if none reads them: " + _TRAIN
-        )
-    others = await client.read_calls(
-        policy, ReadCallsRequest(tools=(_TOOL,), answers=tuple(answer.token_ids for answer in answers))
-    )
+        advice = "`woodshed doctor` tries all other parsers on such answers; if none reads them: "
+        return failed(_CHECK, found, advice + _TRAIN)
+    tried = ReadCallsRequest(tools=(_TOOL,), answers=tuple(answer.token_ids for answer in answers))
+    return judge_unread(name, answers, await client.read_calls(policy, tried))
+
+
+def judge_unread(name: str, answers: Sequence[Completion], others: ReadCalls) -> Finding:
+    """Say what becomes of sampled answers in which the parser `name` reads no call."""
     if others.parsers:
-        best = min(others.parsers, key=lambda p: (-others.parsers[p], p not in _USUAL, p))
-        return failed(
-            _CHECK, f"{found}; {best!r} reads {others.parsers[best]}", f"set Policy.tool_call_parser={best!r}"
-        )
-    found = f"0 of {len(answers)} sampled answers hold a tool call that any of vLLM's parsers reads"
-    if bare := sum(is_bare_call(text) for text in others.texts):
-        return failed(
-            _CHECK,
-            f"{found}; {bare} hold one as plain JSON, such as {_short(next(filter(is_bare_call, others.texts)))}",
-            "the model doesn't write calls as its chat template asks: " + _TRAIN,
-        )
+        best = min(others.parsers, key=lambda parser: (-others.parsers[parser], parser not in _USUAL, parser))
+        found = f"0 of {len(answers)} sampled answers hold a tool call that {name!r} reads; {best!r} reads"
+        return failed(_CHECK, f"{found} {others.parsers[best]}", f"set Policy.tool_call_parser={best!r}")
+    found = f"0 of {len(answers)} sampled answers hold a tool call that any parser reads"
+    bare = [text for text in others.texts if is_bare_call(text)]
+    if bare:
+        found += f"; {len(bare)} hold a call as plain JSON, such as {_short(bare[0])}"
+        return failed(_CHECK, found, "no parser that its tokenizer allows reads that: " + _TRAIN)
     if all(answer.finish_reason == "length" for answer in answers):
         return warned(
             _CHECK,
-            f"{found}; each was cut after {len(answers[0].token_ids)} tokens",
-            "a model that thinks first may need more (Policy.max_tokens, Policy.max_model_len); if it doesn't: "
-            + _TRAIN,
+            f"{found}; all were cut at their {len(answers[0].token_ids)} tokens",
+            "a model that thinks first may need more (Policy.max_tokens, Policy.max_model_len); if not, " + _TRAIN,
         )
     return failed(_CHECK, f"{found}, such as {_short(others.texts[0])}", _TRAIN)
 
@@ -106,14 +103,14 @@ def is_bare_call(text: str) -> bool:
             value, _ = decoder.raw_decode(text, start)
         except ValueError:
             value = None
-        if (
-            isinstance(value, dict)
-            and "name" in value
-            and isinstance(value.get("arguments", value.get("parameters")), dict)
-        ):
+        if isinstance(value, dict) and isinstance(value.get("name"), str) and _has_arguments(value):
             return True
         start = text.find("{", start + 1)
     return False
+
+
+def _has_arguments(call: Mapping[str, Any]) -> bool:
+    return isinstance(call.get("arguments", call.get("parameters")), dict)
 
 
 async def _sampled(client: EngineClient, policy: str, sampling: Mapping[str, Any]) -> Sequence[Completion]:
