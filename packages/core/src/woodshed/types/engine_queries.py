@@ -47,7 +47,7 @@ class ReadCalls(Record):
     """Which tool parsers read calls in sampled answers."""
 
     parsers: dict[str, int]
-    """Parser → in how many answers it reads a call of an offered tool; without those that read none."""
+    """Parser → in how many answers it reads a tool call; without those that read none."""
     texts: tuple[str, ...]
     """Each answer as the model wrote it."""
 

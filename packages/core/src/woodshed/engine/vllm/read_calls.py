@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from typing import Any
 
@@ -16,9 +17,11 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.tokenizers import get_tokenizer
 from vllm.tool_parsers import ToolParserManager
 
+_NAME = re.compile(r"[\w.:/-]{1,128}")
+
 
 def read_calls(tokenizer: Any, tools: list[dict[str, Any]], answers: list[list[int]]) -> dict[str, int]:
-    """Return parser → number of answers (token ids) in which it reads a call of one of `tools`."""
+    """Return parser → number of answers (token ids) in which it reads a tool call; `tools` were offered."""
     counts = {name: _count(name, tokenizer, tools, answers) for name in ToolParserManager.list_registered()}
     return {name: count for name, count in counts.items() if count}
 
@@ -39,9 +42,9 @@ def _reads(name: str, tokenizer: Any, tools: list[dict[str, Any]], answer: list[
     found = parser.extract_tool_calls(
         tokenizer.decode(answer, skip_special_tokens=request.skip_special_tokens), request=request
     )
-    names = {tool["function"]["name"] for tool in tools}
+    # The name may be of a tool that was not offered: what is asked is whether the form is read.
     return any(
-        call.function.name in names and isinstance(json.loads(call.function.arguments), dict)
+        _NAME.fullmatch(call.function.name) and isinstance(json.loads(call.function.arguments), dict)
         for call in found.tool_calls
     )
 

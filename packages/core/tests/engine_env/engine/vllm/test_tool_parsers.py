@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_families import FAMILIES
+from chat_families import FAMILIES, tokenizer_of
+from chat_families import TOOLS as TOOL_SPECS
 
 from woodshed.engine.client.config import ServedModel
 from woodshed.engine.vllm.tool_parsers import _MARKS, choose, registered, resolved
@@ -145,3 +146,26 @@ def test_a_hub_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch, tmp
 
     with pytest.raises(EngineError, match=r"'nobody/nothing' cannot be fetched from the hub"):
         resolve("nobody/nothing")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("text", "reads", "reads_not"),
+    [
+        ('<tool_call>\n{"name": "price", "arguments": {"of": "a harp"}}\n</tool_call>', "hermes", "pythonic"),
+        ('[price(of="a harp")]', "pythonic", "hermes"),
+        ('[{"name": "price", "arguments": {"of": "a harp"}}]', "xlam", "hermes"),
+        # Its tokenizer has no <|python_tag|>, without which vLLM refuses to start with llama3_json.
+        ('{"name": "price", "arguments": {"of": "a harp"}}', None, "llama3_json"),
+        ('<tool_call>\n{"name": "price", "arguments": "a harp"}\n</tool_call>', None, "hermes"),
+        ("The harp costs 7.", None, "hermes"),
+    ],
+)
+def test_an_answer_is_read_by_the_parsers_of_its_form_alone(text: str, reads: str | None, reads_not: str) -> None:
+    from woodshed.engine.vllm.read_calls import read_calls
+
+    tokenizer = tokenizer_of("qwen2.5")
+    found = read_calls(tokenizer, TOOL_SPECS, [tokenizer(text)["input_ids"]] * 2)
+
+    assert reads_not not in found
+    assert found == {} if reads is None else found[reads] == 2
