@@ -191,7 +191,7 @@ async def test_a_run_whose_judge_is_out_of_order_stops_before_any_rollout(opened
     )
     RunStore(tmp_path).save_fact("run_id", "probed")  # the policy that is open already
 
-    with pytest.raises(woodshed.CheckError, match=r"1 of 9 checks .*\n- judge: .*out of order"):
+    with pytest.raises(woodshed.CheckError, match=r"1 of 10 checks .*\n- judge: .*out of order"):
         await woodshed.train_async(training)
 
     assert RunStore(tmp_path).trajectory("0/scenario-0/0") is None

@@ -11,6 +11,7 @@ import pytest
 import woodshed
 from woodshed.errors import EngineError, JudgeError
 from woodshed.training.doctor import failing
+from woodshed.training.doctor.examine import _softened
 from woodshed.training.doctor.finding import Finding, guarded, passed
 from woodshed.training.doctor.judge import check_judge
 from woodshed.training.doctor.machine import check_disk, check_memory, check_versions
@@ -168,6 +169,14 @@ def test_a_model_that_calls_no_tools_fails_and_its_words_are_shown() -> None:
     assert "8 hold a call as plain JSON, such as" in bare.found
     assert "`woodshed sft`" in talk.advice and "Policy.tool_call_parser=None" in talk.advice
     assert "all were cut at their 2 tokens" in cut.found and "thinks first" in cut.advice
+
+
+def test_before_a_run_a_model_that_called_no_tool_is_a_warning_and_other_failures_stay() -> None:
+    silent = _softened(unread("I would look it up."))
+    broken = check_endpoints(SERVING.model_copy(update={"missing_paths": ("/tokenize",)}))
+
+    assert status(silent) == ("warn", True) and "any parser reads" in silent.found
+    assert _softened(broken) == broken and failing([silent, broken]) == [broken]
 
 
 @pytest.mark.parametrize(
