@@ -162,7 +162,7 @@ def test_a_setting_of_an_engine_is_for_one_model_or_for_all() -> None:
     models = parse_models(["policy=a/b", "judge=c/d"], settings)
 
     assert (models["policy"].max_model_len, models["judge"].max_model_len) == (512, 64)
-    assert (models["policy"].tool_call_parser, models["judge"].tool_call_parser) == ("hermes", None)
+    assert (models["policy"].tool_call_parser, models["judge"].tool_call_parser) == ("auto", None)
     assert models["policy"].max_lora_rank == models["judge"].max_lora_rank == 32
     with pytest.raises(ConfigError, match=r"model 'policy' cannot be served so: --dtype: .*found 'int3'"):
         parse_models(["policy=a/b"], {"dtype": ["int3"]})

@@ -21,9 +21,10 @@ from woodshed.errors import JudgeError
 from woodshed.training.doctor import Finding, examine_run, failing, first_step_checks
 from woodshed.training.doctor.finding import guarded
 from woodshed.training.doctor.serving import check_template, check_tool_parser
+from woodshed.training.doctor.tool_calls import _TOOL, _sampled, check_tool_calls
 from woodshed.training.doctor.weights import check_drift, check_learning, check_swap, sample
 from woodshed.training.run.store import RunStore
-from woodshed.types import LossSettings, OpenPolicy, OptimizerSettings, RenderRequest
+from woodshed.types import LossSettings, OpenPolicy, OptimizerSettings, ReadCallsRequest, RenderRequest
 from woodshed_tiny_world import policy_path
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
@@ -44,7 +45,12 @@ async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -
     home = tmp_path_factory.mktemp("engine")
     (home / "odd.jinja").write_text(ODD_TEMPLATE)
     odd = ServedModel(
-        name="odd", path=POLICY.model, max_model_len=256, max_num_seqs=4, chat_template=str(home / "odd.jinja")
+        name="odd",
+        path=POLICY.model,
+        max_model_len=256,
+        max_num_seqs=4,
+        chat_template=str(home / "odd.jinja"),
+        tool_call_parser="hermes",
     )
     served = [POLICY.served(), odd]
     async with woodshed.Engine.local().running(served, home) as client:
@@ -83,6 +89,21 @@ async def test_a_parser_that_does_not_fit_the_template_fails(opened: EngineClien
 
     assert found.status == "fail"
     assert "is read by 'hermes' as []" in found.found and "Policy.tool_call_parser" in found.advice
+
+
+async def test_calls_that_the_parser_does_not_read_are_tried_with_all_others(opened: EngineClient) -> None:
+    serving = await opened.serving("policy")
+    read = await check_tool_calls(opened, "policy", POLICY.sampling(), serving)
+    sampled = await _sampled(opened, "policy", {**POLICY.sampling(), "max_tokens": 64})
+    tried = ReadCallsRequest(tools=(_TOOL,), answers=tuple(answer.token_ids for answer in sampled))
+    others = await opened.read_calls("policy", tried)
+    none = await check_tool_calls(
+        opened, "policy", POLICY.sampling(), serving.model_copy(update={"tool_call_parser": None})
+    )
+
+    assert read.status == none.status == "pass" and "that 'hermes' reads" in read.found
+    assert others.parsers["hermes"] == max(others.parsers.values()) > 4
+    assert "pythonic" not in others.parsers and "<tool_call>" in others.texts[0]
 
 
 async def test_a_template_that_hides_the_tools_is_said(opened: EngineClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +191,7 @@ async def test_a_run_whose_judge_is_out_of_order_stops_before_any_rollout(opened
     )
     RunStore(tmp_path).save_fact("run_id", "probed")  # the policy that is open already
 
-    with pytest.raises(woodshed.CheckError, match=r"1 of 9 checks .*\n- judge: .*out of order"):
+    with pytest.raises(woodshed.CheckError, match=r"1 of 10 checks .*\n- judge: .*out of order"):
         await woodshed.train_async(training)
 
     assert RunStore(tmp_path).trajectory("0/scenario-0/0") is None

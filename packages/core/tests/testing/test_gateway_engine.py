@@ -20,6 +20,7 @@ from woodshed.testing.waiting import eventually
 from woodshed.types import Message, ToolRequest
 
 OpenClient = Callable[..., openai.OpenAI]
+LOOK: Any = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 ASK: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -138,6 +139,38 @@ def test_an_upstream_that_fails_is_a_502_at_once_and_a_refusal_is_passed_on(
     assert failed.value.status_code == 502
     kinds = [call.tokens.error.kind for call in engine.trajectory(rollout).calls if call.tokens.error]
     assert kinds == ["UpstreamError", "BadRequestError"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
+@pytest.mark.parametrize("arguments", ['"the shelf"', "[1]", "null", '{"item": "x"', ""])
+def test_a_demanded_call_without_arguments_is_a_502_and_nothing_of_it_is_passed_on(
+    engine: GatewayEngine, client: OpenClient, arguments: str, choice: Any, stream: bool
+) -> None:
+    engine.script = in_order(call_tools(ToolRequest(id="c", name="look", arguments=arguments)), say("unasked"))
+    with scripted_rollout(engine) as rollout:
+        chat = client(rollout.base_url, rollout.secret).chat.completions
+        with pytest.raises(openai.InternalServerError, match=r"demanded a call.*expected a JSON object") as got:
+            list(chat.create(model="any", messages=ASK, tools=LOOK, tool_choice=choice, stream=stream))
+
+    (call,) = engine.trajectory(rollout).calls
+    assert got.value.status_code == 502
+    assert call.tokens.error is not None and call.tokens.error.kind == "BrokenCall"
+    assert len(engine.vllm.asked) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("choice", "arguments"), [("required", '{"item": "x"}'), ("auto", '"the shelf"')])
+def test_a_demanded_call_with_an_object_and_any_that_the_model_chose_to_make_are_passed_on(
+    engine: GatewayEngine, client: OpenClient, choice: Any, arguments: str, stream: bool
+) -> None:
+    engine.script = in_order(call_tools(ToolRequest(id="c", name="look", arguments=arguments)))
+    with scripted_rollout(engine) as rollout:
+        chat = client(rollout.base_url, rollout.secret).chat.completions
+        answer: Any = chat.create(model="any", messages=ASK, tools=LOOK, tool_choice=choice, stream=stream)
+        parts = [c.choices[0].delta for c in answer] if stream else [answer.choices[0].message]
+
+    assert "".join(t.function.arguments for part in parts for t in part.tool_calls or ()) == arguments
 
 
 def test_a_retry_that_names_no_call_takes_over_its_own_and_no_other_with_the_same_prompt(

@@ -36,8 +36,8 @@ def start(
     tool_call_parser: Annotated[
         list[str] | None,
         typer.Option(
-            help="vLLM's name of the model's tool-call format, such as hermes (the default), llama3_json or mistral; "
-            f"none for no tools. {_EACH}"
+            help="vLLM's name of the model's tool-call format, such as hermes, llama3_json or mistral; auto (the "
+            f"default) is the one its chat template writes, none is for no tools. {_EACH}"
         ),
     ] = None,
     reasoning_parser: Annotated[

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from woodshed.engine.client.config import LOOPBACK, EngineConfig, check_config
+from woodshed.engine.client.config import LOOPBACK, EngineConfig, ServedModel, check_config
 from woodshed.engine.control.api import ControlApi
 from woodshed.engine.gateway.asgi import Receive, Scope, Send
 from woodshed.engine.gateway.connections import Connection, raise_open_files
@@ -33,6 +33,7 @@ from woodshed.engine.gateway.upstream_call import Upstream
 from woodshed.engine.vllm.gguf import converted
 from woodshed.engine.vllm.lora_slots import LoraSlots
 from woodshed.engine.vllm.supervisor import Supervisor
+from woodshed.engine.vllm.tool_parsers import resolved
 from woodshed.errors import EngineError
 
 Report = Callable[[str, str], None]
@@ -66,14 +67,18 @@ async def run_engine(config: EngineConfig, report: Report, supervisor_type: type
         loop.add_signal_handler(number, stop.set)
     watching = asyncio.create_task(_watch_parent(config.parent_pid, stop))
     try:
-        converting = asyncio.create_task(converted(config.models, lambda message: report("progress", message)))
-        if not await _ends_before(stop, converting):
+        preparing = asyncio.create_task(_prepared(config, lambda message: report("progress", message)))
+        if not await _ends_before(stop, preparing):
             return
-        config = config.model_copy(update={"models": converting.result()})
+        config = config.model_copy(update={"models": preparing.result()})
         await _serve(config, listener, stop, report, supervisor_type)
     finally:
         watching.cancel()
         listener.close()
+
+
+async def _prepared(config: EngineConfig, progress: Callable[[str], None]) -> tuple[ServedModel, ...]:
+    return await resolved(await converted(config.models, progress), progress)
 
 
 async def _serve(

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from woodshed.engine.client.config import LoraRank, ServedModel
+from woodshed.engine.client.config import Dtype, LoraRank, ServedModel
 from woodshed.errors import ConfigError
 from woodshed.rewards.advantage import BatchScale, overlong_penalty
 from woodshed.types import (
@@ -26,11 +26,15 @@ Measure = Callable[[Trajectory, Any], float]
 """True success of a finished trajectory on its scenario, as a number; reported, never trained on."""
 
 
+_SERVING = {"max_model_len", "kv_cache_gib", "dtype", "chat_template", "tool_call_parser", "reasoning_parser"}
+"""The settings of a policy that are its engine's."""
+
+
 class Policy(Settings):
     """The policy: the open model that is trained."""
 
     model: str
-    """Hub name, folder or GGUF file of the base model."""
+    """Hub name, folder or GGUF file of the base model; `~` is your home folder here and in the other paths."""
     lora: LoraSettings = LoraSettings()
     trainer: TrainerKind = "auto"
     """Library that loads the model for training: `auto` takes Unsloth if the engine's machine has it and a GPU, else
@@ -41,8 +45,18 @@ class Policy(Settings):
     """Folder of a LoRA to start from, written by `woodshed sft` or PEFT; None starts from the base model."""
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest context in tokens; None means the model's own limit."""
-    tool_call_parser: str | None = "hermes"
-    """Name of the vLLM tool parser that fits the model's chat template; None for an agent without tools."""
+    kv_cache_gib: float | None = Field(default=None, gt=0)
+    """Memory for the KV cache in GiB where the engine has no GPU; None means enough for all calls, at most 4."""
+    dtype: Dtype = "auto"
+    """What the engine computes in; `auto` is what the trainer computes in: bfloat16 with a GPU, float32 without. With
+    another one, log-probabilities of engine and trainer differ (`logprob_drift`)."""
+    chat_template: str | None = None
+    """Path of a Jinja file that replaces the model's own chat template."""
+    tool_call_parser: str | None = "auto"
+    """Name of the vLLM tool parser that reads the model's tool calls; `auto` is the one that fits its chat template,
+    None is for an agent without tools."""
+    reasoning_parser: str | None = None
+    """Name of the vLLM parser that separates a model's thoughts from its answer, such as `qwen3`."""
     temperature: float = Field(default=1.0, gt=0, le=2)
     """Sampling temperature of rollouts. The trainer divides its logits by the same value."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -65,7 +79,7 @@ class Policy(Settings):
             trainable=True,
             max_lora_rank=next(r for r in get_args(LoraRank) if r >= self.lora.rank),
             # An engine that runs already is compared with what the user set, and with nothing else.
-            **self.model_dump(include={"max_model_len", "tool_call_parser"}, exclude_unset=True),
+            **self.model_dump(include=_SERVING, exclude_unset=True),
         )
 
     def sampling(self) -> dict[str, Any]:

@@ -34,6 +34,24 @@ class ParseRequest(Record):
     token_ids: tuple[int, ...]
 
 
+class ReadCallsRequest(Record):
+    """Sampled answers, to be tried with every tool parser of vLLM."""
+
+    tools: tuple[dict[str, Any], ...]
+    """What was offered, in OpenAI's shape."""
+    answers: tuple[tuple[int, ...], ...]
+    """Token ids of each answer."""
+
+
+class ReadCalls(Record):
+    """Which tool parsers read calls in sampled answers."""
+
+    parsers: dict[str, int]
+    """Parser → in how many answers it reads a tool call; without those that read none."""
+    texts: tuple[str, ...]
+    """Each answer as the model wrote it."""
+
+
 class Serving(Record):
     """What a served model's vLLM supports, and how it was started."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from woodshed.engine.client.config import EngineConfig, ServedModel, check_config, check_model, check_trainer, to_models
 from woodshed.errors import ConfigError
+from woodshed.training.config import Policy
 
 
 def model_folder(tmp_path: Path, name: str = "model") -> Path:
@@ -36,6 +38,42 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     checked = check_config(EngineConfig(home=Path("run"), models=(ServedModel(name="policy", path="model"),)))
 
     assert (checked.home, checked.models[0].path) == (tmp_path / "run", str(tmp_path / "model"))
+
+
+def test_home_is_written_as_a_tilde_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model_folder(tmp_path)
+    (tmp_path / "my.jinja").touch()
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora/adapter_config.json").write_text("{}")
+
+    policy = check_model(Policy("~/model", chat_template="~/my.jinja").served())
+    judge = check_model(ServedModel(name="judge", path="~/a.gguf", adapter="~/lora"))
+
+    assert (policy.path, policy.chat_template) == (str(tmp_path / "model"), str(tmp_path / "my.jinja"))
+    assert (judge.path, judge.adapter) == (str(tmp_path / "a.gguf"), str(tmp_path / "lora"))
+
+
+def test_a_chat_template_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    model = ServedModel(name="policy", path=str(model_folder(tmp_path)), chat_template="~/no-such.jinja")
+    with pytest.raises(ConfigError, match=r"'policy': there is no chat template '~/no-such\.jinja'"):
+        check_model(model)
+
+
+def test_a_policy_passes_on_how_it_is_served_and_only_what_was_set() -> None:
+    settings: dict[str, Any] = {
+        "max_model_len": 4096, "kv_cache_gib": 1.5, "dtype": "bfloat16", "chat_template": "a.jinja",
+        "tool_call_parser": None, "reasoning_parser": "qwen3",
+    }  # fmt: skip
+    plain, full = Policy("m").served(), Policy("m", **settings).served()
+
+    assert {name: getattr(full, name) for name in settings} == settings
+    assert settings.keys() <= full.model_fields_set
+    assert not settings.keys() & plain.model_fields_set
+    assert plain.tool_call_parser == "auto"
+    with pytest.raises(ConfigError, match=r"Policy\.dtype: .*found 'int3'"):
+        Policy("m", dtype="int3")
 
 
 def test_a_folder_without_a_model_is_refused_with_what_it_holds(tmp_path: Path) -> None:

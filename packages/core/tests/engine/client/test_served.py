@@ -84,7 +84,13 @@ def test_each_setting_is_compared(tmp_path: Path, asked: dict[str, Any], served:
 
 @pytest.mark.parametrize(
     "asked",
-    [{"max_model_len": None}, {"dtype": "auto"}, {"max_lora_rank": 8}, {"tool_call_parser": "hermes"}],
+    [
+        {"max_model_len": None},
+        {"dtype": "auto"},
+        {"max_lora_rank": 8},
+        {"tool_call_parser": "hermes"},
+        {"tool_call_parser": "auto"},
+    ],
     ids=str,
 )
 def test_what_is_served_as_asked_or_better_is_accepted(tmp_path: Path, asked: dict[str, Any]) -> None:

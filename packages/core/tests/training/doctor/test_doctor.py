@@ -11,12 +11,14 @@ import pytest
 import woodshed
 from woodshed.errors import EngineError, JudgeError
 from woodshed.training.doctor import failing
+from woodshed.training.doctor.examine import _softened
 from woodshed.training.doctor.finding import Finding, guarded, passed
 from woodshed.training.doctor.judge import check_judge
 from woodshed.training.doctor.machine import check_disk, check_memory, check_versions
 from woodshed.training.doctor.serving import check_endpoints
+from woodshed.training.doctor.tool_calls import is_bare_call, judge_unread
 from woodshed.training.doctor.weights import judge_drift
-from woodshed.types import Gpu, LossSettings, Machine, Serving
+from woodshed.types import Completion, Gpu, LossSettings, Machine, Message, ReadCalls, Serving
 
 PACKAGES = {
     "woodshed": woodshed.__version__,
@@ -136,3 +138,59 @@ async def test_the_judge_inside_a_blend_is_asked() -> None:
     blend = woodshed.Blend((0.5, ruler(0.1, 0.9)), (0.5, woodshed.FunctionReward(lambda t: 0.0)))
 
     assert (await check_judge(blend)).status == "warn"
+
+
+def answered(text: str, finish_reason: str = "stop") -> Completion:
+    return Completion(
+        index=0, message=Message(role="assistant", content=text), token_ids=(1, 2), logprobs=(0.0, 0.0),
+        weight_versions=(0, 0), finish_reason=finish_reason,
+    )  # fmt: skip
+
+
+def unread(text: str, parsers: dict[str, int] | None = None, finish_reason: str = "stop") -> Finding:
+    answers = [answered(text, finish_reason)] * 8
+    return judge_unread("hermes", answers, ReadCalls(parsers=parsers or {}, texts=(text,) * 8))
+
+
+def test_the_parser_that_reads_most_calls_is_named_and_of_equals_the_usual_one() -> None:
+    found = unread("[f(a=1)]", {"llama4_pythonic": 6, "pythonic": 6, "xlam": 1})
+
+    assert status(found) == ("fail", True)
+    assert "0 of 8 sampled answers hold a tool call that 'hermes' reads; 'pythonic' reads 6" in found.found
+    assert found.advice == "set Policy.tool_call_parser='pythonic'"
+
+
+def test_a_model_that_calls_no_tools_fails_and_its_words_are_shown() -> None:
+    talk, bare = unread("I would look it up."), unread('Sure: {"name": "get_stock", "arguments": {"item": "Harp"}}')
+    cut = unread("<think>Hm", finish_reason="length")
+
+    assert status(talk) == status(bare) == ("fail", True) and status(cut) == ("warn", True)
+    assert "0 of 8 sampled answers hold a tool call that any parser reads, such as 'I would look it up.'" in talk.found
+    assert "8 hold a call as plain JSON, such as" in bare.found
+    assert "`woodshed sft`" in talk.advice and "Policy.tool_call_parser=None" in talk.advice
+    assert "all were cut at their 2 tokens" in cut.found and "thinks first" in cut.advice
+
+
+def test_before_a_run_a_model_that_called_no_tool_is_a_warning_and_other_failures_stay() -> None:
+    silent = _softened(unread("I would look it up."))
+    broken = check_endpoints(SERVING.model_copy(update={"missing_paths": ("/tokenize",)}))
+
+    assert status(silent) == ("warn", True) and "any parser reads" in silent.found
+    assert _softened(broken) == broken and failing([silent, broken]) == [broken]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_call"),
+    [
+        ('{"name": "f", "arguments": {}}', True),
+        ('```json\n{"name": "f", "parameters": {"a": {"b": 1}}}\n```', True),
+        ('{ {"name": "f", "arguments": {"a": 1}}', True),
+        ('{"name": "f"}', False),
+        ('{"name": "f", "arguments": "a"}', False),
+        ('{"type": "object", "properties": {"name": 1}}', False),
+        ("{{{{", False),
+        ("", False),
+    ],
+)
+def test_a_call_as_plain_json_is_told_from_other_json(text: str, is_call: bool) -> None:
+    assert is_bare_call(text) is is_call

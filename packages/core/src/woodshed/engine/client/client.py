@@ -24,6 +24,8 @@ from woodshed.types import (
     ParseRequest,
     PolicyRef,
     PolicyState,
+    ReadCalls,
+    ReadCallsRequest,
     Rendered,
     RenderRequest,
     SavedAdapter,
@@ -166,6 +168,10 @@ class EngineClient:
     async def parse(self, model: str, request: ParseRequest) -> Message:
         """Return an answer's tokens as a message, parsed by a served model's own parsers."""
         return self._read(Message, await self._send("POST", f"models/{quote(model, safe='')}/parse", request))
+
+    async def read_calls(self, model: str, request: ReadCallsRequest) -> ReadCalls:
+        """Return which of vLLM's tool parsers read calls in answers that a served model sampled."""
+        return self._read(ReadCalls, await self._send("POST", f"models/{quote(model, safe='')}/read_calls", request))
 
     async def pause(self) -> None:
         """Answer new model calls 429 with `Retry-After` until `resume`; calls in flight finish."""

@@ -19,6 +19,7 @@ _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _GGUF_MAGIC = b"GGUF"
 
 LoraRank = Literal[8, 16, 32, 64, 128, 256]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ServedModel(Settings):
@@ -32,7 +33,7 @@ class ServedModel(Settings):
     """Whether a LoRA of it can be trained and swapped in."""
     adapter: str | None = None
     """Folder of a PEFT LoRA that is always applied, such as a judge's; only for models that are not trained."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt plus answer in tokens; None means the value in the model's own config."""
     max_num_seqs: int = Field(default=64, ge=1)
@@ -41,9 +42,11 @@ class ServedModel(Settings):
     lora_slots: int = Field(default=3, ge=2)
     """Versions of the trained LoRA that one batch can mix: `max_staleness + 2`, those that rollouts of one step have
     and one for calls that began before. Calls of a further version wait until those of one of them have ended."""
-    tool_call_parser: str | None = "hermes"
-    """vLLM's name of the tool-call format; None turns tool calls off."""
+    tool_call_parser: str | None = "auto"
+    """vLLM's name of the tool-call format; `auto` is the one that the model's chat template writes, and none where the
+    template knows no tools. None turns tool calls off."""
     reasoning_parser: str | None = None
+    """vLLM's name of the format of thoughts, such as `qwen3`; None leaves them in the answer."""
     chat_template: str | None = None
     """Path of a Jinja file that replaces the tokenizer's own template."""
     kv_cache_gib: float | None = Field(default=None, gt=0)
@@ -135,8 +138,11 @@ def check_model(model: ServedModel) -> ServedModel:
     """Return `model` with absolute paths, after checking that its folders hold a model and an adapter.
 
     Raises:
-        ConfigError: A folder does not exist or lacks its config file, or a model with a fixed adapter is trainable.
+        ConfigError: A folder or the chat template does not exist, a folder lacks its config file, or a model with a
+            fixed adapter is trainable.
     """
+    if model.chat_template is not None:
+        model = model.model_copy(update={"chat_template": _checked_template(model, model.chat_template)})
     if model.adapter is not None:
         if model.trainable:
             raise ConfigError(
@@ -161,6 +167,16 @@ def _checked(model: ServedModel, path: str, config: str, hint: str) -> str:
         contents = sorted(entry.name for entry in folder.iterdir())[:8]
         raise ConfigError(f"model {model.name!r}: {path!r} has no {config} (it holds {contents or 'nothing'})")
     return str(folder)
+
+
+def _checked_template(model: ServedModel, path: str) -> str:
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise ConfigError(
+            f"model {model.name!r}: there is no chat template {path!r}; give the path of a Jinja file, or leave "
+            "chat_template out to use the model's own"
+        )
+    return str(file)
 
 
 def _checked_gguf(model: ServedModel) -> str:

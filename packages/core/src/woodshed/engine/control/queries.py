@@ -14,6 +14,7 @@ from starlette.responses import Response
 from woodshed.engine.client.machine import machine
 from woodshed.engine.control.chat_template import ServedTemplate, to_calls
 from woodshed.engine.control.policies import Policies
+from woodshed.engine.control.read_calls import read_calls
 from woodshed.engine.control.responses import NotFound, parse_body, record_response
 from woodshed.engine.gateway.sessions import Sessions
 from woodshed.engine.gateway.upstream_call import Upstream
@@ -26,6 +27,7 @@ from woodshed.types import (
     ImportedSession,
     ParseRequest,
     PolicyRef,
+    ReadCallsRequest,
     Rendered,
     RenderRequest,
     SavedAdapter,
@@ -69,6 +71,7 @@ class Queries:
             "/models/{name:path}/serving": self._serving,
             "/models/{name:path}/render": self._render,
             "/models/{name:path}/parse": self._parse,
+            "/models/{name:path}/read_calls": self._read_calls,
             "/policies/{name:path}/adapter": self._adapter,
             "/policies/{name:path}/test_adapter_load": self._test_adapter_load,
             "/imported/conversation": self._import_conversation,
@@ -101,6 +104,11 @@ class Queries:
         return record_response(
             await template.parse(request.messages, request.tools, request.prompt_ids, request.token_ids)
         )
+
+    async def _read_calls(self, http_request: Request) -> Response:
+        request = await parse_body(http_request, ReadCallsRequest)
+        _, upstream = self._template(http_request.path_params["name"])
+        return record_response(await read_calls(upstream.server.model, request))
 
     async def _adapter(self, http_request: Request) -> Response:
         return record_response(await self._newest_adapter(http_request))

@@ -14,7 +14,7 @@ from woodshed.engine.gateway.asgi import Headers, Reply, error_body
 from woodshed.engine.gateway.chat_request import ChatRequest
 from woodshed.engine.gateway.conversations import History
 from woodshed.engine.gateway.counters import FAILED_CALLS, Counters
-from woodshed.engine.gateway.vllm_response import DONE, StreamSplitter, rename, split_reply
+from woodshed.engine.gateway.vllm_response import DONE, StreamSplitter, broken_call, rename, split_reply
 from woodshed.engine.vllm.lora_slots import LoraSlots, LoraVersion
 from woodshed.engine.vllm.model_server import ModelServer
 from woodshed.errors import EngineError
@@ -32,6 +32,10 @@ _HISTORY, _CONTINUED, _FORK = "woodshed_history", "x-woodshed-continued", "x-woo
 
 class UpstreamError(Exception):
     """vLLM failed during a call: it answered 5xx, broke off, or sent an error in the stream."""
+
+
+class BrokenCall(Exception):
+    """vLLM answered in full, and not with the tool call that was demanded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +90,8 @@ class Exchange:
             raise
         except EngineError as error:
             await self._fail(503, str(error), "EngineError")
+        except BrokenCall as error:
+            await self._fail(502, f"the model's answer cannot be passed on: {error}", "BrokenCall")
         except (UpstreamError, aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
             log = self.upstream.server.log.name
             await self._fail(
@@ -117,6 +123,8 @@ class Exchange:
             return
         if self.record is not None:
             raw, prompt_ids, completions = split_reply(raw, self.request, lora.version)
+            if (problem := broken_call(self.request, completions)) is not None:
+                raise BrokenCall(problem)
             self._record(response, prompt_ids, completions)
         elif lora.name != self.request.model:
             raw = rename(raw, self.request.model)
@@ -144,7 +152,10 @@ class Exchange:
         if not splitter.is_done:
             raise UpstreamError("the stream broke off")
         if self.record is not None:
-            self._record(response, splitter.prompt_ids, splitter.completions(lora.version))
+            completions = splitter.completions(lora.version)
+            if (problem := broken_call(self.request, completions)) is not None:
+                raise BrokenCall(problem)
+            self._record(response, splitter.prompt_ids, completions)
         await self.reply.send_event(held + DONE, headers, last=True)
 
     def _send(self, lora: LoraVersion) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,37 @@ def split_reply(raw: bytes, request: ChatRequest, version: int) -> tuple[bytes, 
     return msgspec.json.encode(reply), prompt_ids, completions
 
 
+def broken_call(request: ChatRequest, completions: Sequence[Completion]) -> str | None:
+    """Return what is wrong with a tool call that `tool_choice` forced; None where nothing is.
+
+    vLLM's grammar of a forced call leaves the arguments of a tool without `strict` open to any JSON. A model that
+    writes a string there, or a list, would have it passed on as the arguments of a call that its agent demanded.
+    Arguments that were cut at the token limit are the caller's to see, as with any other answer.
+    """
+    if not _is_forced(request):
+        return None
+    for completion in completions:
+        for call in completion.message.tool_requests:
+            if completion.finish_reason != "length" and not _is_object(call.arguments):
+                return (
+                    f"tool_choice demanded a call, and the arguments of {call.name!r} are {call.arguments[:200]!r}; "
+                    "expected a JSON object"
+                )
+    return None
+
+
+def _is_forced(request: ChatRequest) -> bool:
+    choice = request.body.get("tool_choice")
+    return choice == "required" or isinstance(choice, dict)
+
+
+def _is_object(arguments: str) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(arguments), dict)
+    except msgspec.DecodeError:
+        return False
+
+
 class StreamSplitter:
     """Splits a stream of server-sent events while it is passed on."""
 
@@ -72,8 +103,9 @@ class StreamSplitter:
         self.error: str | None = None
         self.has_content = False
         """Whether the caller was sent any part of an answer; if not, the call can be repeated without the caller
-        noticing."""
+        noticing. An answer that must be a tool call is sent when it is whole: it may be none (`broken_call`)."""
         self._request = request
+        self._is_held = _is_forced(request)
         self._choices: dict[int, _Choice] = {}
         self._rest = b""
         self.is_done = False
@@ -128,7 +160,7 @@ class StreamSplitter:
             _strip_choice(choice, self._request)
             has_logprobs = choice["logprobs"] is not None
             is_wanted = is_wanted or bool(delta) or choice.get("finish_reason") is not None or has_logprobs
-            self.has_content = self.has_content or (is_wanted and not opens)
+            self.has_content = self.has_content or (is_wanted and not opens and not self._is_held)
         return is_wanted
 
     def _record(self, choice: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ class PolicyRun:
         position = self.checkpoints.position(kept[-1]) if kept else None
         if position is None:
             if start.policy.adapter is not None:
-                start_from(self.policy, Path(start.policy.adapter))
+                start_from(self.policy, Path(start.policy.adapter).expanduser())
             self.position = Position(version=int(start.policy.adapter is not None), policy=start.policy)
             self.checkpoints.save(self.position, self.policy.save)
         else:

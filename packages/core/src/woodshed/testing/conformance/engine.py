@@ -194,6 +194,7 @@ class GatewayEngine:
         folder = self.home / "model"
         folder.mkdir()
         (folder / "config.json").write_text("{}")
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
         return folder
 
 
