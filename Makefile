@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle tiny-models lock dist clean test-matrix contract
+.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle tiny-models lock dist clean test-matrix contract
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and v
 
 demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai or adk, CONTROL=1 for shuffled scores).
 	@$(BIN)/woodshed demo --framework $(FRAMEWORK) --seed $(SEED) $(if $(CONTROL),--control)
+
+demo-real: engine ## Watch a pretrained model of 135 million parameters learn, 10 minutes (SEED=n, CONTROL=1 for shuffled rewards).
+	@PATH="$$PATH:$(CURDIR)/.tools/bin" $(BIN)/python examples/orders/demo.py --seed $(SEED) $(if $(CONTROL),--control)
 
 demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n): tasks, rollouts, judge, steps, report.
 	@$(BIN)/python -m woodshed_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)

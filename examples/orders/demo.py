@@ -8,7 +8,6 @@ The policy is SmolLM2-135M-Instruct, which nobody here trained; the agent is a L
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from agent import answer_of, take_order
@@ -16,6 +15,7 @@ from orders import Message, held_out, practice, right_share
 from weights import fetch
 
 import woodshed
+from woodshed.training.report.summary import Summary
 from woodshed_tiny_world.demo import ShuffledReward
 
 
@@ -28,7 +28,7 @@ def training(*, seed: int, steps: int, run_dir: Path, control: bool = False) -> 
         policy=woodshed.Policy(str(fetch()), max_model_len=512, max_tokens=64, tool_call_parser=None),
         reward=ShuffledReward(reward, seed) if control else reward,
         engine=woodshed.Engine.local(),
-        evaluation=woodshed.Evaluation(scenarios=held_out(), measure=is_right),
+        evaluation=woodshed.Evaluation(scenarios=held_out(), measure=is_right, every=8),
         config=woodshed.TrainConfig(
             steps=steps, group_size=8, scenarios_per_step=4, seed=seed,
             optimizer=woodshed.OptimizerSettings(learning_rate=5e-4, warmup_steps=2),
@@ -56,14 +56,18 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=None, help="folder of the run (runs/orders-SEED)")
     given = parser.parse_args()
     folder = given.run_dir or Path("runs") / f"orders-{given.seed}"
-    figures = {}
-    for name in ("trained", "control") if given.control else ("trained",):
-        control = name == "control"
-        run = training(
-            seed=given.seed, steps=given.steps, run_dir=folder / "control" if control else folder, control=control
-        ).run()
-        figures[name] = run.summary.model_dump(mode="json")
-    print(json.dumps(figures, indent=2))
+    trained = training(seed=given.seed, steps=given.steps, run_dir=folder).run()
+    lines = [_line("trained by the rules", trained.summary)]
+    if given.control:
+        print("control: the same training on shuffled rewards", flush=True)
+        control = training(seed=given.seed, steps=given.steps, run_dir=folder / "control", control=True).run()
+        lines.append(_line("on shuffled rewards", control.summary))
+    print(f"whole orders right, of {len(held_out())} held-out messages, with 95 % intervals:", *lines, sep="\n  ")
+    print(f"figures and plot: {trained.folder}")
+
+
+def _line(name: str, summary: Summary) -> str:
+    return f"{name}: {summary.held_out()}; {summary.seconds:.0f} s, {summary.peak_rss_mb / 1000:.1f} GB of memory"
 
 
 if __name__ == "__main__":
