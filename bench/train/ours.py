@@ -44,11 +44,12 @@ def prepare(
             name="bench", lora=LoraSettings(rank=RANK, alpha=ALPHA), loss=LossSettings(preset="dapo", drift_stop=1e9)
         )
         runner = StepRunner(LoraPolicy(folder, settings))
-    batch = _batch(CASES[case](rollouts, shape.vocabulary), rollouts)
+    batch = batch_of(CASES[case](rollouts, shape.vocabulary), rollouts)
     return lambda: runner.take(batch, 0), lambda: _operations(runner, batch, shape.heads * 64)
 
 
-def _batch(attempts: list[Attempt], rollouts: int) -> TrainingBatch:
+def batch_of(attempts: list[Attempt], rollouts: int) -> TrainingBatch:
+    """Return the batch of a step on these attempts."""
     sessions = {
         str(k): SealedSession(
             rollout_id=str(k),

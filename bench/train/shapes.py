@@ -49,8 +49,8 @@ class Attempt:
 def shared(rollouts: int, vocabulary: int) -> list[Attempt]:
     """Return rollouts with 1,024 shared tokens and 256 of their own."""
     draw = random.Random(0)
-    prompt = _random_tokens(draw, vocabulary, 1024)
-    return [Attempt(k, prompt, ((True, _random_tokens(draw, vocabulary, 256)),)) for k in range(rollouts)]
+    prompt = random_tokens(draw, vocabulary, 1024)
+    return [Attempt(k, prompt, ((True, random_tokens(draw, vocabulary, 256)),)) for k in range(rollouts)]
 
 
 def turns(rollouts: int, vocabulary: int) -> list[Attempt]:
@@ -60,12 +60,12 @@ def turns(rollouts: int, vocabulary: int) -> list[Attempt]:
     (500 each); each sub-agent has its own instruction (30), and takes three turns.
     """
     draw = random.Random(1)
-    system, *helpers = (_random_tokens(draw, vocabulary, n) for n in (800, 500, 500))
+    system, *helpers = (random_tokens(draw, vocabulary, n) for n in (800, 500, 500))
     attempts = []
     for k in range(rollouts):
         attempts.append(Attempt(k, system, _conversation(draw, vocabulary, 6)))
         attempts += [
-            Attempt(k, prompt, ((False, _random_tokens(draw, vocabulary, 30)), *_conversation(draw, vocabulary, 3)))
+            Attempt(k, prompt, ((False, random_tokens(draw, vocabulary, 30)), *_conversation(draw, vocabulary, 3)))
             for prompt in helpers
         ]
     return attempts
@@ -74,11 +74,12 @@ def turns(rollouts: int, vocabulary: int) -> list[Attempt]:
 def _conversation(draw: random.Random, vocabulary: int, count: int) -> tuple[tuple[bool, tuple[int, ...]], ...]:
     pieces: list[tuple[bool, tuple[int, ...]]] = []
     for _ in range(count):
-        pieces += [(True, _random_tokens(draw, vocabulary, 24)), (False, _random_tokens(draw, vocabulary, 20))]
+        pieces += [(True, random_tokens(draw, vocabulary, 24)), (False, random_tokens(draw, vocabulary, 20))]
     return tuple(pieces[:-1])
 
 
-def _random_tokens(draw: random.Random, vocabulary: int, count: int) -> tuple[int, ...]:
+def random_tokens(draw: random.Random, vocabulary: int, count: int) -> tuple[int, ...]:
+    """Return `count` tokens, none of them a special one."""
     return tuple(draw.randrange(3, vocabulary) for _ in range(count))
 
 
