@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from woodshed import mcp
+    from woodshed import mcp, traces
     from woodshed.capture import Rollout, RolloutFunction, bind, current_rollout, rollout, untracked
     from woodshed.engine.client.config import ServedModel
     from woodshed.engine.client.local import Engine
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         RolloutError,
         RolloutTimeout,
         StorageError,
+        TraceServerError,
         TrainError,
         UnsupportedVersionError,
         WoodshedError,
@@ -126,11 +127,12 @@ _HOME = {
     "RolloutError": "errors",
     "RolloutTimeout": "errors",
     "StorageError": "errors",
+    "TraceServerError": "errors",
     "TrainError": "errors",
     "UnsupportedVersionError": "errors",
 }
 
-_ROOMS = ("mcp",)
+_ROOMS = ("mcp", "traces")
 """Subpackages that are part of the public API, such as `woodshed.mcp.agent(...)`."""
 
 __all__ = [
@@ -178,6 +180,7 @@ __all__ = [
     "SqliteCache",
     "StorageError",
     "ToolCall",
+    "TraceServerError",
     "TrainConfig",
     "TrainError",
     "Training",
@@ -191,6 +194,7 @@ __all__ = [
     "rollout",
     "sft",
     "sft_async",
+    "traces",
     "train",
     "train_async",
     "untracked",

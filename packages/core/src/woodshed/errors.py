@@ -10,6 +10,7 @@ WoodshedError
 │   └── RolloutTimeout (TimeoutError)   … because it took longer than its time limit
 ├── McpServerError (RuntimeError)       an MCP server cannot be used
 │   └── McpServerUnreachable (ConnectionError)  … because nothing answers there, or the connection broke
+├── TraceServerError (ConnectionError)  a server that traces are sent to does not take them
 ├── JudgeError (RuntimeError)           a judge gave no usable verdict; masks the group, never becomes reward 0
 │   └── JudgeRefused                    … and never will: no valid key, no credit, no such model; ends the run
 ├── CostCeilingError (RuntimeError)     the next judge request would exceed the run's cost limit; ends the run
@@ -67,6 +68,10 @@ class McpServerError(WoodshedError, RuntimeError):
 
 class McpServerUnreachable(McpServerError, ConnectionError):
     """Nothing answers at the MCP server's address, its command does not run, or its session ended early."""
+
+
+class TraceServerError(WoodshedError, ConnectionError):
+    """Nothing takes traces at the address, or the server refuses them; raised by `traces`."""
 
 
 class JudgeError(WoodshedError, RuntimeError):

@@ -17,6 +17,7 @@ from woodshed.capture.user_frames import user_line, user_traceback
 from woodshed.cli.engine_start import start
 from woodshed.cli.judge_check import judge_check
 from woodshed.cli.mcp import mcp
+from woodshed.cli.traces import export_traces, from_traces
 from woodshed.errors import WoodshedError
 
 app = typer.Typer(
@@ -30,6 +31,8 @@ app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 engine_app.command()(start)
 app.command()(judge_check)
+app.command()(export_traces)
+app.command()(from_traces)
 _INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 

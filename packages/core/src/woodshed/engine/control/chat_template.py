@@ -126,11 +126,13 @@ class ServedTemplate:
     async def turns(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[RenderedTurn]:
         """Return every assistant message as a turn, under exactly the prompt that the template writes before it.
 
+        One with `"weight": 0` is context only, as in OpenAI's fine-tuning format.
+
         Raises:
-            BadRequest: There is no assistant message, or the template does not write one as its prompt followed by an
+            BadRequest: There is no such message, or the template does not write one as its prompt followed by an
                 answer that ends with a stop token.
         """
-        indices = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
+        indices = [k for k, m in enumerate(messages) if m.get("role") == "assistant" and m.get("weight") != 0]
         if not indices:
             raise BadRequest("there is no assistant message to train on", "messages")
         return [await self._turn(messages, tools, index) for index in indices]
@@ -213,7 +215,8 @@ def to_calls(
 
 def _request_body(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return a conversation as a request body, checked and completed as the gateway does it."""
-    request = {"model": "any", "messages": list(messages)} | ({"tools": list(tools)} if tools else {})
+    said = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+    request = {"model": "any", "messages": said} | ({"tools": list(tools)} if tools else {})
     return dict(parse_request(msgspec.json.encode(request)).body)
 
 

@@ -45,8 +45,10 @@ def _example(path: Path, number: int, line: str) -> SftExample:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise ConfigError(f"{where}: 'tools' is {tools!r}; expected a list of OpenAI's function tools")
     messages = tuple(_message(where, index, message) for index, message in enumerate(row["messages"]))
-    if not any(message["role"] == "assistant" for message in messages):
-        raise ConfigError(f"{where} has no assistant message, so there is nothing to learn in it")
+    if not any(message["role"] == "assistant" and message.get("weight") != 0 for message in messages):
+        raise ConfigError(
+            f"{where} has no assistant message (of a weight other than 0), so there is nothing to learn in it"
+        )
     return SftExample(place=f"line {number}", scenario_id=f"line-{number}", messages=messages, tools=tuple(tools))
 
 

@@ -1,0 +1,66 @@
+"""Traces out and in: a run's rollouts as ATIF, OpenInference spans or OpenAI messages, and all of these back.
+
+Names are imported on first use (docs/decisions/0003-lazy-public-face.md), and with them the optional packages of
+`woodshed[atif]` and `woodshed[otel]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from woodshed.traces.conversation import Conversation, Trace, Turn
+    from woodshed.traces.export import Exported, export_traces
+    from woodshed.traces.learn import Learned, from_traces
+    from woodshed.traces.notes import Notes
+    from woodshed.traces.read import Format, Read, read_traces
+    from woodshed.traces.scenario import Scenario, scenarios
+
+_HOME = {
+    # Out.
+    "Exported": "export",
+    "export_traces": "export",
+    # In.
+    "Conversation": "conversation",
+    "Format": "read",
+    "Learned": "learn",
+    "Notes": "notes",
+    "Read": "read",
+    "Scenario": "scenario",
+    "Trace": "conversation",
+    "Turn": "conversation",
+    "from_traces": "learn",
+    "read_traces": "read",
+    "scenarios": "scenario",
+}
+
+__all__ = [
+    "Conversation",
+    "Exported",
+    "Format",
+    "Learned",
+    "Notes",
+    "Read",
+    "Scenario",
+    "Trace",
+    "Turn",
+    "export_traces",
+    "from_traces",
+    "read_traces",
+    "scenarios",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its file on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'woodshed.traces' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"woodshed.traces.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -1,0 +1,45 @@
+"""Files of traces that are written: whole or not at all, and never over another one unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from woodshed.errors import ConfigError
+from woodshed.training.run.storage import storage
+
+
+@contextmanager
+def written(path: Path, *, overwrite: bool) -> Iterator[TextIO]:
+    """Yield a text file that becomes `path` when the block ends, and vanishes if it fails.
+
+    Raises:
+        ConfigError: there is a file already.
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    aside = path.with_name(f".{path.name}.tmp")
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                yield file
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError where a file would be replaced, or a folder is in the way."""
+    if path.is_dir():
+        raise ConfigError(f"{str(path)!r} is a folder; expected the name of a file")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{str(path)!r} is there already; choose another name, or replace it with --overwrite")
+
+
+def json_line(value: Any) -> str:
+    """Return one line of JSON."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
