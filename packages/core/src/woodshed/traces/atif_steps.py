@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import mimetypes
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 from woodshed.traces.atif_models import ContentPart, ImageSource, Observation, ObservationResult, Step, ToolCall
 from woodshed.traces.conversation import Json
+from woodshed.traces.openai_shape import Unreadable, shaped_messages
 from woodshed.traces.recorded import OWN
 
 _IMAGE_TYPES: tuple[Any, ...] = get_args(ImageSource.model_fields["media_type"].annotation)
@@ -44,8 +46,9 @@ def messages_of(step: Step) -> list[Json]:
 
     A result that answers no tool call reaches a chat model as a user's message, as agents without tools have it.
     """
-    if isinstance(kept := own(step).get("messages"), list) and kept:
-        return [dict(message) for message in kept]
+    if "messages" in (kept := own(step)):
+        with suppress(Unreadable):
+            return shaped_messages(kept["messages"])[0]
     results = [] if step.observation is None else step.observation.results
     told = [_told(result) for result in results if result.content is not None]
     content = _openai_content(step.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,8 +97,17 @@ def openai_message(message: Message, reasoning: str | None = None) -> Json:
 
 def openai_tool(tool: ToolSpec) -> Json:
     """Return an offered tool in OpenAI's shape."""
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    function = {"name": tool.name, "description": tool.description, "parameters": strict_json(tool.parameters)}
     return {"type": "function", "function": function}
+
+
+def strict_json(value: Any) -> Any:
+    """Return plain JSON as every parser reads it: a number that is not finite becomes text, such as `"nan"`."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {key: strict_json(item) for key, item in value.items()}
+    return [strict_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def text_of(message: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from woodshed.errors import ConfigError
+from woodshed.traces.conversation import strict_json
 from woodshed.training.run.storage import storage
 
 
@@ -42,4 +43,7 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 def json_line(value: Any) -> str:
     """Return one line of JSON."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:  # a number like 1e999, which JSON can say and cannot give back
+        return json.dumps(strict_json(value), ensure_ascii=False, allow_nan=False) + "\n"

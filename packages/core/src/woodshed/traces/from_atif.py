@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +12,8 @@ from woodshed.traces.atif_models import Metrics, Step, Trajectory
 from woodshed.traces.atif_steps import messages_of, own
 from woodshed.traces.conversation import Conversation, Json, Trace, Turn
 from woodshed.traces.notes import Notes
-from woodshed.traces.recorded import recorded_message, recorded_tool, unpacked
+from woodshed.traces.openai_shape import Unreadable, shaped_tools
+from woodshed.traces.recorded import known_about, recorded_message, recorded_tool, unpacked
 from woodshed.types import Completion, ModelCall, TokenCall
 
 _UNKNOWN_VERSION = -1
@@ -39,14 +40,13 @@ def from_atif(value: Json, place: str, notes: Notes) -> Trace | None:
     conversations = tuple(
         _conversation(part, f"{trace_id}/{number}", place, notes) for number, part in enumerate(parts)
     )
-    lost = [unpacked(call) for call in kept.get("lost", ()) if isinstance(call, dict)]
-    about = kept.get("about")
+    lost = [unpacked(call) for call in _listed(kept.get("lost")) if isinstance(call, dict)]
     return Trace(
         id=trace_id,
         conversations=conversations,
         place=place,
         lost=tuple(call for call in lost if call is not None),
-        about=about if isinstance(about, dict) else _about(trajectory),
+        about=known_about(kept.get("about")) or _about(trajectory),
     )
 
 
@@ -82,15 +82,21 @@ def _removed(value: Any, location: Sequence[int | str]) -> bool:
     return False
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def _about(trajectory: Trajectory) -> Json:
     metrics = trajectory.final_metrics.extra if trajectory.final_metrics is not None else None
     return {"metrics": metrics} if metrics else {}
 
 
 def _conversation(trajectory: Trajectory, id: str, place: str, notes: Notes) -> Conversation:
-    tools = tuple(tool for tool in trajectory.agent.tool_definitions or () if _is_function(tool))
-    if len(tools) < len(trajectory.agent.tool_definitions or ()):
-        notes.ignore(place, ["agent.tool_definitions (not in OpenAI's shape)"])
+    tools = tuple(_tools(trajectory, place, notes))
     turns: list[Turn] = []
     for step in trajectory.steps:
         messages = messages_of(step)
@@ -105,14 +111,17 @@ def _conversation(trajectory: Trajectory, id: str, place: str, notes: Notes) -> 
         id=id,
         turns=tuple(turns),
         tools=tools,
-        agent=kept.get("agent", trajectory.agent.name),
-        parent_call_id=kept.get("parent_call_id"),
+        agent=_text(kept.get("agent")) if "agent" in kept else trajectory.agent.name,
+        parent_call_id=_text(kept.get("parent_call_id")),
     )
 
 
-def _is_function(tool: Json) -> bool:
-    function = tool.get("function")
-    return tool.get("type") == "function" and isinstance(function, dict) and isinstance(function.get("name"), str)
+def _tools(trajectory: Trajectory, place: str, notes: Notes) -> Iterator[Json]:
+    for number, tool in enumerate(trajectory.agent.tool_definitions or ()):
+        try:
+            yield from shaped_tools([tool])
+        except Unreadable:
+            notes.ignore(place, [f"agent.tool_definitions.{number} (not in OpenAI's shape)"])
 
 
 def _call(step: Step, answer: Json, turns: Sequence[Turn], tools: Sequence[Json], id: str) -> ModelCall | None:
@@ -147,15 +156,23 @@ def _call(step: Step, answer: Json, turns: Sequence[Turn], tools: Sequence[Json]
 
 def _with_tokens(kept: Json, metrics: Metrics) -> Json:
     """Return a kept call with the ids and log-probabilities of its step, unless it has its own."""
-    plane = dict(kept.get("tokens") or {})
-    completions = plane.get("completions") or []
-    if len(completions) == 1:
-        own_ids = {"token_ids": metrics.completion_token_ids or (), "logprobs": metrics.logprobs or ()}
-        plane["completions"] = [own_ids | completions[0]]
-    return kept | {"tokens": {"prompt_ids": metrics.prompt_token_ids or ()} | plane}
+    completions = _completions(kept)
+    if len(completions) != 1:
+        return kept
+    own_ids = {"token_ids": metrics.completion_token_ids or (), "logprobs": metrics.logprobs or ()}
+    plane = (
+        {"prompt_ids": metrics.prompt_token_ids or ()} | kept["tokens"] | {"completions": [own_ids | completions[0]]}
+    )
+    return kept | {"tokens": plane}
+
+
+def _completions(kept: Any) -> list[Json]:
+    plane = kept.get("tokens") if isinstance(kept, dict) else None
+    found = _listed(plane.get("completions")) if isinstance(plane, dict) else []
+    return found if all(isinstance(completion, dict) for completion in found) else []
 
 
 def _said(call: ModelCall, step: Step) -> int:
     """Return which completion the step holds: the one that was kept without its message."""
-    kept = own(step).get("call", {}).get("tokens", {}).get("completions", ())
+    kept = _completions(own(step).get("call"))[: len(call.tokens.completions)]
     return next((k for k, completion in enumerate(kept) if "message" not in completion), 0)

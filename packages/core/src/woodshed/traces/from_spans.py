@@ -18,7 +18,7 @@ from woodshed.traces.conventions import (
 from woodshed.traces.conversation import Json, Trace
 from woodshed.traces.notes import Notes
 from woodshed.traces.openai_shape import Unreadable, shaped_messages, shaped_tools
-from woodshed.traces.recorded import unpacked
+from woodshed.traces.recorded import known_about, unpacked
 from woodshed.traces.span_records import SpanRecord, dig
 from woodshed.traces.threads import Answered, threads
 
@@ -39,7 +39,7 @@ def from_spans(spans: Iterable[SpanRecord], notes: Notes) -> list[Trace]:
 
 def _trace(id: str, spans: Sequence[SpanRecord], notes: Notes) -> Trace | None:
     calls = sorted((span for span in spans if _is_model_call(span)), key=_order)
-    about = next((kept for span in spans if isinstance(kept := _parsed(span.get(names.OWN_ABOUT)), dict)), {})
+    about = next((kept for span in spans if (kept := known_about(_parsed(span.get(names.OWN_ABOUT))))), {})
     if not calls:
         notes.skip(spans[0].place, "a trace without a span of a model call that has its messages")
         return None
@@ -61,29 +61,29 @@ def _is_model_call(span: SpanRecord) -> bool:
     if span.get(SpanAttributes.OPENINFERENCE_SPAN_KIND) == OpenInferenceSpanKindValues.LLM.value:
         return True
     has_messages = span.get(SpanAttributes.LLM_INPUT_MESSAGES) or span.get(names.GENAI_INPUT)
-    return bool(has_messages) and (span.get(names.GENAI_OPERATION) or "chat") in _MODEL_CALLS
+    return bool(has_messages) and (span.text(names.GENAI_OPERATION) or "chat") in _MODEL_CALLS
 
 
 def _read(span: SpanRecord, notes: Notes) -> Answered | None:
     try:
         prompt, answers = _messages(span)
         tools = tuple(_tools(span))
-        prompt, unknown = shaped_messages(prompt, "the span's input messages")
+        kept = _parsed(span.get(names.OWN_CALL))
+        is_lost = not prompt and isinstance(kept, dict)  # a call that never reached the engine
+        prompt, unknown = ([], []) if is_lost else shaped_messages(prompt, "the span's input messages")
         answers, more = shaped_messages(answers, "the span's output messages") if answers else ([], [])
     except (Unreadable, ValueError, RecursionError) as error:
         notes.skip(span.place, f"a span of a model call: {error}")
         return None
     notes.ignore(span.place, dict.fromkeys([*unknown, *more]))
-    kept = _parsed(span.get(names.OWN_CALL))
     call = unpacked(kept, prompt=prompt, tools=tools, answers=answers) if isinstance(kept, dict) else None
-    agent = span.get(SpanAttributes.AGENT_NAME) or span.get(names.GENAI_AGENT)
     return Answered(
         prompt=prompt,
         # What a failed call answered was not used.
         answers=[a for a in answers if a["role"] == "assistant"] if call is not None or not span.has_failed else [],
         tools=tools,
-        agent=agent if isinstance(agent, str) else None,
-        parent_call_id=span.get(names.OWN_PARENT_CALL),
+        agent=span.text(SpanAttributes.AGENT_NAME) or span.text(names.GENAI_AGENT),
+        parent_call_id=span.text(names.OWN_PARENT_CALL),
         call=call,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from woodshed.traces.conversation import Conversation, Json, Trace, Turn, openai_message, openai_tool
+from woodshed.traces.conversation import Conversation, Json, Trace, Turn, openai_message, openai_tool, strict_json
 from woodshed.traces.threads import Answered, threads
 from woodshed.types import ModelCall, Score, ToolCall, Trajectory
 
@@ -29,7 +29,7 @@ def of_trajectory(trajectory: Trajectory, *, score: Score | None = None, slot: s
         id=trajectory.rollout_id,
         conversations=tuple(_with_last_results(c, trajectory.tool_calls) for c in conversations),
         lost=tuple(call for call in trajectory.calls if not call.tokens.completions),
-        about={key: value for key, value in about.items() if value not in (None, [], {})},
+        about=strict_json({key: value for key, value in about.items() if value not in (None, [], {})}),
     )
 
 

@@ -7,18 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import to_jsonable_python
 
-from woodshed.traces.conversation import Json, text_of
-from woodshed.types import Message, ModelCall, ToolRequest, ToolSpec
+from woodshed.traces.conversation import Json, strict_json, text_of
+from woodshed.types import Message, ModelCall, Score, ToolRequest, ToolSpec
 
 OWN = "woodshed"
 """Key under which a format's free fields hold what only woodshed records."""
-
-
-def strict_json(value: Any) -> Any:
-    """Return plain JSON as every parser reads it: a number that is not finite becomes text, such as `"NaN"`."""
-    return to_jsonable_python(value, inf_nan_mode="strings")
 
 
 def packed(call: ModelCall, *, said: int | None = None, tokens: bool = True) -> Json:
@@ -73,6 +67,17 @@ def unpacked(
 
 def _answer(message: Json) -> Json:
     return {"message": recorded_message(message), "reasoning": message.get("reasoning")}
+
+
+def known_about(value: Any) -> Json:
+    """Return what a trace tells of its rollout, without what is not of the shape that `of_trajectory` writes."""
+    about = dict(value) if isinstance(value, dict) else {}
+    kinds = {"status": str, "rollout_id": str, "scenario_id": str, "slot": str, "metrics": dict, "tool_calls": list}
+    kept = {key: item for key, item in about.items() if isinstance(item, kinds.get(key, object)) and key != "score"}
+    try:
+        return kept | {"score": Score.model_validate(about["score"]).model_dump(mode="json")}
+    except (ValidationError, KeyError):
+        return kept
 
 
 def recorded_message(message: Mapping[str, Any]) -> Message:

@@ -30,6 +30,11 @@ class SpanRecord:
         """Return an attribute by its dotted name, or None."""
         return dig(self.attributes, path)
 
+    def text(self, path: str) -> str | None:
+        """Return an attribute that is text, or None."""
+        value = self.get(path)
+        return value if isinstance(value, str) else None
+
 
 def is_spans(value: Any) -> bool:
     """Whether a JSON value is a span, or a request of OTLP's with spans."""

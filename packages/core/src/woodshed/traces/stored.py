@@ -94,8 +94,11 @@ def stored_rollouts(run: StoredRun, *, step: str | None = None, best: bool = Fal
 
 @contextmanager
 def _database(path: Path) -> Iterator[sqlite3.Connection]:
+    # Without a log beside it nobody writes, and SQLite then needs no files of its own in the folder.
+    is_written = path.with_name(f"{path.name}-wal").exists()
+    options = "mode=ro" if is_written else "mode=ro&immutable=1"
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True)) as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version > FORMAT:
                 raise ConfigError(

@@ -18,7 +18,7 @@ from woodshed.traces.atif_models import (
 )
 from woodshed.traces.atif_steps import step_of
 from woodshed.traces.conversation import Conversation, Json, Trace, Turn
-from woodshed.traces.recorded import OWN, is_finite, packed, strict_json
+from woodshed.traces.recorded import OWN, is_finite, packed
 from woodshed.types import ModelCall
 
 _LATEST_S = datetime.max.replace(tzinfo=UTC).timestamp()
@@ -64,7 +64,7 @@ def to_atif(trace: Trace, *, agent: str, version: str, model: str | None = None)
     return Trajectory(
         **shaped(first),
         final_metrics=_final_metrics(trace, len(steps[first.id])),
-        extra={OWN: strict_json(about | ({"lost": lost} if lost else {}))},
+        extra={OWN: about | ({"lost": lost} if lost else {})},
         subagent_trajectories=embedded or None,
     )
 
@@ -118,7 +118,7 @@ def _final_metrics(trace: Trace, steps: int) -> FinalMetrics:
         total_prompt_tokens=sum(len(call.prompt_ids) for call in calls) or None,
         total_completion_tokens=sum(len(c.token_ids) for call in calls for c in call.completions) or None,
         total_steps=steps,
-        extra=strict_json(known) or None,
+        extra=known or None,
     )
 
 

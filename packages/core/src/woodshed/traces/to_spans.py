@@ -20,9 +20,9 @@ from woodshed.traces.conventions import (
     ToolAttributes,
     ToolCallAttributes,
 )
-from woodshed.traces.conversation import Conversation, Json, Trace, openai_message, openai_tool, text_of
+from woodshed.traces.conversation import Conversation, Json, Trace, openai_message, openai_tool, strict_json, text_of
 from woodshed.traces.otlp import Event, ReadableSpan, Resource, SpanContext, Status, StatusCode, context, span
-from woodshed.traces.recorded import packed, strict_json
+from woodshed.traces.recorded import packed
 from woodshed.types import Failure, ModelCall, ToolCall
 
 _Attributes = dict[str, Any]
