@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle tiny-models lock dist clean test-matrix contract
+.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -110,6 +110,15 @@ bench: engine ## Measure the speed claims against their rivals, ratios printed.
 oracle: .oracle/.stamp ## Compare every loss with those of TRL, Liger and verl on the same tensors: a table.
 	@.oracle/bin/python packages/core/tests/engine_env/oracles.py
 
+.phoenix/.stamp: | .tools/bin/uv
+	@echo "making .phoenix (the server that the tests send traces to)"
+	@test -x .phoenix/bin/phoenix || { rm -rf .phoenix && .tools/bin/uv venv -q -p $(PYTHON) .phoenix; }
+	@.tools/bin/uv pip install -q --python .phoenix/bin/python 'arize-phoenix>=20,<21'
+	@touch $@
+
+phoenix: .phoenix/.stamp ## Make an environment with Phoenix, and test against it what export-traces sends.
+	@$(BIN)/python -m pytest -q packages/core/tests/traces/test_phoenix.py
+
 bench-train: .oracle/.stamp ## Measure an optimizer step beside TRL's GRPOTrainer (about 25 minutes): speed, memory, GEMM rate.
 	@.oracle/bin/python bench/trainer.py --scaling
 
@@ -133,4 +142,4 @@ dist: | .tools/bin/uv ## Build wheels and sdists of all packages into dist/, che
 	@$(PYTHON) tests/dist/try_wheels.py dist .tools/bin/uv
 
 clean: ## Remove the environments (runs are kept).
-	@rm -rf .venv .engine .tools .oracle .matrix
+	@rm -rf .venv .engine .tools .oracle .matrix .phoenix

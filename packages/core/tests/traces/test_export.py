@@ -151,5 +151,5 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, what: str) -> None:
 
 def test_a_server_that_is_not_there_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    with pytest.raises(TraceServerError, match="nothing at 'http://127.0.0.1:9/v1/traces'"):
+    with pytest.raises(TraceServerError, match=r"nothing at 'http://127\.0\.0\.1:9/v1/traces'"):
         export_traces(run, "http://127.0.0.1:9", "openinference", step=0)

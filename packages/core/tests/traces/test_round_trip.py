@@ -25,7 +25,7 @@ from woodshed.types import Message, Score, ToolCall, ToolRequest, Trajectory
 
 
 def by_atif(trace: Trace) -> tuple[Trace, Notes]:
-    line = json_line(to_atif(trace, agent="answer", version="1", model="m").to_json_dict())
+    (line,) = json_line(to_atif(trace, agent="answer", version="1", model="m").to_json_dict()).splitlines()
     assert Atif.model_validate_json(line).schema_version == "ATIF-v1.8"
     notes = Notes()
     back = from_atif(json.loads(line), "line 1", notes)

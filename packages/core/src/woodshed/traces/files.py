@@ -12,6 +12,8 @@ from woodshed.errors import ConfigError
 from woodshed.traces.conversation import strict_json
 from woodshed.training.run.storage import storage
 
+_LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+
 
 @contextmanager
 def written(path: Path, *, overwrite: bool) -> Iterator[TextIO]:
@@ -42,8 +44,9 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 
 def json_line(value: Any) -> str:
-    """Return one line of JSON."""
+    """Return one line of JSON, for readers that split lines at every line break of Unicode, too."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # a number like 1e999, which JSON can say and cannot give back
-        return json.dumps(strict_json(value), ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(strict_json(value), ensure_ascii=False, allow_nan=False)
+    return text.translate(_LINE_BREAKS) + "\n"

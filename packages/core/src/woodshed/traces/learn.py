@@ -97,4 +97,4 @@ def _write_scenarios(path: Path, scenarios: Iterable[Scenario], *, for_mcp: bool
     unique = {task.id: task for task in tasks.values()}
     split = mcp_scenario.split(list(unique.values()), held_out=0.25, seed=0)
     with written(path, overwrite=overwrite) as file:
-        file.writelines(task.model_dump_json() + "\n" for task in split)
+        file.writelines(json_line(task.model_dump(mode="json")) for task in split)
