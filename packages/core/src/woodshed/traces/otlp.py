@@ -110,10 +110,16 @@ class Sender:
         """
         for batch in _batches(spans):
             self._last = None
-            if self._exporter.export(batch) is not SpanExportResult.SUCCESS:
+            if not self._taken(batch):
                 raise TraceServerError(self._refusal())
             if refused := _rejected(self._last):
                 raise TraceServerError(f"{self.url!r} took the spans only in part: {refused}")
+
+    def _taken(self, batch: Sequence[ReadableSpan]) -> bool:
+        try:
+            return self._exporter.export(batch) is SpanExportResult.SUCCESS
+        except requests.RequestException:  # of an exporter before 1.35, which does not catch it
+            return False
 
     def _refusal(self) -> str:
         if self._last is None:
@@ -128,6 +134,7 @@ class Sender:
     def close(self) -> None:
         """Close the connection."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
+        self._session.close()
 
 
 def _batches(spans: Sequence[ReadableSpan]) -> Iterator[Sequence[ReadableSpan]]:
