@@ -16,6 +16,7 @@ from woodshed.engine import EngineClient
 from woodshed.training.run.store import RunStore
 from woodshed.training.sft.dataset import Choice, examples_of_run
 from woodshed.training.sft.run import SftTraining, sft_async, sft_training
+from woodshed.types import ImportedConversation
 from woodshed_tiny_world import held_out_scenarios, policy_path, train_scenarios, verify
 from woodshed_tiny_world.agents import rollout_of
 from woodshed_tiny_world.verifier import Level
@@ -186,3 +187,16 @@ async def test_what_the_template_cannot_split_is_refused_with_its_line(engine: E
 
     with pytest.raises(woodshed.ConfigError, match=r"(?s)2 of 3 .*line 2: messages\[0\].*\nline 3: .*image_url"):
         await sft_async(warm(engine, file, tmp_path / "sft"))
+
+
+async def test_an_assistant_message_of_weight_0_is_context_and_never_trained(engine: EngineClient) -> None:
+    async def tokens(name: str, *weights: int) -> int:
+        given = iter(weights)
+        messages = tuple({**m, "weight": next(given)} if m["role"] == "assistant" else m for m in TALK)
+        imported = ImportedConversation(rollout_id=name, policy="policy", messages=messages, tools=(TOOL,))
+        return (await engine.import_session(imported)).tokens
+
+    first, second, both = await tokens("first", 1, 0), await tokens("second", 0, 1), await tokens("both", 1, 1)
+
+    assert min(first, second) > 0
+    assert first + second == both
