@@ -21,7 +21,7 @@ from woodshed.traces.otlp import otlp_json
 from woodshed.traces.span_records import span_records
 from woodshed.traces.to_atif import to_atif
 from woodshed.traces.to_spans import to_spans
-from woodshed.types import Message, Score, ToolCall, ToolRequest, Trajectory
+from woodshed.types import CallMetadata, Message, ModelCall, Score, ToolCall, ToolRequest, Trajectory
 
 
 def by_atif(trace: Trace) -> tuple[Trace, Notes]:
@@ -140,6 +140,19 @@ def test_an_answer_that_was_thrown_away_is_a_conversation_that_nothing_is_learne
 
     assert [c.messages[-1]["content"] for c in trace.conversations] == ["good", "bad"]
     assert [line["messages"][-1]["content"] for line in talks(trace)] == ["good"]
+
+
+def test_an_agent_that_takes_over_a_history_has_a_conversation_of_its_own() -> None:
+    def by(agent: str, made: ModelCall) -> ModelCall:
+        return made.model_copy(update={"note": CallMetadata(call_id=made.tokens.call_id, agent=agent)})
+
+    first = by("front", call(said("over to the clerk"), call_id="a", messages=(USER,)))
+    then = by("clerk", call(said("7"), call_id="b", messages=(USER, said("over to the clerk"), USER)))
+    trace = of_trajectory(trajectory("r", first, then))
+
+    assert [(c.agent, len(c.turns)) for c in trace.conversations] == [("front", 2), ("clerk", 4)]
+    lines = [[m.get("weight") for m in line["messages"] if m["role"] == "assistant"] for line in talks(trace)]
+    assert lines == [[None], [0, None]]
 
 
 def test_an_answer_that_was_cut_off_is_context() -> None:
