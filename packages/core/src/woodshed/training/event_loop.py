@@ -1,0 +1,73 @@
+"""Run a coroutine to its end from plain code: also where an event loop is running already, such as in a notebook."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextvars import copy_context
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Return what `work` returns, or raise what it raises.
+
+    Inside a running event loop it runs in a thread with an event loop of its own, and with the caller's context
+    variables; the caller's loop stands still meanwhile. Ctrl-C cancels the work and waits until it has cleaned up; a
+    second one doesn't wait.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    return _InThread(work).result()
+
+
+class _InThread(Generic[_T]):
+    """A coroutine in a thread of its own."""
+
+    def __init__(self, work: Coroutine[Any, Any, _T]) -> None:
+        """Start it."""
+        self._work = work
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[_T] | None = None
+        self._is_running = threading.Event()
+        self._returned: list[_T] = []
+        self._raised: BaseException | None = None
+        # A daemon, so that an interpreter that is told to end twice does.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name="woodshed", daemon=True
+        )  # fmt: skip
+        self._thread.start()
+
+    def result(self) -> _T:
+        """Wait for it."""
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:
+            self._cancel()
+            self._thread.join()
+            raise
+        if self._raised is not None:
+            raise self._raised
+        return self._returned[0]
+
+    def _run(self) -> None:
+        try:
+            self._returned.append(asyncio.run(self._named()))
+        except BaseException as error:
+            self._raised = error
+        finally:
+            self._is_running.set()
+
+    async def _named(self) -> _T:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._is_running.set()
+        return await self._work
+
+    def _cancel(self) -> None:
+        self._is_running.wait()
+        if self._loop is not None and self._task is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._task.cancel)
