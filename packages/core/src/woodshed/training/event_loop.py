@@ -9,6 +9,7 @@ from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
+_LOOK_S = 0.2
 
 
 def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
@@ -45,14 +46,19 @@ class _InThread(Generic[_T]):
     def result(self) -> _T:
         """Wait for it."""
         try:
-            self._thread.join()
+            self._join()
         except KeyboardInterrupt:
             self._cancel()
-            self._thread.join()
+            self._join()
             raise
         if self._raised is not None:
             raise self._raised
         return self._returned[0]
+
+    def _join(self) -> None:
+        # A Ctrl-C that another thread is woken by is seen between two waits only.
+        while self._thread.is_alive():
+            self._thread.join(_LOOK_S)
 
     def _run(self) -> None:
         try:

@@ -9,6 +9,9 @@ from typing import Any
 from woodshed.training.report.evaluations import EvaluationFigures
 from woodshed.training.run.settings import flat
 
+HELD_OUT = "held_out/"
+"""How the names of an evaluation's numbers begin."""
+
 
 def row_values(row: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a history row; what is not known is left out. The step is no value of its own."""
@@ -26,7 +29,7 @@ def evaluation_values(point: EvaluationFigures) -> dict[str, float]:
         "failed": point.failed,
         "masked": point.masked,
     }
-    return numbers({f"held_out/{name}": value for name, value in named.items()})
+    return numbers({f"{HELD_OUT}{name}": value for name, value in named.items()})
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import wandb
 
 from woodshed.training.track.position import TRACKING
 from woodshed.training.track.tracker import PROJECT, Opened, TrackedRun
-from woodshed.training.track.values import numbers
+from woodshed.training.track.values import HELD_OUT, numbers
 
 _INIT_S = 30
 
@@ -28,7 +28,7 @@ class Wandb:
             warning = f"Weights & Biases cannot be used online: {_one_line(error)}"
             wandb.teardown()
             self._run = self._begin(run, tracked_id, mode="offline")
-        # What is missing in one row is missing in the chart; by default W&B counts calls instead.
+        # The charts' horizontal axis; by default it is W&B's own count.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         kept = run.folder / TRACKING / "wandb"
@@ -47,8 +47,9 @@ class Wandb:
         )  # fmt: skip
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log a row; what is logged for the same step later joins it."""
-        self._run.log({"step": step, **values}, step=step)
+        """Log a row at once. W&B drops what does not come after all before it, in earlier lives of the run too."""
+        is_evaluation = any(name.startswith(HELD_OUT) for name in values)
+        self._run.log({"step": step, **values}, step=2 * step + is_evaluation, commit=True)
 
     def warn(self, texts: Sequence[str], new: int) -> None:
         """Keep the warnings in the run's summary, and show them as its notes."""
