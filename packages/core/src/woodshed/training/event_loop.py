@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +28,19 @@ def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
     return _InThread(work).result()
 
 
+@contextmanager
+def _ctrl_c_raises() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt; `asyncio.run` would only tell its own loop, which stands still."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _InThread(Generic[_T]):
     """A coroutine in a thread of its own."""
 
@@ -45,12 +60,13 @@ class _InThread(Generic[_T]):
 
     def result(self) -> _T:
         """Wait for it."""
-        try:
-            self._join()
-        except KeyboardInterrupt:
-            self._cancel()
-            self._join()
-            raise
+        with _ctrl_c_raises():
+            try:
+                self._join()
+            except KeyboardInterrupt:
+                self._cancel()
+                self._join()
+                raise
         if self._raised is not None:
             raise self._raised
         return self._returned[0]
