@@ -50,6 +50,7 @@ class _InThread(Generic[_T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[_T] | None = None
         self._is_running = threading.Event()
+        self._has_ended = threading.Event()
         self._returned: list[_T] = []
         self._raised: BaseException | None = None
         # A daemon, so that an interpreter that is told to end twice does.
@@ -72,9 +73,10 @@ class _InThread(Generic[_T]):
         return self._returned[0]
 
     def _join(self) -> None:
-        # A Ctrl-C that another thread is woken by is seen between two waits only.
-        while self._thread.is_alive():
-            self._thread.join(_LOOK_S)
+        # A Ctrl-C that another thread is woken by is seen between two waits only. Not `Thread.join`: one that Ctrl-C
+        # interrupts takes the thread for ended (https://github.com/python/cpython/issues/90882, until Python 3.13).
+        while not self._has_ended.wait(_LOOK_S):
+            pass
 
     def _run(self) -> None:
         try:
@@ -83,6 +85,7 @@ class _InThread(Generic[_T]):
             self._raised = error
         finally:
             self._is_running.set()
+            self._has_ended.set()
 
     async def _named(self) -> _T:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
@@ -91,5 +94,5 @@ class _InThread(Generic[_T]):
 
     def _cancel(self) -> None:
         self._is_running.wait()
-        if self._loop is not None and self._task is not None and self._thread.is_alive():
+        if self._loop is not None and self._task is not None and not self._has_ended.is_set():
             self._loop.call_soon_threadsafe(self._task.cancel)
