@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
@@ -94,5 +94,6 @@ class _InThread(Generic[_T]):
 
     def _cancel(self) -> None:
         self._is_running.wait()
-        if self._loop is not None and self._task is not None and not self._has_ended.is_set():
-            self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # it has just ended
+                self._loop.call_soon_threadsafe(self._task.cancel)
