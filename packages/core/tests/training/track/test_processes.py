@@ -86,7 +86,7 @@ def test_a_tracker_that_cannot_work_is_warned_of_once_and_everything_stays_to_be
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "ModuleNotFoundError" in warning and "The run goes on" in warning and "run the same command again" in warning
     assert store.fact("warnings")[1:] == [warning]
-    assert lines == [line for line in lines if f"{ABSENT[0]} has 0 of 3 steps: ModuleNotFoundError" in line]
+    assert f"{ABSENT[0]} has 0 of 3 steps: ModuleNotFoundError" in lines[-1]
     assert behind([ABSENT[0]], store) == [ABSENT[0]]
     assert (tmp_path / "tracking" / f"{ABSENT[0]}.log").exists()
 
