@@ -134,3 +134,14 @@ def test_a_quiet_run_prints_nothing_and_leaves_its_warnings_to_the_log(caplog: p
 
     assert text.getvalue() == ""
     assert [r.getMessage() for r in caplog.records] == ["the judge is slow"]
+
+
+def test_the_live_line_goes_on_while_all_rollouts_are_done_and_groups_are_judged() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with RunProgress(folder=Path("run"), steps=3, console=console) as progress:
+        progress.rollouts_started(0, 1)
+        progress.rollout_done(0)
+        (line,) = progress._bars.tasks
+        assert not line.finished
+        with progress.phase("stopping the engine"):
+            assert line.total is None

@@ -201,7 +201,7 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 [sys.executable, *command, *store, *artifacts], stdout=log, stderr=log, start_new_session=True
             )
-        await eventually(lambda: asyncio.to_thread(self._answers), "MLflow's server answers", within_s=120)
+        await eventually(lambda: asyncio.to_thread(self._answers), "MLflow's server answers", within_s=300)
 
     def _answers(self) -> bool:
         try:
@@ -228,7 +228,7 @@ async def mlflow_server(folder: Path) -> AsyncIterator[MlflowServer]:
 
 
 @ignores_mlflows_own_warnings
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_a_server_of_mlflow_that_is_gone_delays_nothing_and_has_everything_once_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

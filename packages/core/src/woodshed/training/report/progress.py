@@ -21,7 +21,7 @@ from rich.text import Text
 
 from woodshed.training.report.heartbeat import Heartbeat
 from woodshed.training.report.interval import Interval
-from woodshed.training.report.step_line import JUDGED, step_fields, wrapped
+from woodshed.training.report.step_line import JUDGED, Eta, step_fields, wrapped
 from woodshed.training.report.summary import Summary
 
 SILENCE_S = 30.0
@@ -47,25 +47,6 @@ class _Evaluation:
     total: int
     started_s: float
     done: int = 0
-
-
-@dataclass(slots=True)
-class _Eta:
-    """How long the run still takes, by the steps of this life so far, with what was evaluated between them."""
-
-    started_s: float | None = None
-    done: int = 0
-
-    def rollouts_started(self) -> None:
-        """Begin to count, with the first rollout."""
-        self.started_s = self.started_s or time.monotonic()
-
-    def step_done(self, left: int) -> float | None:
-        """Return the seconds that `left` more steps take; None if there is nothing to tell it by, or none is left."""
-        if self.started_s is None:
-            return None  # a step of an earlier life
-        self.done += 1
-        return (time.monotonic() - self.started_s) / self.done * left if left else None
 
 
 class RunProgress:
@@ -114,7 +95,7 @@ class RunProgress:
         """The evaluation in progress; rollouts of the next step may run beside it."""
         self._started_s = 0.0
         self._is_past_first = False
-        self._eta = _Eta()
+        self._eta = Eta()
         self._clock = self._last_line_s = time.monotonic()
         self._heartbeat = Heartbeat(self._say_what_runs, silence_s / 4)
         self._silence_s = silence_s
@@ -162,6 +143,7 @@ class RunProgress:
     def phase(self, name: str) -> Iterator[None]:
         """Show what the run does before its first rollout, and how many seconds that took."""
         self._bars.reset(self._task, description=f"{name} …", total=None)
+        self._bars.tasks[0].total = None  # `reset` keeps the one before
         if not self._is_live:
             self._print(f"{name} …")
         start = time.perf_counter()
@@ -227,14 +209,19 @@ class RunProgress:
     def _show(self) -> None:
         if (evaluation := self._evaluation) is not None:
             description = f"held-out scenarios, {evaluation.name}{self._prefetched(sorted(self._active))}"
-            self._bars.update(self._task, description=description, completed=evaluation.done, total=evaluation.total)
+            self._update(description, evaluation.done, evaluation.total)
             return
         current, *later = sorted(self._active)
         work = self._active[current]
         groups = "judged" if self.scored == JUDGED else "scored"
         activity = "training" if work.is_training else f"rollouts, {work.judged} groups {groups}"
         description = f"step {current + 1}/{self._steps}: {activity}{self._prefetched(later)}"
-        self._bars.update(self._task, description=description, completed=work.done, total=work.total)
+        self._update(description, work.done, work.total)
+
+    def _update(self, description: str, completed: int, total: int) -> None:
+        self._bars.update(self._task, description=description, completed=completed, total=total)
+        # A full bar is no end: judging and training follow, and neither spinner nor clock may stand still.
+        self._bars.tasks[0].finished_time = None
 
     def _prefetched(self, steps: Sequence[int]) -> str:
         return "".join(f"; step {n + 1}: {self._active[n].done}/{self._active[n].total}" for n in steps)

@@ -1,8 +1,10 @@
-"""What is printed of one step: its fields on one line, or on as many as a narrow terminal needs."""
+"""What is printed of one step: its fields, on one line or as many as a narrow terminal needs, and the time left."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from woodshed.rewards.base import Reward
@@ -55,3 +57,22 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"about {round(seconds / 60)} min"
     return f"about {seconds / 3600:.1f} h"
+
+
+@dataclass(slots=True)
+class Eta:
+    """How long the run still takes, by the steps of this life so far, with what was evaluated between them."""
+
+    started_s: float | None = None
+    done: int = 0
+
+    def rollouts_started(self) -> None:
+        """Begin to count, with the first rollout."""
+        self.started_s = self.started_s or time.monotonic()
+
+    def step_done(self, left: int) -> float | None:
+        """Return the seconds that `left` more steps take; None if there is nothing to tell it by, or none is left."""
+        if self.started_s is None:
+            return None  # a step of an earlier life
+        self.done += 1
+        return (time.monotonic() - self.started_s) / self.done * left if left else None
