@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract
+.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,19 @@ matrix-%: | .tools/bin/uv
 	@.tools/bin/uv pip list -q --python .matrix/$*/bin/python | grep -E '^(langgraph|langchain-core|langchain-openai|crewai|google-adk|openai|pydantic) '
 	@.tools/bin/uv pip install -q --no-deps --python .matrix/$*/bin/python -e packages/tiny_world
 	@.matrix/$*/bin/python -m pytest -q -k "not row_18" packages/$(firstword $(subst -, ,$*))_adapter/tests
+
+# The oldest and the newest version of each tracker that is supported, in an environment of its own: they are heavy.
+PINS_trackers-oldest := wandb==0.19.9 mlflow==2.20.3 tensorboardX==2.6.2.2 tensorboard==2.17.1 trackio==0.30.0
+
+test-trackers: trackers-oldest trackers-newest ## Test the trackers with the real packages (wandb, mlflow, tensorboard, trackio).
+
+trackers-%: .venv/.stamp
+	@echo "== trackers-$*"
+	@test -x .matrix/trackers-$*/bin/python || .tools/bin/uv venv -q -p $(PYTHON) .matrix/trackers-$*
+	@.tools/bin/uv pip install -q --upgrade --python .matrix/trackers-$*/bin/python -e 'packages/core[wandb,mlflow,tensorboard,trackio]' 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' $(PINS_trackers-$*)
+	@.tools/bin/uv pip install -q --no-deps --python .matrix/trackers-$*/bin/python -e packages/tiny_world
+	@.tools/bin/uv pip list -q --python .matrix/trackers-$*/bin/python | grep -E '^(wandb|mlflow|tensorboard|tensorboardx|trackio|protobuf) '
+	@.matrix/trackers-$*/bin/python -m pytest -q packages/core/tests/training/track
 
 contract: engine ## Hold every adapter to the contract; print rows x adapters and write docs/contract.md.
 	@$(BIN)/python tests/contract/report.py

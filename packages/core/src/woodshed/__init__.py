@@ -46,9 +46,10 @@ if TYPE_CHECKING:
     from woodshed.rewards.ruler import Ruler
     from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
     from woodshed.training.finished import Run
-    from woodshed.training.loop import Training, train, train_async
+    from woodshed.training.loop import Training
     from woodshed.training.sft.config import SftConfig
     from woodshed.training.sft.run import SftRun, sft, sft_async
+    from woodshed.training.train import train, train_async
     from woodshed.types import (
         Group,
         Judgement,
@@ -83,8 +84,8 @@ _HOME = {
     "Training": "training.loop",
     "sft": "training.sft.run",
     "sft_async": "training.sft.run",
-    "train": "training.loop",
-    "train_async": "training.loop",
+    "train": "training.train",
+    "train_async": "training.train",
     # Where the policy is served and trained.
     "Engine": "engine.client.local",
     "ServedModel": "engine.client.config",

@@ -111,6 +111,10 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run; the one in the folder is renamed.")] = False,
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Skip the checks before the first step.")] = False,
+    track: Annotated[
+        str | None, typer.Option(help="Trackers, with commas: wandb, mlflow, tensorboard, trackio.", metavar="NAMES")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")] = False,
 ) -> None:
     """Train what FILE.py describes. After Ctrl-C or a crash, run the same command again to resume.
 
@@ -126,7 +130,12 @@ def train(
         scenarios_per_step=scenarios_per_step,
         seed=seed,
     )
-    (replace(training, checks=False) if no_checks else training).run()
+    replace(
+        training,
+        checks=training.checks and not no_checks,
+        track=training.track if track is None else track,
+        quiet=training.quiet or quiet,
+    ).run()
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,9 @@ from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.rewards.prepare import prepared
 from woodshed.training.config import Evaluation, Measure, Policy, TrainConfig
+from woodshed.training.event_loop import run_to_end
 from woodshed.training.finished import Run
-from woodshed.training.loop import VERDICTS, Training, train_async
+from woodshed.training.loop import VERDICTS, Training
 from woodshed.training.report.files import write_summary
 from woodshed.training.run.store import RunStore
 
@@ -91,7 +91,7 @@ class McpTraining:
 
     def run(self) -> McpRun:
         """Train, and return when the run is finished."""
-        return asyncio.run(self.run_async())
+        return run_to_end(self.run_async())
 
     async def run_async(self, console: Console | None = None) -> McpRun:
         """Like `run`, inside an existing event loop.
@@ -119,7 +119,7 @@ class McpTraining:
                 await sessions.drain()
                 figures.update(await self._report(finished, scenarios, sessions, folder, console))
 
-            finished = await train_async(self._training(agent, scenarios, folder), then=report)
+            finished = await self._training(agent, scenarios, folder).run_async(then=report)
             # Of a run that was finished before, the report is there already.
             figures = figures or json.loads((folder / "summary.json").read_text())
         finally:

@@ -26,6 +26,7 @@ from woodshed.mcp.scenario import (
 from woodshed.mcp.sdk import McpError
 from woodshed.mcp.server import Limits, Server
 from woodshed.mcp.session import Sessions
+from woodshed.training.event_loop import run_to_end
 
 SCENARIOS, REJECTED = "scenarios.jsonl", "rejected.jsonl"
 _CONCURRENT_PROMPTS = 8
@@ -96,7 +97,7 @@ def scenarios(
         ```
     """
     sessions = Sessions(server=Server.of(server), limits=limits or Limits())
-    return asyncio.run(
+    return run_to_end(
         scenarios_async(
             sessions, count=count, generator=generator, tools=tools, allow=allow, held_out=held_out, seed=seed,
             folder=None if folder is None else Path(folder),

@@ -47,7 +47,9 @@ def refuse_lost_store(store: RunStore) -> None:
         )
 
 
-def finished_run(store: RunStore, steps: int, patience: int | None = None) -> Run | None:
+def finished_run(
+    store: RunStore, steps: int, patience: int | None = None, *, console: Console | None = None
+) -> Run | None:
     """Return the run if it is finished with `steps` steps, and say so in one line; None if there is work to do.
 
     A run that stopped early is finished as long as it is asked for the same steps and the same `patience`.
@@ -62,7 +64,7 @@ def finished_run(store: RunStore, steps: int, patience: int | None = None) -> Ru
     folder = store.folder
     run = Run(folder=folder, summary=_summary(folder / "summary.json"), history=history)
     success = f", {text}" if (text := run.summary.held_out()) else ""
-    Console(soft_wrap=True).print(
+    (console or Console(soft_wrap=True)).print(
         f"the run in {folder} is finished: {len(history)} steps{success}; figures: {folder / 'summary.json'}, plot: "
         f"{folder / 'plot.png'}{_adapter(store)}. Nothing was trained now. To go on from its last checkpoint, ask for "
         f"more steps than {steps_asked(store)} (steps=N, `--steps N`); to train anew, fresh=True (`--fresh`), which "

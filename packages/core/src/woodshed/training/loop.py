@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from woodshed.capture import RolloutFunction, rollout
 from woodshed.engine.client.client import EngineClient
@@ -20,12 +21,15 @@ from woodshed.rewards.prepare import is_undecided
 from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
 from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate, held_out_warning
+from woodshed.training.event_loop import run_to_end
 from woodshed.training.finished import Run, finished_run, refuse_fewer_steps, refuse_lost_store
+from woodshed.training.on_step import OnStep, check_on_step
 from woodshed.training.open_policy import open_policy
 from woodshed.training.report.evaluations import go_on, is_stopped
 from woodshed.training.report.files import write_history, write_summary
 from woodshed.training.report.plot import plot
 from woodshed.training.report.progress import RunProgress
+from woodshed.training.report.step_line import score_name
 from woodshed.training.report.summary import Summary, summarise
 from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
 from woodshed.training.run.folder import run_folder
@@ -36,6 +40,8 @@ from woodshed.training.run.storage import storage
 from woodshed.training.run.store import RunStore
 from woodshed.training.run.totals import RunTotals
 from woodshed.training.step import take_steps
+from woodshed.training.track.names import check_installed, tracker_names
+from woodshed.training.track.processes import behind, tracking
 
 VERDICTS = "judge.sqlite"
 """File in the run's folder with cached verdicts and judge payments."""
@@ -59,10 +65,21 @@ class Training:
     """Start a new run instead of the one in the folder, which is renamed."""
     checks: bool = True
     """Run the doctor's quick checks before the first step. A failed check stops the run before any rollout."""
+    track: str | Sequence[str] = ()
+    """Trackers that get every row of the run: any of `wandb`, `mlflow`, `tensorboard`, `trackio`, as a list or with
+    commas. What one of them does never harms or delays the run (docs/trackers.md)."""
+    on_step: OnStep | None = None
+    """Called with the row of each step once it is stored, sync or async; a sync one runs in a thread, and the next step
+    begins when it has returned. If it raises, the run stops with that exception, and can be resumed after that step.
+    A resumed run doesn't call it again for steps that were taken before."""
+    quiet: bool = False
+    """Print nothing; warnings go to the log `woodshed.training`."""
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other, or are something else than what they are called."""
         check_kinds(self.scenarios, self.policy, self.reward)
+        check_on_step(self.on_step)
+        tracker_names(self.track)
         advantage, max_tokens = self.config.advantage, self.policy.max_tokens
         if max_tokens is not None and advantage.penalty(max_tokens) == 0 and advantage.overlong_longest is not None:
             raise ConfigError(
@@ -78,8 +95,18 @@ class Training:
             )
 
     def run(self) -> Run:
-        """Train, and return when the run is finished."""
-        return asyncio.run(train_async(self))
+        """Train, and return when the run is finished. Inside a running event loop it uses a thread of its own."""
+        return run_to_end(self.run_async())
+
+    async def run_async(self, then: Callable[[Run], Awaitable[None]] | None = None) -> Run:
+        """Train inside the running event loop; see `woodshed.train`.
+
+        Args:
+            then: Called with the run after all steps and the report. The run counts as finished only afterwards: if it
+                is interrupted before, the same command calls it again without repeating any step. A run that was
+                finished before is returned without it.
+        """
+        return await _run(self, then)
 
     def with_overrides(self, *, run_dir: Path | None, fresh: bool, **config: Any) -> Training:
         """Return a copy with some settings replaced; `None` keeps a setting."""
@@ -88,98 +115,40 @@ class Training:
         return replace(self, config=new, run_dir=run_dir or self.run_dir, fresh=fresh or self.fresh)
 
 
-def train(
-    rollout: RolloutFunction | Any,
-    scenarios: Sequence[Any],
-    *,
-    policy: Policy,
-    reward: Reward,
-    engine: LocalEngine | ConnectedEngine | None = None,
-    evaluation: Evaluation | None = None,
-    run_dir: Path | str | None = None,
-    fresh: bool = False,
-    checks: bool = True,
-    config: TrainConfig | None = None,
-    **settings: Any,
-) -> Run:
-    """Train a policy with an agent on `scenarios` and return the finished run.
-
-    Called again with the same arguments after a crash or Ctrl-C, it resumes the run; every finished rollout is trained
-    exactly once. Only the settings in `TrainConfig.limits` may differ then. A finished run is returned as it is, or
-    goes on from its last checkpoint if `steps` is greater than before.
-
-    Args:
-        rollout: function of one scenario that runs the agent (see `woodshed.rollout`).
-        scenarios: training tasks; each has a unique `id`, or gets its index in the list as id.
-        policy: the model to train.
-        reward: `Ruler(judge=…)`, or `FunctionReward(f)`.
-        engine: where the policy is served and trained; `Engine.local()` by default.
-        evaluation: held-out scenarios, measured before and after training and every so many steps; never trained on.
-        run_dir: folder of the run.
-        fresh: start a new run; the one in that folder is renamed.
-        checks: run the doctor's quick checks before the first step.
-        config: all settings at once, instead of `settings`.
-        **settings: fields of `TrainConfig`.
-
-    Raises:
-        ConfigError: the settings cannot work, or are not those of the run in the folder; raised before any work starts.
-        StorageError: a file of the run cannot be written; the run can be resumed.
-        EngineError: the engine could not be started or reached, or a step failed. A `DriftError` if the engine's and
-            the trainer's log-probabilities differ too much.
-        RolloutError: every rollout of a step failed.
-        CheckError: a check before the first step failed.
-        NothingToLearn: too many steps in a row trained nothing.
-        JudgeRefused: the judge will refuse every request.
-        CostCeilingError: judging would cost more than `Ruler.max_cost_usd`. After this and the two errors above, the
-            same command resumes the run.
-    """
-    if config is not None and settings:
-        raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
-    return Training(
-        rollout=rollout,
-        scenarios=scenarios,
-        policy=policy,
-        reward=reward,
-        engine=engine or Engine.local(),
-        config=config or TrainConfig(**settings),
-        evaluation=evaluation,
-        run_dir=run_dir,
-        fresh=fresh,
-        checks=checks,
-    ).run()
-
-
-async def train_async(training: Training, then: Callable[[Run], Awaitable[None]] | None = None) -> Run:
-    """Run a training inside an existing event loop; see `train`.
-
-    Args:
-        training: The run's settings.
-        then: Called with the run after all steps and the report. The run counts as finished only afterwards: if it is
-            interrupted before, the same command calls it again without repeating any step. A run that was finished
-            before is returned without it.
-    """
+async def _run(training: Training, then: Callable[[Run], Awaitable[None]] | None) -> Run:
+    names = tracker_names(training.track)
+    check_installed(names)
+    console = Console(soft_wrap=True, quiet=training.quiet)
     function = rollout(training.rollout)
     identity = _identity(training)
     initial_adapter(training.policy, training.engine)  # raises before any work starts
     if isinstance(training.engine, LocalEngine):
         check_trainer(training.policy.trainer, training.policy.load_in_4bit)
     source = Source.of(function.function)
-    with run_folder(training.run_dir, name=function.name, fresh=training.fresh, source=source) as folder:
+    with run_folder(
+        training.run_dir, name=function.name, fresh=training.fresh, source=source, console=console
+    ) as folder:
         store = RunStore(folder)
         try:
             refuse_lost_store(store)
             refuse_fewer_steps(store, training.config.steps)
             store.claim(identity, training.config.limits(), rollout=source.described(folder.parent))
-            if (finished := finished_run(store, training.config.steps, _patience(training))) is not None:
-                return finished
-            shown = RunProgress(folder=folder, steps=training.config.steps, fresh=training.fresh)
-            with storage(folder), shown as progress:
-                summary = await _run_and_report(training, function, store, progress)
-                progress.done(summary)
-            run = Run(folder=folder, summary=summary, history=tuple(store.history()))
-            if then is not None:
-                await then(run)
-            store.save_fact("finished", True)
+            progress = RunProgress(
+                folder=folder, steps=training.config.steps, fresh=training.fresh, console=console,
+                scored=score_name(training.reward),
+            )  # fmt: skip
+            finished = finished_run(store, training.config.steps, _patience(training), console=console)
+            if finished is not None:
+                async with tracking(behind(names, store), store, progress.message):
+                    return finished
+            async with tracking(names, store, progress.message):
+                with storage(folder), progress:
+                    summary = await _run_and_report(training, function, store, progress)
+                    progress.done(summary)
+                run = Run(folder=folder, summary=summary, history=tuple(store.history()))
+                if then is not None:
+                    await then(run)
+                store.save_fact("finished", True)
         finally:
             store.close()
     return run
@@ -201,14 +170,18 @@ async def _run_and_report(
             await stack.enter_async_context(totals.of(client))
             await _run_steps(training, function, client, store, cache, progress)
             health = await totals.sample(client)
+            if isinstance(training.engine, LocalEngine):
+                with progress.phase("stopping the engine"):
+                    await stack.aclose()
         history = store.history()
         summary = summarise(
             store, history, health=health, seconds=totals.seconds, peak_rss_mb=totals.peak_rss_mb,
             judge=training.reward, paid_usd=cache.paid_usd(),
         )  # fmt: skip
-        write_summary(store.folder, summary.model_dump(mode="json"))
-        write_history(store.folder, history)
-        plot(store.folder / "plot.png", history, summary)
+        with progress.phase("writing figures and plot"):
+            write_summary(store.folder, summary.model_dump(mode="json"))
+            write_history(store.folder, history)
+            plot(store.folder / "plot.png", history, summary, scored=progress.scored)
         return summary
     finally:
         cache.close()
@@ -270,7 +243,9 @@ async def _run_steps(
         store.add_warnings([warning])
         progress.warn([warning])
     before = await evaluate(context, training.evaluation, "before", progress)
-    await take_steps(context, scenarios, reward, progress, evaluation=training.evaluation, before=before)
+    await take_steps(
+        context, scenarios, reward, progress, evaluation=training.evaluation, before=before, on_step=training.on_step
+    )
     if store.fact("success_after") is None:
         store.close_with(len(store.history()))
     await evaluate(context, training.evaluation, "after", progress)

@@ -13,6 +13,7 @@ from woodshed.rewards.base import Reward
 from woodshed.training.config import Evaluation
 from woodshed.training.doctor.drift_probe import drift_by_probe, has_fresh_token
 from woodshed.training.evaluation import evaluate_between
+from woodshed.training.on_step import OnStep, called
 from woodshed.training.report.diagnostics import check_rollouts, drift_unmeasured, late_calls, step_warnings
 from woodshed.training.report.evaluations import best, evaluations, is_stopped, stop_early
 from woodshed.training.report.metrics import step_row
@@ -37,11 +38,13 @@ async def take_steps(
     *,
     evaluation: Evaluation | None = None,
     before: Sequence[Trajectory] = (),
+    on_step: OnStep | None = None,
 ) -> None:
     """Take every step that the run has not taken yet. Rollouts are prefetched as far as `max_staleness` allows.
 
     Between steps, success is measured as `evaluation` asks; meanwhile prefetching goes on. Its patience may end the run
     early. `before` are rollouts of this process whose text no attempt may read, such as those of an evaluation.
+    `on_step` is called with the row of each step that is taken here; what it raises ends the steps.
 
     Raises:
         NothingToLearn: too many steps in a row trained nothing.
@@ -74,6 +77,7 @@ async def take_steps(
                 clock = time.perf_counter()
                 idle = await _train_step(context, step, await prefetch.take(step), progress, watch, clock)
                 progress.step_done(context.store.history()[step])
+                await called(on_step, context.store.history()[step])
                 watch.step_taken(step, idle, left=config.steps - step - 1)
             else:
                 progress.step_done(context.store.history()[step])

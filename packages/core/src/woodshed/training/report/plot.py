@@ -1,4 +1,4 @@
-"""Plot a run: the judge's mean score by step, and the held-out success with its intervals."""
+"""Plot a run: the mean score by step, and the held-out success with its intervals."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from woodshed.training.report.step_line import JUDGED
 from woodshed.training.report.summary import Summary
 
 _log = logging.getLogger("woodshed.training")
 
 
-def plot(path: Path, history: Sequence[Mapping[str, Any]], summary: Summary) -> None:
-    """Draw the judge's mean score by step, and every held-out success with its 95 % interval."""
+def plot(path: Path, history: Sequence[Mapping[str, Any]], summary: Summary, *, scored: str = JUDGED) -> None:
+    """Draw the mean score by step, under the name `scored`, and every held-out success with its 95 % interval."""
     try:
         import matplotlib
     except ImportError:
@@ -24,8 +25,8 @@ def plot(path: Path, history: Sequence[Mapping[str, Any]], summary: Summary) -> 
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    scored = [r for r in history if r["reward"] is not None]
-    axes.plot([r["step"] + 1 for r in scored], [r["reward"] for r in scored], label="judge's mean score (train)")
+    rows = [r for r in history if r["reward"] is not None]
+    axes.plot([r["step"] + 1 for r in rows], [r["reward"] for r in rows], label=f"mean {scored} (train)")
     if points := summary.evaluations:
         steps, means = [p.step for p in points], [p.success for p in points]
         ends = [p.interval or (p.success, p.success) for p in points]
@@ -40,5 +41,6 @@ def plot(path: Path, history: Sequence[Mapping[str, Any]], summary: Summary) -> 
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    axes.set_title(f"{summary.steps} steps, judge {summary.judge}, {summary.engine}", fontsize=9)
+    kind = "judge" if scored == JUDGED else scored
+    axes.set_title(f"{summary.steps} steps, {kind} {summary.judge}, {summary.engine}", fontsize=9)
     figure.savefig(path, dpi=120)

@@ -23,18 +23,22 @@ _DESKTOP = {".DS_Store", ".directory", "Thumbs.db", "desktop.ini", "lost+found"}
 
 
 @contextmanager
-def run_folder(run_dir: Path | str | None, *, name: str, fresh: bool, source: Source | None = None) -> Iterator[Path]:
+def run_folder(
+    run_dir: Path | str | None, *, name: str, fresh: bool, source: Source | None = None, console: Console | None = None
+) -> Iterator[Path]:
     """Yield the folder of `open_folder`, locked against other processes for the block.
 
     Raises:
         ConfigError: also if another process is running in the folder.
     """
-    folder = open_folder(run_dir, name=name, fresh=fresh, source=source)
+    folder = open_folder(run_dir, name=name, fresh=fresh, source=source, console=console)
     with _locked(folder):
         yield folder
 
 
-def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool, source: Source | None = None) -> Path:
+def open_folder(
+    run_dir: Path | str | None, *, name: str, fresh: bool, source: Source | None = None, console: Console | None = None
+) -> Path:
     """Return the run's folder, made if it is missing; with `fresh`, the run that is in it is renamed and said so.
 
     Args:
@@ -42,11 +46,13 @@ def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool, source: S
         name: The run's name.
         fresh: Whether to put a run that is there aside.
         source: The rollout function, to find its own folder where `run_dir` is None.
+        console: Where it is said which folder it is, if that may surprise.
 
     Raises:
         ConfigError: the path is a file, cannot be written, or is a folder that contains something other than a run.
     """
-    folder = Path(run_dir) if run_dir is not None else _default_folder(name, source)
+    console = console or Console(soft_wrap=True)
+    folder = Path(run_dir) if run_dir is not None else _default_folder(name, source, console)
     try:
         if folder.is_file():
             raise ConfigError(f"run_dir {str(folder)!r} is a file; expected a folder that a run may fill")
@@ -60,14 +66,14 @@ def open_folder(run_dir: Path | str | None, *, name: str, fresh: bool, source: S
         if foreign and fresh:
             with _locked(folder):
                 aside = _set_aside(folder)
-            _say(f"the run that was in {folder} is now in {aside}")
+            _say(console, f"the run that was in {folder} is now in {aside}")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder
 
 
-def _default_folder(name: str, source: Source | None) -> Path:
+def _default_folder(name: str, source: Source | None, console: Console) -> Path:
     """Return the function's folder under `runs/`; one that another function of this name has taken is left to it."""
     runs = Path("runs")
     first = runs / name
@@ -80,8 +86,9 @@ def _default_folder(name: str, source: Source | None) -> Path:
     if folder is None:
         raise ConfigError(f"{str(first)!r} holds the run of {_named(owner)}; choose another folder (run_dir=)")
     _say(
+        console,
         f"{first} holds the run of another function, {_named(owner)}; this run is in {folder}. If the function has "
-        f"only been moved or renamed, resume its run with run_dir={str(first)!r} (`--run-dir {first}`)"
+        f"only been moved or renamed, resume its run with run_dir={str(first)!r} (`--run-dir {first}`)",
     )
     return folder
 
@@ -139,5 +146,5 @@ def _set_aside(folder: Path) -> Path:
     return target
 
 
-def _say(message: str) -> None:
-    Console(soft_wrap=True).print(message, markup=False, highlight=False)
+def _say(console: Console, message: str) -> None:
+    console.print(message, markup=False, highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from rich.console import Console
 from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import ConfigError
 from woodshed.training.config import Policy
+from woodshed.training.event_loop import run_to_end
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
 from woodshed.training.run.storage import storage
@@ -53,8 +53,8 @@ class SftTraining:
     fresh: bool = False
 
     def run(self) -> SftRun:
-        """Train, and return when finished."""
-        return asyncio.run(sft_async(self))
+        """Train, and return when finished. Inside a running event loop it uses a thread of its own."""
+        return run_to_end(sft_async(self))
 
 
 def sft(
