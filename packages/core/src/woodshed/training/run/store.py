@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS unfinished (
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
-EVALUATED = ("success", "interval", "rollouts", "failed", "masked", "seconds")
+EVALUATED = ("success", "interval", "measured", "rollouts", "failed", "masked", "seconds")
 """Figures of an evaluation, each a fact such as `success_before`, `success_after_step_4` or `success_after`."""
 FORMAT = 1
 """Version of the tables above and of the records in them; a file of a later one is refused."""
