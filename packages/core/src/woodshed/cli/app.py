@@ -17,6 +17,7 @@ from woodshed.capture.user_frames import user_line, user_traceback
 from woodshed.cli.engine_start import start
 from woodshed.cli.judge_check import judge_check
 from woodshed.cli.mcp import mcp
+from woodshed.cli.view import show, view
 from woodshed.errors import WoodshedError
 
 app = typer.Typer(
@@ -30,6 +31,8 @@ app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 engine_app.command()(start)
 app.command()(judge_check)
+app.command()(view)
+app.command()(show)
 _INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 

@@ -39,9 +39,7 @@ def _conversation(
     return {"agent": history.agent, "messages": messages, "tools": [t.model_dump(mode="json") for t in history.tools]}
 
 
-def _message(
-    message: Message, names: Mapping[str, str], tools: Mapping[str, ToolCall], limit: int | None
-) -> Json:
+def _message(message: Message, names: Mapping[str, str], tools: Mapping[str, ToolCall], limit: int | None) -> Json:
     shown: Json = {"role": message.role, **_cut("content", message.content, limit)}
     if message.tool_requests:
         shown["requests"] = [
@@ -78,7 +76,7 @@ def unread_tools(trajectory: Trajectory) -> list[Json]:
 
 
 def shared_messages(attempts: Sequence[Sequence[Json]]) -> int:
-    """Return how many leading messages of their first conversations all attempts share; at least one is left to each."""
+    """Return how many leading messages of their first conversations all share; at least one is left to each."""
     firsts = [found[0]["messages"] for found in attempts if found]
     shared = 0
     for column in zip(*firsts, strict=False):

@@ -49,14 +49,20 @@ def steps(run: RunReader, *, offset: int = 0, limit: int = PAGE) -> Json:
 def groups(run: RunReader, *, step: int, offset: int = 0, limit: int = PAGE, sort: str = "spread") -> Json:
     """Return a page of a step's groups: those whose attempts differ most first, or by `mean` or `scenario`."""
     with run.store() as store:
-        figures = [g for g in figures_of(store, run.memory).values() if g.step == step]
+        every = figures_of(store, run.memory).values()
+    figures = [g for g in every if g.step == step]
     keys: dict[str, Any] = {
         "spread": lambda g: (-(g.spread or 0), g.scenario),
         "mean": lambda g: (g.mean if g.mean is not None else -1, g.scenario),
         "scenario": lambda g: (g.scenario,),
     }
     figures.sort(key=keys.get(sort, keys["spread"]))
-    return {"total": len(figures), "offset": offset, "items": [asdict(g) for g in figures[offset : offset + limit]]}
+    return {
+        "total": len(figures),
+        "offset": offset,
+        "last": max((g.step for g in every), default=0),
+        "items": [asdict(g) for g in figures[offset : offset + limit]],
+    }
 
 
 def stored_group(store: ReadStore, group_id: str) -> Group:

@@ -53,7 +53,8 @@ def _rollouts(run: RunReader, store: ReadStore, process: Process) -> tuple[list[
         return [], []
     # What an earlier process left behind is not under way.
     rows = store.rows(
-        "SELECT slot, rollout_id, waiting_s, started_s FROM unfinished WHERE waiting_s >= ? ORDER BY started_s, waiting_s",
+        "SELECT slot, rollout_id, waiting_s, started_s FROM unfinished WHERE waiting_s >= ? "
+        "ORDER BY started_s, waiting_s",
         process.since_s - 1,
     )
     calls = _calls(run, [rollout_id for _, rollout_id, _, started_s in rows if started_s is not None])
@@ -79,7 +80,7 @@ def _rollouts(run: RunReader, store: ReadStore, process: Process) -> tuple[list[
 
 
 def _calls(run: RunReader, rollouts: list[str]) -> dict[str, tuple[int, float | None]]:
-    """Return rollout id → how many of its model calls are answered, and when the last one was; by the engine's store."""
+    """Return rollout id → how many of its model calls are answered, and when the last was; by the engine's store."""
     file = run.folder / "engine" / "engine.sqlite"
     if not file.is_file() or not rollouts:
         return {}
@@ -104,10 +105,19 @@ def _judging(run: RunReader, store: ReadStore) -> list[Json]:
         for (slot,) in store.rows("SELECT slot FROM trajectories WHERE slot >= ? AND slot < ?", f"{step}/", f"{step}0"):
             ended[slot.rpartition("/")[0]] += 1
     return [
-        {"slot": group, "state": "judging", "since_s": None, "waits_for": "the judge", "calls": None}
+        {"slot": group, "state": "judging", "since_s": _ended_s(store, group), "waits_for": "the judge", "calls": None}
         for group, count in ended.items()
         if count == size and not _is_judged(store, group)
     ]
+
+
+def _ended_s(store: ReadStore, group: str) -> Any:
+    """Return when the last attempt of a group ended."""
+    return store.value(
+        "SELECT max(json_extract(body, '$.started_s') + json_extract(body, '$.latency_s')) FROM trajectories "
+        "WHERE slot >= ? || '/' AND slot < ? || '0'",
+        group, group,
+    )  # fmt: skip
 
 
 def _is_judged(store: ReadStore, group: str) -> Any:

@@ -32,7 +32,16 @@ SERIES: Mapping[str, str] = {
     "nll": "train/nll",
 }
 """Name in the answer → key of a history row."""
-_SUMS = ("rollouts", "masked", "flat_groups", "stale_groups", "unjudged_groups", "judge_requests", "judge_tokens", "sampled_tokens")
+_SUMS = (
+    "rollouts",
+    "masked",
+    "flat_groups",
+    "stale_groups",
+    "unjudged_groups",
+    "judge_requests",
+    "judge_tokens",
+    "sampled_tokens",
+)
 
 
 def overview(run: RunReader) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class ReadStore(RunStore):
         self._history: list[dict[str, Any]] = []
         if not self._file.is_file():
             raise ConfigError(_no_run(folder))
-        self._db = sqlite3.connect(f"{self._file.resolve().as_uri()}?{_mode(self._file)}", uri=True, check_same_thread=False)
+        self._db = sqlite3.connect(
+            f"{self._file.resolve().as_uri()}?{_mode(self._file)}", uri=True, check_same_thread=False
+        )
         try:
             self._check()
         except BaseException as error:

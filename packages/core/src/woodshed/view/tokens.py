@@ -39,7 +39,9 @@ def tokens(run: RunReader, slot: str, call_id: str) -> Json:
             raise ConfigError(f"attempt {slot!r} has no call {call_id!r}")
         state: Json = {}
         if step.isdigit():
-            state = training_states(store, settings, int(step), [stored_group(store, group_id)]).get(found.rollout_id, {})
+            state = training_states(store, settings, int(step), [stored_group(store, group_id)]).get(
+                found.rollout_id, {}
+            )
         ratios, no_ratios = _log_ratios(run, store, step, found.rollout_id, call_id)
     untrained = _why_not(state, superseded=call.superseded, of_call=why_untrained(call.tokens))
     pieces, no_text = _pieces(str((settings.get("policy") or {}).get("model") or ""), run.folder)
