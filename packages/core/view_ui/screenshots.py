@@ -1,4 +1,4 @@
-"""Take the pictures in docs/images of a run's pages: `python screenshots.py runs/demo`. Needs playwright and Chromium."""
+"""Take the pictures in docs/images: `python packages/core/view_ui/screenshots.py runs/demo`; needs Chromium."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 @contextmanager
 def served(runs: list[str]) -> Iterator[str]:
+    """Serve runs, and yield the page's address."""
     command = [sys.executable, "-m", "woodshed", "view", "--no-browser", *runs]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -27,11 +28,13 @@ def served(runs: list[str]) -> Iterator[str]:
 
 
 def shoot(page: Page, name: str) -> None:
+    """Save what the page shows."""
     page.wait_for_function("document.fonts.status === 'loaded'")
     page.screenshot(path=IMAGES / f"view-{name}.png")
 
 
 def main(runs: list[str]) -> None:
+    """Go through the pages of the first run."""
     IMAGES.mkdir(exist_ok=True)
     with served(runs) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)

@@ -234,6 +234,7 @@ export interface ScenarioAttempt extends Summary {
 
 export interface Scenario {
   scenario: string;
+  shared: Message[];
   columns: { label: string; success: number | null; attempts: ScenarioAttempt[] }[];
   previous: string | null;
   next: string | null;

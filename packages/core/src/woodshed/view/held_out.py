@@ -8,7 +8,8 @@ from typing import Any
 
 from woodshed.training.report.evaluations import evaluations
 from woodshed.types import Trajectory
-from woodshed.view.conversation import Json, conversations
+from woodshed.view.conversation import Json, conversations, shared_messages
+from woodshed.view.differences import mark
 from woodshed.view.groups import PAGE, group_rows, summary
 from woodshed.view.reader import ReadStore, RunReader
 
@@ -42,10 +43,31 @@ def scenario(run: RunReader, scenario_id: str) -> Json:
     at = ids.index(scenario_id) if scenario_id in ids else -1
     return {
         "scenario": scenario_id,
-        "columns": columns,
+        **_folded(columns),
         "previous": ids[at - 1] if at > 0 else None,
         "next": ids[at + 1] if 0 <= at < len(ids) - 1 else None,
     }
+
+
+def _folded(columns: list[Json]) -> Json:
+    """Fold away what all attempts share, and mark where each differs from the first one of the first evaluation."""
+    shown = [a for column in columns for a in column["attempts"] if a["conversations"]]
+    if not shown:
+        return {"shared": [], "columns": columns}
+    shared = shared_messages([a["conversations"] for a in shown])
+    messages = shown[0]["conversations"][0]["messages"]
+    for a in shown:
+        head = a["conversations"][0]
+        a["conversations"] = [{**head, "messages": head["messages"][shared:]}, *a["conversations"][1:]]
+    reference = _messages(shown[0])
+    for a in shown[1:]:
+        marked = iter(mark(_messages(a), reference))
+        a["conversations"] = [{**c, "messages": [next(marked) for _ in c["messages"]]} for c in a["conversations"]]
+    return {"shared": messages[:shared], "columns": columns}
+
+
+def _messages(attempt: Json) -> list[Json]:
+    return [message for conversation in attempt["conversations"] for message in conversation["messages"]]
 
 
 def _column(store: ReadStore, name: str, label: str, scenario_id: str) -> Json:

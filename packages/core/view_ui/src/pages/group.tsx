@@ -39,7 +39,7 @@ function Column({ run, group, column, place }: { run: number; group: Group; colu
 
 function JudgeLine({ judgement }: { judgement: Judgement | null }) {
   if (!judgement) return <p class="quiet">Not judged yet.</p>;
-  const cost = judgement.requests ? `, ${usd(judgement.cost_usd)}` : "";
+  const cost = judgement.requests && judgement.cost_usd !== null ? `, ${usd(judgement.cost_usd)}` : "";
   return (
     <>
       {judgement.error && <p class="problem">No verdict: {judgement.error}. The group is masked.</p>}

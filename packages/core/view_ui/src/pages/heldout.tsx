@@ -82,7 +82,15 @@ export function ScenarioPage({ run, id, version }: { run: number; id: string; ve
         <Neighbours previous={link(data.previous)} next={link(data.next)} up={href(run, "heldout")} />
       </header>
       <Problem error={error} />
-      <div class="columns" tabIndex={0} role="region" aria-label="The same scenario at each evaluation">
+      {data.shared.length > 0 && (
+        <details class="shared">
+          <summary>What all attempts share: {plural(data.shared.length, "message")}
+            <span class="quiet one-line"> {data.shared.at(-1)?.content}</span></summary>
+          <MessageList messages={data.shared} />
+        </details>
+      )}
+      <p class="quiet">Marked is where an attempt differs from the first one before training.</p>
+      <div class="columns" tabIndex={0} role="region" data-own-keys aria-label="The same scenario at each evaluation">
         {data.columns.map((column) => <Then key={column.label} run={run} column={column} />)}
       </div>
     </>

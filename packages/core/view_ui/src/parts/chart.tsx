@@ -1,7 +1,7 @@
 // One small chart by step: several lines, or points with their interval. Values under the pointer stand in the legend.
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
-import { number } from "../format";
+import { DASH, number } from "../format";
 
 export interface Line {
   label: string;
@@ -87,7 +87,7 @@ function options(props: Props, width: number): uPlot.Options {
       { ...axis, size: 46, space: 28, values: (_, ticks) => ticks.map((tick) => number(tick, 4)) },
     ],
     series: [
-      { label: "step" },
+      { label: "step", value: (_: uPlot, value: number | null) => (value === null || value === undefined ? DASH : String(value)) },
       ...props.lines.map((line) => ({
         label: line.label,
         stroke: css(line.color),
