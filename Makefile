@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle tiny-models lock dist clean test-matrix contract
+.PHONY: help view install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle tiny-models lock dist clean test-matrix contract
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -118,6 +118,9 @@ bench-judge: engine ## Measure RULER against naive scoring: judges with known fa
 
 bench-kills: engine ## Kill a training at ten points, process by process (kill -9), and check what is left of it: a table.
 	@$(BIN)/python bench/kills.py
+
+view: ## Build the page of `woodshed view` anew (needs node and npm); its output is committed.
+	@cd packages/core/view_ui && npm ci --no-audit --no-fund --ignore-scripts >/dev/null && npm run -s build
 
 tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 20 CPU minutes).
 	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done

@@ -77,10 +77,11 @@ def serve(
         if browser:
             webbrowser.open(address)
         config = uvicorn.Config(
-            app(runs, secret), log_level="warning", access_log=False, server_header=False, lifespan="off",
-            timeout_graceful_shutdown=1,
+            app(runs, secret, is_ending=lambda: server.should_exit), log_level="warning", access_log=False,
+            server_header=False, lifespan="off", timeout_graceful_shutdown=3,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        server.run(sockets=[listener])
 
 
 def _listening(port: int | None) -> socket.socket:

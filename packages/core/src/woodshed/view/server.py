@@ -22,6 +22,8 @@ from woodshed.view.guard import Guard
 from woodshed.view.reader import RunReader, plain
 
 _EVERY_S = 1.0
+_SLICES = 5
+"""Parts of a wait, so that it ends soon where the server is stopped."""
 _KEEP_ALIVE_S = 15.0
 _MOST_PER_PAGE = 200
 
@@ -33,8 +35,14 @@ class _Json(JSONResponse):
         return json.dumps(plain(content), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def app(runs: Sequence[RunReader], secret: str) -> Guard:
-    """Return the application; every path begins with `/SECRET/`."""
+def app(runs: Sequence[RunReader], secret: str, *, is_ending: Callable[[], bool] = lambda: False) -> Guard:
+    """Return the application; every path begins with `/SECRET/`.
+
+    Args:
+        runs: The runs, by their number in the paths.
+        secret: First part of every path.
+        is_ending: Whether the server is being stopped; open streams of events then end.
+    """
 
     def of(answer: Callable[[RunReader, Request], Any]) -> Callable[[Request], Response]:
         def endpoint(request: Request) -> Response:
@@ -55,7 +63,9 @@ def app(runs: Sequence[RunReader], secret: str) -> Guard:
         if number >= len(runs):
             return _error(404, f"there is no run {number}; {len(runs)} are shown")
         return StreamingResponse(
-            _events(runs[number], request), media_type="text/event-stream", headers={"cache-control": "no-store"}
+            _events(runs[number], request, is_ending),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store"},
         )
 
     def listed(request: Request) -> Response:
@@ -118,11 +128,11 @@ def _error(status: int, message: str) -> Response:
     return _Json({"error": message}, status_code=status, headers={"cache-control": "no-store"})
 
 
-async def _events(run: RunReader, request: Request) -> AsyncIterator[str]:
-    """Yield an event whenever there is something new, until the page is closed."""
+async def _events(run: RunReader, request: Request, is_ending: Callable[[], bool]) -> AsyncIterator[str]:
+    """Yield an event whenever there is something new, until the page is closed or the server stopped."""
     last: Any = None
     quiet_s = 0.0
-    while not await request.is_disconnected():
+    while not (is_ending() or await request.is_disconnected()):
         try:
             now = await run_in_threadpool(overview.signature, run)
         except WoodshedError as error:
@@ -134,5 +144,6 @@ async def _events(run: RunReader, request: Request) -> AsyncIterator[str]:
         elif quiet_s >= _KEEP_ALIVE_S:
             yield ": still here\n\n"
             quiet_s = 0.0
-        await asyncio.sleep(_EVERY_S)
+        for _ in range(_SLICES):
+            await asyncio.sleep(0 if is_ending() else _EVERY_S / _SLICES)
         quiet_s += _EVERY_S
