@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).parents[3] / "docs" / "images"
@@ -30,7 +31,9 @@ def served(runs: list[str]) -> Iterator[str]:
 def shoot(page: Page, name: str) -> None:
     """Save what the page shows."""
     page.wait_for_function("document.fonts.status === 'loaded'")
-    page.screenshot(path=IMAGES / f"view-{name}.png")
+    file = IMAGES / f"view-{name}.png"
+    page.screenshot(path=file)
+    Image.open(file).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def main(runs: list[str]) -> None:
@@ -67,12 +70,14 @@ def main(runs: list[str]) -> None:
                 page.keyboard.press("3")
                 page.wait_for_selector(".list tbody tr")
                 shoot(page, "then-and-now")
-                page.locator(".list a").first.click()
+                page.locator(".list a").nth(1).click()
                 page.wait_for_selector(".column")
                 shoot(page, "scenario")
                 page.keyboard.press("4")
-                page.wait_for_selector("h1")
-                shoot(page, "now")
+                if page.locator(".dot.live").count():
+                    page.keyboard.press("4")
+                    page.wait_for_selector(".list tbody tr")
+                    shoot(page, "now")
                 if len(runs) > 1:
                     page.keyboard.press("5")
                     page.wait_for_selector(".chart canvas")

@@ -9,6 +9,8 @@ import pytest
 from recorded_run import SCENARIOS, SCRIPT, Recorded, recorded, unjudged
 from view_client import SECRET, Client, untouched
 
+from woodshed.training.run.store import RunStore
+from woodshed.types import StepReport
 from woodshed.view.reader import RunReader
 
 FIRST, SECOND = SCENARIOS
@@ -240,6 +242,21 @@ async def test_a_run_with_no_step_yet_is_shown_empty(tmp_path: Path) -> None:
 
     assert (await client.get("runs/0/overview"))["steps"] == []
     assert (await client.get("runs/0/steps"))["total"] == 0
+    assert (await client.get("runs/0/scenarios"))["points"] == []
+
+
+async def test_a_supervised_run_is_shown_by_its_loss(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "sft")
+    store.claim({"policy": {"model": "m"}})
+    for step in range(2):
+        row = {"step": step, "epoch": 0, "version": step + 1, "nll": 1.0 - step / 2, "trained_tokens": 9.0}
+        store.save_step(step, StepReport(step_id=f"epoch-000-step-{step:05d}", version=step + 1, trained=True), row)
+    store.close()
+    client = Client(tmp_path / "sft")
+
+    shown = await client.get("runs/0/overview")
+
+    assert (shown["steps"], shown["series"]["nll"], shown["series"]["reward"]) == ([1, 2], [1.0, 0.5], None)
     assert (await client.get("runs/0/scenarios"))["points"] == []
 
 

@@ -29,7 +29,7 @@ SERIES: Mapping[str, str] = {
     "rollout_s": "rollout_s",
     "wait_s": "wait_s",
     "train_s": "train_s",
-    "nll": "train/nll",
+    "nll": "nll",  # of supervised steps (`woodshed sft`)
 }
 """Name in the answer → key of a history row."""
 _SUMS = (

@@ -41,12 +41,12 @@ function Tiles({ data }: { data: Overview }) {
       {reward && <Tile label={data.has_judge ? "judge's score" : "reward"} value={`${number(reward.find((v) => v !== null))} → ${number(last(reward))}`} />}
       <Tile label="steps" value={`${data.steps_done}${data.steps_asked ? ` of ${data.steps_asked}` : ""}`}
         note={totals.trained_steps === data.steps_done ? undefined : `${totals.trained_steps} trained`} />
-      <Tile label="rollouts" value={number(totals.rollouts)} note={totals.masked ? `${totals.masked} masked` : undefined} />
-      <Tile label="groups left out" value={number((totals.flat_groups ?? 0) + (totals.unjudged_groups ?? 0) + (totals.stale_groups ?? 0))}
-        note={`${totals.flat_groups} flat, ${totals.unjudged_groups} unjudged, ${totals.stale_groups} stale`} />
+      {totals.rollouts ? <Tile label="rollouts" value={number(totals.rollouts)} note={totals.masked ? `${totals.masked} masked` : undefined} /> : null}
+      {totals.rollouts ? <Tile label="groups left out" value={number((totals.flat_groups ?? 0) + (totals.unjudged_groups ?? 0) + (totals.stale_groups ?? 0))}
+        note={`${totals.flat_groups} flat, ${totals.unjudged_groups} unjudged, ${totals.stale_groups} stale`} /> : null}
       <Tile label="time" value={seconds(data.seconds)} note={data.peak_rss_mb ? `${number(data.peak_rss_mb / 1024)} GiB at its peak` : undefined} />
-      <Tile label="sampled" value={`${number(mean(data.series.tokens_per_s))} tokens/s`}
-        note={data.series.train_tokens_per_s ? `trained ${number(mean(data.series.train_tokens_per_s))} tokens/s` : undefined} />
+      {data.series.tokens_per_s && <Tile label="sampled" value={`${number(mean(data.series.tokens_per_s))} tokens/s`}
+        note={data.series.train_tokens_per_s ? `trained ${number(mean(data.series.train_tokens_per_s))} tokens/s` : undefined} />}
       {totals.judge_requests ? <Tile label="judge" value={totals.judge_cost_usd === null ? "cost not known" : usd(totals.judge_cost_usd)} note={`${plural(totals.judge_requests, "request")}, ${number(totals.judge_tokens)} tokens`} /> : null}
     </dl>
   );
