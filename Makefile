@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers
+.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -53,10 +53,11 @@ test-quick: install ## Run the tests that need no engine and no torch (under thr
 
 # Both ends of each adapter's tested range, each in an environment of its own; with the contract, but for the row
 # with a trainer.
-MATRIX := langgraph-oldest langgraph-newest crewai-oldest crewai-newest adk-oldest adk-newest mcp-1 mcp-2
+MATRIX := langgraph-oldest langgraph-newest crewai-oldest crewai-newest adk-oldest adk-newest mcp-1 mcp-2 view-oldest view-newest
 PINS_langgraph-oldest := langgraph==1.1.5 langchain-core==1.2.10 langchain-openai==1.0.0
 PINS_crewai-oldest := crewai==1.15.2
 PINS_adk-oldest := google-adk==2.10.0
+PINS_view-oldest := starlette==0.46.0 uvicorn==0.34.0 tokenizers==0.21.0
 # The oldest MCP SDK and the newest of its other major version; the example servers stay on the one in the lock.
 PINS_mcp-1 := ==1.24.0
 PINS_mcp-2 := >=2,<3
@@ -72,6 +73,13 @@ matrix-mcp-%: .venv/.stamp
 	@.tools/bin/uv pip list -q --python .matrix/mcp-$*/bin/python | grep -E '^(mcp|httpx2?|openai|pydantic) '
 	@.tools/bin/uv pip install -q --no-deps --python .matrix/mcp-$*/bin/python -e packages/tiny_world
 	@WOODSHED_MCP_SERVERS_PYTHON=$(BIN)/python .matrix/mcp-$*/bin/python -m pytest -q packages/core/tests/mcp
+
+matrix-view-%: .venv/.stamp
+	@echo "== view-$*"
+	@test -x .matrix/view-$*/bin/python || .tools/bin/uv venv -q -p $(PYTHON) .matrix/view-$*
+	@.tools/bin/uv pip install -q --upgrade --python .matrix/view-$*/bin/python -e 'packages/core[view]' 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7' 'playwright>=1.48,<2' $(PINS_view-$*)
+	@.tools/bin/uv pip list -q --python .matrix/view-$*/bin/python | grep -E '^(starlette|uvicorn|tokenizers) '
+	@.matrix/view-$*/bin/python -m pytest -q packages/core/tests/view
 
 matrix-%: | .tools/bin/uv
 	@echo "== $*"
@@ -140,6 +148,9 @@ bench-judge: engine ## Measure RULER against naive scoring: judges with known fa
 
 bench-kills: engine ## Kill a training at ten points, process by process (kill -9), and check what is left of it: a table.
 	@$(BIN)/python bench/kills.py
+
+view: ## Build the page of `woodshed view` anew (needs node and npm); its output is committed.
+	@cd packages/core/view_ui && npm ci --no-audit --no-fund --ignore-scripts >/dev/null && npm run -s build
 
 tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 20 CPU minutes).
 	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done

@@ -52,6 +52,7 @@ def test_a_failed_rollout_counts_as_a_failure_and_a_broken_engine_masks_it() -> 
 
     assert measured.success == pytest.approx(0.1)
     assert str(measured) == "1 of 10 (9 failed: ValueError; 1 masked: APIConnectionError)"
+    assert measured.by_rollout == {"0": 1.0, **{str(n): 0.0 for n in range(1, 10)}}
 
 
 def test_success_that_is_no_yes_or_no_is_a_mean() -> None:

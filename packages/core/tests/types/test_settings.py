@@ -15,7 +15,7 @@ from woodshed.mcp import Generator, Limits
 from woodshed.training.sft.dataset import Choice
 from woodshed.types import OpenPolicy, Settings
 
-RECORDED = {"Group", "Judgement", "Message", "ModelCall", "Score", "ToolCall", "Trajectory"}
+RECORDED = {"Group", "Judgement", "Message", "ModelCall", "Reading", "Score", "ToolCall", "Trajectory"}
 """Public records that are values of a run, and no settings."""
 
 

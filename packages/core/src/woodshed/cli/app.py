@@ -18,6 +18,7 @@ from woodshed.cli.engine_start import start
 from woodshed.cli.judge_check import judge_check
 from woodshed.cli.mcp import mcp
 from woodshed.cli.traces import export_traces, from_traces
+from woodshed.cli.view import show, view
 from woodshed.errors import WoodshedError
 
 app = typer.Typer(
@@ -33,6 +34,8 @@ engine_app.command()(start)
 app.command()(judge_check)
 app.command()(export_traces)
 app.command()(from_traces)
+app.command()(view)
+app.command()(show)
 _INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 

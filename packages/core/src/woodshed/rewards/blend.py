@@ -110,6 +110,7 @@ def _total(name: str, judgements: Sequence[Judgement]) -> Judgement:
         cost_usd=None if any(c is None for c in costs) else math.fsum(c for c in costs if c is not None),
         cached=all(not j.requests for j in judgements) and any(j.cached for j in judgements),
         consistency=next((j.consistency for j in judgements if j.consistency is not None), None),
+        readings=tuple(reading for j in judgements for reading in j.readings),
         shortened=max(j.shortened for j in judgements),
         failures={rollout_id: failure for j in judgements for rollout_id, failure in j.failures.items()},
     )

@@ -8,7 +8,7 @@ import math
 from woodshed.chat.model import Answer, Question, SupportsAsk
 from woodshed.errors import CostCeilingError
 from woodshed.rewards.cache import VerdictCache
-from woodshed.types import Failure, Judgement
+from woodshed.types import Failure, Judgement, Reading
 
 
 class Budget:
@@ -70,11 +70,16 @@ class Budget:
 
 
 class Bill:
-    """Requests, tokens and costs of one judgement so far."""
+    """Requests, tokens and costs of one judgement so far, and what each request showed."""
 
     def __init__(self) -> None:
         self.requests = 0
         self._answers: list[Answer] = []
+        self._readings: list[Reading] = []
+
+    def read(self, reading: Reading) -> None:
+        """Keep what one request showed and what the judge made of it, paid now or in the cache."""
+        self._readings.append(reading)
 
     def add(self, answer: Answer) -> None:
         """Count one reply, usable or not."""
@@ -90,6 +95,8 @@ class Bill:
             completion_tokens=sum(a.completion_tokens for a in self._answers),
             cost_usd=math.fsum(costs) if len(costs) == len(self._answers) and (costs or not self.requests) else None,
             cached=not self.requests,
+            # Replies come in any order; the record is the same whenever the same verdicts are read again.
+            readings=tuple(sorted(self._readings, key=lambda r: (r.judge, r.rollouts))),
             error=error,
         )
 

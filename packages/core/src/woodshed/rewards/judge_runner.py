@@ -19,7 +19,7 @@ from woodshed.rewards.judge import AskFunction, FunctionJudge, Judge
 from woodshed.rewards.prompt import JudgePrompt, PromptSettings, build_prompt, prompt_text, transcripts
 from woodshed.rewards.runner import Runner
 from woodshed.rewards.verdict import AttemptScore, ParsedReply, read_verdict
-from woodshed.types import FORMAT, Trajectory
+from woodshed.types import FORMAT, Reading, Trajectory
 
 _log = logging.getLogger("woodshed.rewards")
 _REPEATED_CHARS = 20_000
@@ -62,6 +62,14 @@ class JudgeRunner(Runner):
             reply = await self._verdict(prompt, bill)
             scores = [reply.scores[i] for i in prompt.rollout_of]
             self.cache.put(key, scores)
+        bill.read(
+            Reading(
+                judge=self.name,
+                rollouts=tuple(attempts[index].rollout_id for index in order),
+                scores=tuple(s.score for s in scores),
+                explanations=tuple(s.explanation for s in scores),
+            )
+        )
         score_of = dict(zip(order, scores, strict=True))
         return [score_of[index] for index in range(len(attempts))]
 

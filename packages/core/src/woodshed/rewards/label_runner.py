@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from woodshed.rewards.labels import LabelReply, Labels, read_label
 from woodshed.rewards.prompt import prompt_text
 from woodshed.rewards.runner import Runner
 from woodshed.rewards.verdict import AttemptScore
-from woodshed.types import FORMAT
+from woodshed.types import FORMAT, Reading, Trajectory
 
 _log = logging.getLogger("woodshed.rewards")
 _REPEATED_CHARS = 2_000
@@ -44,6 +45,10 @@ class LabelRunner(Runner):
         value = await self._ask_twice(question, labels, bill)
         self.cache.put(key, [AttemptScore(score=value, explanation="")])
         return value
+
+    def reading(self, shown: Sequence[Trajectory], *scores: float) -> Reading:
+        """Return the record of one request that showed these attempts in this order."""
+        return Reading(judge=self.name, rollouts=tuple(t.rollout_id for t in shown), scores=scores)
 
     def _key(self, question: Question) -> str:
         """Return a hash of everything the label depends on."""

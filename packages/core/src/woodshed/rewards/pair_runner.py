@@ -41,15 +41,20 @@ class PairRunner(LabelRunner):
         results: dict[Pair, list[float]] = {}
         for _ in range(rounds_of(count) or 1):
             pairs = next_round(order, results) if rounds_of(count) else all_pairs(count)
-            played = await gather_all(self._compared(prompts, pair, bill) for pair in pairs)
+            played = await gather_all(self._compared(prompts, attempts, pair, bill) for pair in pairs)
             results |= dict(zip(pairs, played, strict=True))
         return JudgeScores(scores=_scores(count, results), consistency=_consistency(results, self.tolerance))
 
-    async def _compared(self, prompts: Sequence[LabelPrompts], pair: Pair, bill: Bill) -> list[float]:
+    async def _compared(
+        self, prompts: Sequence[LabelPrompts], attempts: Sequence[Trajectory], pair: Pair, bill: Bill
+    ) -> list[float]:
         """Return the probability that the first of the pair is better, by each order and fence code."""
         first, second = pair
         shown = [p.pair(*order) for p in prompts for order in ((first, second), (second, first))]
         values = await gather_all(self.value(question, FIRST_IS_BETTER, bill) for question in shown)
+        for n, value in enumerate(values):
+            order = (second, first) if n % 2 else (first, second)
+            bill.read(self.reading([attempts[i] for i in order], value, 1 - value))
         return [1 - value if n % 2 else value for n, value in enumerate(values)]
 
 

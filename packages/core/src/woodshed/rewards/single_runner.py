@@ -28,9 +28,11 @@ class SingleRunner(LabelRunner):
             CostCeilingError: the next request would exceed the run's cost ceiling.
         """
         prompts = [LabelPrompts(attempts, self.prompt_settings, f"{self.seed}:{k}") for k in range(self.permutations)]
-        rows = await gather_all(self._row(p, len(attempts), bill) for p in prompts)
+        rows = await gather_all(self._row(p, attempts, bill) for p in prompts)
         return mean_scores(rows, self.tolerance)
 
-    async def _row(self, prompts: LabelPrompts, count: int, bill: Bill) -> list[AttemptScore]:
-        values = await gather_all(self.value(prompts.single(i), GRADES, bill) for i in range(count))
+    async def _row(self, prompts: LabelPrompts, attempts: Sequence[Trajectory], bill: Bill) -> list[AttemptScore]:
+        values = await gather_all(self.value(prompts.single(i), GRADES, bill) for i in range(len(attempts)))
+        for attempt, value in zip(attempts, values, strict=True):
+            bill.read(self.reading([attempt], value))
         return [AttemptScore(score=v, explanation=f"graded {9 * v:.2f} of 9") for v in values]

@@ -7,7 +7,7 @@ import math
 import numbers
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Measured:
     """Rollouts that count as 0, because their agent failed or took too long."""
     masked: tuple[Trajectory, ...]
     """Rollouts that count nowhere, because the infrastructure failed."""
+    by_rollout: Mapping[str, float]
+    """Rollout id → success of every rollout that counts."""
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -93,6 +95,7 @@ async def evaluate(
         "masked": len(measured.masked),
         "rollouts": len(measured.values),
         "interval": interval(measured.clusters),
+        "measured": measured.by_rollout,
         "seconds": time.perf_counter() - clock,
         "success": measured.success,  # the last one: with it, the evaluation is done
     }
@@ -124,18 +127,22 @@ def measure(evaluation: Evaluation, rollouts: Sequence[tuple[Trajectory, Any]]) 
     clusters: dict[str, list[float]] = {}
     failed: list[Trajectory] = []
     masked: list[Trajectory] = []
+    by_rollout: dict[str, float] = {}
     for trajectory, scenario in rollouts:
         values = clusters.setdefault(trajectory.scenario_id, [])
         if trajectory.status == "completed":
             values.append(_number(evaluation.measure(trajectory, scenario)))
+            by_rollout[trajectory.rollout_id] = values[-1]
         elif trajectory.error is not None and trajectory.error.cause == "infrastructure":
             masked.append(trajectory)
         else:
             values.append(0.0)
+            by_rollout[trajectory.rollout_id] = 0.0
             failed.append(trajectory)
     return Measured(
-        clusters=tuple(tuple(c) for c in clusters.values() if c), failed=tuple(failed), masked=tuple(masked)
-    )
+        clusters=tuple(tuple(c) for c in clusters.values() if c), failed=tuple(failed), masked=tuple(masked),
+        by_rollout=by_rollout,
+    )  # fmt: skip
 
 
 def _number(value: object) -> float:

@@ -41,7 +41,7 @@ from woodshed.types.message import Message, Role, ToolRequest, ToolSpec
 from woodshed.types.message_identity import identity, same_message
 from woodshed.types.record import FORMAT, Failure, Record
 from woodshed.types.settings import Settings, check_number
-from woodshed.types.trajectory import Group, Judgement, Score, Status, Trajectory
+from woodshed.types.trajectory import Group, Judgement, Reading, Score, Status, Trajectory
 
 __all__ = [
     "FORMAT",
@@ -74,6 +74,7 @@ __all__ = [
     "PolicyState",
     "ReadCalls",
     "ReadCallsRequest",
+    "Reading",
     "Record",
     "RenderRequest",
     "Rendered",

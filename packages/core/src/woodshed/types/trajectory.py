@@ -45,6 +45,18 @@ class Score(Record):
     """For a blended reward: name of each part → its score."""
 
 
+class Reading(Record):
+    """One request to a judge: the attempts in the order in which it was shown them, and what it made of each."""
+
+    judge: str
+    rollouts: tuple[str, ...]
+    """Rollout ids in the order shown. Attempts with the same text are shown once, as the first of them."""
+    scores: tuple[float, ...]
+    """Of each of `rollouts`, 0 to 1: its score, its grade, or the probability that it is the better one of two."""
+    explanations: tuple[str, ...] = ()
+    """Of each of `rollouts`; empty where the judge was asked for a label only."""
+
+
 class Judgement(Record):
     """How a group was judged, and what that cost."""
 
@@ -61,6 +73,8 @@ class Judgement(Record):
     was shown in one order only."""
     distinct: int | None = None
     """How many different attempts a judge compared; 1 where all are the same and none was asked."""
+    readings: tuple[Reading, ...] = ()
+    """Every request that counts, with the order it showed the attempts in; empty for a record of an older woodshed."""
     shortened: int = 0
     """How many attempts the judge saw only in part, because they are too long."""
     failures: dict[str, Failure] = Field(default_factory=dict)

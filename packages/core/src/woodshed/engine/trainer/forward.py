@@ -45,6 +45,8 @@ class MicroBatch:
     advantages_M: Tensor
     version_M: Tensor
     """Version of the weights that sampled each trained token."""
+    calls_M: tuple[str, ...]
+    """Id of the call that sampled each trained token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,4 +189,5 @@ def _micro_batch(
         rollout_of_M=tensor([training_row.rollout for *_, training_row in targets]),
         advantages_M=tensor([training_row.advantages[k] for *_, k, training_row in targets], torch.float32),
         version_M=tensor([training_row.row.weight_versions[k] for *_, k, training_row in targets]),
+        calls_M=tuple(training_row.row.call_ids[k] or "" for *_, k, training_row in targets),
     )

@@ -24,7 +24,8 @@ class PolicyRun:
         Raises:
             TrainError: The model, its LoRA or a checkpoint cannot be loaded.
         """
-        self.checkpoints = Checkpoints(Path(start.home))
+        self._home = Path(start.home)
+        self.checkpoints = Checkpoints(self._home)
         self.checkpoints.clean()
         self.policy = LoraPolicy(start.model_path, start.policy)
         kept = self.checkpoints.kept()
@@ -75,6 +76,8 @@ class PolicyRun:
             update={"version": report.version, "reports": (*self.position.reports, report)}
         )
         if trained:
+            if self.runner.log_ratios is not None:
+                self.runner.log_ratios.save(self._home, report.version)
             asked = message.request
             self.checkpoints.save(position, self.policy.save, newest=asked.keep_checkpoints, also=asked.keep_version)
         else:

@@ -15,6 +15,7 @@ from woodshed.engine.trainer.batch import TrainedRollout, TrainingBatch
 from woodshed.engine.trainer.drift import Drift
 from woodshed.engine.trainer.forward import MicroBatch, TrainingRow, forward_logprobs, micro_batches
 from woodshed.engine.trainer.forward_mode import choose_forward_mode
+from woodshed.engine.trainer.log_ratios import LogRatios
 from woodshed.engine.trainer.memory import PeakWatch, available_bytes, memory_model, return_freed_memory
 from woodshed.engine.trainer.policy import LoraPolicy
 from woodshed.engine.trainer.threads import threads_worth
@@ -41,6 +42,7 @@ class StepSums:
     loss: float
     stats: TokenStats
     drift: Drift
+    log_ratios: LogRatios
 
 
 class StepRunner:
@@ -57,6 +59,8 @@ class StepRunner:
         if self.mode != "tree":
             self.token_budget = max(1, min(self.token_budget, _MAX_LOGITS // self.vocabulary))
         self.checkpointed = False
+        self.log_ratios: LogRatios | None = None
+        """Those of the last policy-gradient step."""
         self._threads = torch.get_num_threads()
         self._parameters = sum(p.numel() for p in policy.model.parameters())
         self._peak = PeakWatch(policy.device)
@@ -79,6 +83,7 @@ class StepRunner:
             update_metrics = self.policy.update(version)
         finally:
             self.policy.optimizer.zero_grad(set_to_none=True)
+        self.log_ratios = sums.log_ratios
         seconds = time.monotonic() - began
         return {
             "loss": sums.loss,
@@ -121,6 +126,7 @@ class StepRunner:
             self._log_ratios(parts, len(tokens_of_R)) if self.terms.by_sequence and len(parts) > 1 else None
         )
         loss, stats, drift = 0.0, TokenStats(), Drift()
+        log_ratios = LogRatios([r.rollout_id for r in self._counted(batch)])
         for part in parts:
             out, new_M = self._loss(part, tokens_of_R, totals, log_ratio_of_R)
             value = out.loss.item()
@@ -129,7 +135,8 @@ class StepRunner:
             out.loss.backward()
             loss, stats = loss + value, stats + out.stats
             drift += Drift.of(new_M, part.old_logprobs_M, part.version_M == version)
-        return StepSums(loss=loss, stats=stats, drift=drift)
+            log_ratios.add(part, new_M)
+        return StepSums(loss=loss, stats=stats, drift=drift, log_ratios=log_ratios)
 
     def _loss(
         self, part: MicroBatch, tokens_of_R: Tensor, totals: BatchTotals, log_ratio_of_R: Tensor | None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from woodshed.capture import RolloutFunction
+from woodshed.capture import RolloutFunction, new_id
 from woodshed.engine.client.client import EngineClient
 from woodshed.rewards.base import Reward
 from woodshed.training.config import Policy, TrainConfig
@@ -39,7 +39,9 @@ class RunContext:
         """Return the stored rollout of `key` (`step/scenario/number`), or run and store it if there is none."""
         if (stored := self.store.trajectory(key)) is not None:
             return stored
+        self.store.rollout_waits(key)
         async with self.semaphore.acquired(step):
+            self.store.rollout_runs(key, rollout_id := new_id())
             trajectory = await run_rollout(
                 self.function,
                 scenario,
@@ -48,6 +50,7 @@ class RunContext:
                 policy=self.policy_name,
                 sampling=self.policy.sampling(),
                 timeout_s=self.config.rollout_timeout_s,
+                rollout_id=rollout_id,
             )
         self.store.save_trajectory(key, trajectory)
         return trajectory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,9 +31,15 @@ CREATE TABLE IF NOT EXISTS steps (
     body TEXT NOT NULL,
     row TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS unfinished (
+    slot TEXT PRIMARY KEY,
+    rollout_id TEXT,
+    waiting_s REAL NOT NULL,
+    started_s REAL
+);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
-EVALUATED = ("success", "interval", "rollouts", "failed", "masked", "seconds")
+EVALUATED = ("success", "interval", "measured", "rollouts", "failed", "masked", "seconds")
 """Figures of an evaluation, each a fact such as `success_before`, `success_after_step_4` or `success_after`."""
 FORMAT = 1
 """Version of the tables above and of the records in them; a file of a later one is refused."""
@@ -127,12 +134,21 @@ class RunStore:
         body = self._one("SELECT body FROM trajectories WHERE slot = ?", key)
         return Trajectory.model_validate_json(body) if body else None
 
+    def rollout_waits(self, key: str) -> None:
+        """Note for a reader of the file that a rollout waits for its turn."""
+        self._put("INSERT OR REPLACE INTO unfinished VALUES (?, NULL, ?, NULL)", key, time.time())
+
+    def rollout_runs(self, key: str, rollout_id: str) -> None:
+        """Note for a reader of the file that a rollout runs now."""
+        self._put("UPDATE unfinished SET rollout_id = ?, started_s = ? WHERE slot = ?", rollout_id, time.time(), key)
+
     def save_trajectory(self, key: str, trajectory: Trajectory) -> None:
         """Store a finished rollout."""
         self._put(
             "INSERT OR REPLACE INTO trajectories VALUES (?, ?, ?)",
             key, trajectory.rollout_id, trajectory.model_dump_json(),
         )  # fmt: skip
+        self._put("DELETE FROM unfinished WHERE slot = ?", key)
 
     def judgement(self, group_id: str) -> Judgement | None:
         """Return a group's judgement, or None."""
