@@ -21,6 +21,7 @@ from woodshed.types.control_api import (
     WeightedRollout,
     check_four_bits,
 )
+from woodshed.types.engine_files import ID_PATTERN, AdapterFiles, AdapterRef, Logs, LogsRequest, StoredFile
 from woodshed.types.engine_queries import (
     AdapterLoadTest,
     Gpu,
@@ -45,8 +46,11 @@ from woodshed.types.trajectory import Group, Judgement, Score, Status, Trajector
 
 __all__ = [
     "FORMAT",
+    "ID_PATTERN",
     "PROTOCOL",
+    "AdapterFiles",
     "AdapterLoadTest",
+    "AdapterRef",
     "CallMetadata",
     "Completion",
     "EngineHealth",
@@ -58,6 +62,8 @@ __all__ = [
     "ImportedConversation",
     "ImportedSession",
     "Judgement",
+    "Logs",
+    "LogsRequest",
     "LoraSettings",
     "LossSettings",
     "Machine",
@@ -87,6 +93,7 @@ __all__ = [
     "Status",
     "StepReport",
     "StepRequest",
+    "StoredFile",
     "TokenCall",
     "ToolCall",
     "ToolRequest",
