@@ -37,6 +37,7 @@ from woodshed.types.engine_queries import (
     SavedAdapter,
     Serving,
 )
+from woodshed.types.export_job import ExportCheck, ExportJob, ExportReport, MergedDtype, Quantisation
 from woodshed.types.loss import LossSettings
 from woodshed.types.message import Message, Role, ToolRequest, ToolSpec
 from woodshed.types.message_identity import identity, same_message
@@ -54,6 +55,9 @@ __all__ = [
     "CallMetadata",
     "Completion",
     "EngineHealth",
+    "ExportCheck",
+    "ExportJob",
+    "ExportReport",
     "Failure",
     "ForkReason",
     "Gpu",
@@ -67,6 +71,7 @@ __all__ = [
     "LoraSettings",
     "LossSettings",
     "Machine",
+    "MergedDtype",
     "Message",
     "ModelCall",
     "ModelHealth",
@@ -78,6 +83,7 @@ __all__ = [
     "ParseRequest",
     "PolicyRef",
     "PolicyState",
+    "Quantisation",
     "ReadCalls",
     "ReadCallsRequest",
     "Record",
