@@ -42,8 +42,8 @@ def modelfile(run: TrainedRun, gguf: str) -> str:
     return (
         f"FROM ./{gguf}\nPARAMETER temperature {run.policy.temperature:g}\n"
         + (f"PARAMETER num_ctx {length}\n" if length else "")
-        + "# Ollama has a template language of its own, and knows the common chat templates. If answers look odd, write\n"
-        "# a TEMPLATE here that gives the prompts of the template inside the GGUF file.\n"
+        + "# Ollama has a template language of its own, and knows the common chat templates. If answers look odd,\n"
+        "# write a TEMPLATE here that gives the prompts of the template inside the GGUF file.\n"
     )
 
 

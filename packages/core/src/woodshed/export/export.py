@@ -108,8 +108,8 @@ def export_run(
             report = _write_adapter(trained, adapter, aside, _name(named), template)
         licence = licence_of(named) or report.licence
         card = model_card(
-            trained, base=_name(named), licence=licence, merged=merged is not None, gguf=job.gguf_name if gguf else None,
-            checks=report.checks, has_template=template is not None,
+            trained, base=_name(named), licence=licence, merged=merged is not None,
+            gguf=job.gguf_name if gguf else None, checks=report.checks, has_template=template is not None,
         )  # fmt: skip
         (aside / "README.md").write_text(card)
         if gguf:
@@ -167,8 +167,8 @@ def _template(trained: TrainedRun) -> str | None:
         return Path(named).expanduser().read_text()
     except OSError as error:
         raise ConfigError(
-            f"the policy was trained with the chat template {named!r}, which cannot be read ({error.strerror}); without "
-            "it, it would see other prompts than it learned from. Put the file back"
+            f"the policy was trained with the chat template {named!r}, which cannot be read ({error.strerror}); "
+            "without it, it would see other prompts than it learned from. Put the file back"
         ) from error
 
 

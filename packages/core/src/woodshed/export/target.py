@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from woodshed.errors import ConfigError, StorageError
+from woodshed.errors import ConfigError, StorageError, WoodshedError
 
 
 def check_free(folder: Path) -> None:
@@ -41,7 +41,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        if isinstance(error, StorageError | ConfigError):
+        if isinstance(error, WoodshedError):
             raise
         raise StorageError(
             f"{str(folder)!r} cannot be written: {error.strerror or error}. Nothing was kept of the export; make room, "

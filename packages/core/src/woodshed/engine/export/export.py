@@ -56,7 +56,8 @@ def export(job: ExportJob, progress: Progress) -> ExportReport:
     parameters = sum(p.numel() for p in merged.parameters())
     dtype = stored if job.dtype in (None, "auto") else str(job.dtype)
     _check_room(folder, parameters, [form for form in (job.dtype and dtype, job.quantisation) if form])
-    checks, notes = [], []
+    checks: list[ExportCheck] = []
+    notes: list[str] = []
     with _writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tokenizer-") as aside:
         texts = folder if job.dtype else Path(aside)
         tokenizer.save_pretrained(texts)

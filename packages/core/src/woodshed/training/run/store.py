@@ -81,9 +81,7 @@ class RunStore:
                 f"{FORMAT}). Use that woodshed to resume the run, or choose another run_dir; nothing was changed"
             )
         if version == 0 and not is_new:
-            raise ConfigError(
-                f"{str(self._file)!r} is empty: the run in this folder was never begun, or its data is lost"
-            )
+            raise ConfigError(f"{str(self._file)!r} is empty: the run was never begun, or its data is lost")
 
     def _prepare(self) -> None:
         with suppress(PermissionError):  # another user's file
