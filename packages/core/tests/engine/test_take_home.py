@@ -150,8 +150,11 @@ def _config(engine: GatewayEngine) -> bytes:
 
 
 def test_the_ends_of_the_logs_are_shown(engine: GatewayEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.open_policy("logged")
     (engine.home / "logs").mkdir(exist_ok=True)
     (engine.home / "logs" / "mine.log").write_text("".join(f"line {k}\n" for k in range(50)))
     app(["engine", "logs", "--engine", engine.url, "--api-key", KEY, "--lines", "2"], standalone_mode=False)
 
-    assert "== mine.log\nline 48\nline 49\n" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "== mine.log\nline 48\nline 49\n" in shown
+    assert "== trainer-policy.log\n" in shown

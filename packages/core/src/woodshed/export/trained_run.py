@@ -20,7 +20,7 @@ from woodshed.training.run.folder import refuse_running
 from woodshed.training.run.settings import read_settings
 from woodshed.training.run.store import RunStore
 
-_TEXTS, _TOKENS = 3, 256
+_TEXTS, _TOKENS = 3, 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,8 +50,12 @@ class Files:
 
     async def _logs(self, http_request: Request) -> Response:
         request = await parse_body(http_request, LogsRequest)
-        files = sorted((self._home / "logs").glob("*.log"))
-        return record_response(Logs(texts={file.name: _end(file, request.lines) for file in files}))
+        logs = {file.name: file for file in sorted((self._home / "logs").glob("*.log"))}
+        for policy in sorted((self._home / "policies").glob("*")):
+            # The newest alone, which is that of the run that holds the policy or held it last.
+            of_trainers = sorted(policy.glob("*/trainer.log"), key=lambda file: file.stat().st_mtime)
+            logs |= {f"trainer-{policy.name}.log": file for file in of_trainers[-1:]}
+        return record_response(Logs(texts={name: _end(file, request.lines) for name, file in logs.items()}))
 
     def _checkpoints(self, policy: str, run_id: str) -> Checkpoints:
         home = self._home / "policies" / policy / run_id
