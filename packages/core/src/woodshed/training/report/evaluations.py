@@ -86,7 +86,7 @@ def not_better(points: Sequence[EvaluationFigures], since: int = 0) -> int:
 def adapter_folder(store: RunStore, version: int) -> str | None:
     """Return the folder of a version's LoRA: on this machine, or else on the engine's; None if neither is known."""
     if (here := adapter_of(store, version)) is not None:
-        return str(here.absolute())
+        return str(here)
     folder = store.fact("checkpoints")
     return str(PurePath(folder) / f"{version:05d}" / "adapter") if folder else None
 

@@ -23,7 +23,7 @@ def adapter_on_this_machine(folder: Path, run_id: str, version: int, checkpoints
         version: Version of the weights.
         checkpoints: Where the engine said that it keeps the run's checkpoints.
     """
-    name = f"{version:05d}"
+    name, folder = f"{version:05d}", folder.absolute()
     places = [
         folder / FETCHED / name,
         *(folder / "engine" / "policies").glob(f"*/{run_id}/checkpoints/{name}/adapter"),
