@@ -25,7 +25,7 @@ def model_card(
     """Return `README.md` as the hub reads it; no path of this machine is in it."""
     form = f"a GGUF file (`{gguf}`)" if gguf else "the merged model" if merged else "a LoRA, in PEFT's layout"
     parts = [
-        _front(run, base, licence, is_lora=not (merged or gguf)),
+        _front(run, base, licence, form="gguf" if gguf else "transformers" if merged else "peft"),
         f"# {base}, trained with woodshed\n\nThis is {form} of {base} after {run.step} optimizer steps.",
         "## How it was trained\n\n" + "\n".join(f"- {line}" for line in _training(run, base, licence)),
         _success(run),
@@ -47,13 +47,15 @@ def modelfile(run: TrainedRun, gguf: str) -> str:
     )
 
 
-def _front(run: TrainedRun, base: str, licence: str | None, *, is_lora: bool) -> str:
+def _front(run: TrainedRun, base: str, licence: str | None, *, form: str) -> str:
     fields = [
         *([f"base_model: {base}"] if "/" in base else []),
         *([f"license: {licence}"] if licence else []),
-        "library_name: peft" if is_lora else "library_name: transformers",
+        *([f"library_name: {form}"] if form != "gguf" else []),
         "pipeline_tag: text-generation",
-        "tags:\n- woodshed\n- " + ("sft" if run.is_sft else "grpo") + ("\n- lora" if is_lora else ""),
+        "tags:\n- woodshed\n- "
+        + ("sft" if run.is_sft else "grpo")
+        + {"peft": "\n- lora", "gguf": "\n- gguf"}.get(form, ""),
     ]
     return "---\n" + "\n".join(fields) + "\n---"
 
