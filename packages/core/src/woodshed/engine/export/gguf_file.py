@@ -74,9 +74,8 @@ def read_back(file: Path, held: dict[str, Any], config: Any, tokenizer: Any) -> 
     """
     given: Any = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     read = AutoConfig.from_pretrained(**given)
-    if differing := {
-        n: (getattr(read, n), getattr(config, n)) for n in _READ if getattr(read, n) != getattr(config, n)
-    }:
+    pairs = {name: (getattr(read, name, None), getattr(config, name, None)) for name in _READ}
+    if differing := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
         found_expected = ", ".join(f"{name} as {a!r} instead of {b!r}" for name, (a, b) in differing.items())
         raise EngineError(f"transformers would read {found_expected} from a GGUF file of this model. {_INSTEAD}")
     model = AutoModelForCausalLM.from_pretrained(**given, dtype=torch.float32)
