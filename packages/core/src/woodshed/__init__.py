@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from woodshed import mcp, traces
+    from woodshed import export, mcp, traces
     from woodshed.capture import Rollout, RolloutFunction, bind, current_rollout, rollout, untracked
     from woodshed.engine.client.config import ServedModel
     from woodshed.engine.client.local import Engine
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         EngineError,
         EngineMissing,
         EngineUnreachable,
+        ExportError,
         HookError,
         JudgeError,
         JudgeRefused,
@@ -117,6 +118,7 @@ _HOME = {
     "EngineError": "errors",
     "EngineMissing": "errors",
     "EngineUnreachable": "errors",
+    "ExportError": "errors",
     "WoodshedError": "errors",
     "HookError": "errors",
     "JudgeError": "errors",
@@ -135,7 +137,7 @@ _HOME = {
     "UnsupportedVersionError": "errors",
 }
 
-_ROOMS = ("mcp", "traces")
+_ROOMS = ("export", "mcp", "traces")
 """Subpackages that are part of the public API, such as `woodshed.mcp.agent(...)`."""
 
 __all__ = [
@@ -150,6 +152,7 @@ __all__ = [
     "EngineMissing",
     "EngineUnreachable",
     "Evaluation",
+    "ExportError",
     "FunctionReward",
     "Group",
     "HookError",
@@ -194,6 +197,7 @@ __all__ = [
     "__version__",
     "bind",
     "current_rollout",
+    "export",
     "mcp",
     "rollout",
     "sft",

@@ -15,6 +15,7 @@ WoodshedError
 │   └── JudgeRefused                    … and never will: no valid key, no credit, no such model; ends the run
 ├── CostCeilingError (RuntimeError)     the next judge request would exceed the run's cost limit; ends the run
 ├── NothingToLearn (RuntimeError)       several steps in a row trained nothing; ends the run
+├── ExportError (RuntimeError)          a trained LoRA cannot be exported, or not to the hub
 ├── CheckError (RuntimeError)           a check before a run's first step failed; the message says what to do
 └── EngineError (RuntimeError)          the engine cannot do what was requested
     ├── EngineMissing                   the engine environment is not installed
@@ -88,6 +89,10 @@ class CostCeilingError(WoodshedError, RuntimeError):
 
 class NothingToLearn(WoodshedError, RuntimeError):
     """Several steps in a row trained nothing; finished steps are kept, and the run can be resumed."""
+
+
+class ExportError(WoodshedError, RuntimeError):
+    """A trained LoRA cannot be exported as asked: merging, writing or the hub failed; raised by `export`."""
 
 
 class CheckError(WoodshedError, RuntimeError):

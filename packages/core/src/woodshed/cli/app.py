@@ -14,7 +14,9 @@ from rich.logging import RichHandler
 
 from woodshed import __version__
 from woodshed.capture.user_frames import user_line, user_traceback
+from woodshed.cli.engine_logs import logs
 from woodshed.cli.engine_start import start
+from woodshed.cli.export import export
 from woodshed.cli.judge_check import judge_check
 from woodshed.cli.mcp import mcp
 from woodshed.cli.traces import export_traces, from_traces
@@ -31,11 +33,13 @@ engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own envi
 app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 engine_app.command()(start)
+engine_app.command()(logs)
 app.command()(judge_check)
 app.command()(export_traces)
 app.command()(from_traces)
 app.command()(view)
 app.command()(show)
+app.command()(export)
 _INTERRUPTED = 130
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 

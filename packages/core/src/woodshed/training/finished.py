@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from woodshed.errors import ConfigError
-from woodshed.training.report.evaluations import is_stopped, steps_asked
+from woodshed.training.report.evaluations import best, evaluations, is_stopped, steps_asked
 from woodshed.training.report.summary import Summary
+from woodshed.training.run.adapters import adapter_of
 from woodshed.training.run.store import RunStore
 
 
@@ -23,6 +25,30 @@ class Run:
     summary: Summary
     history: tuple[dict[str, Any], ...]
     """One row per step: reward, groups, masked rollouts, loss metrics, seconds, weight version."""
+    adapter: Path | None = None
+    """Folder, on this machine, of the LoRA after the last step; None if no step has trained anything."""
+    best_adapter: Path | None = None
+    """The same of the version with the highest held-out success (`summary.best_step`); None without an evaluation."""
+
+
+def as_run(store: RunStore, summary: Summary) -> Run:
+    """Return a finished run with its LoRAs."""
+    history = tuple(store.history())
+    last, top = versions_to_keep(store, history)
+    return Run(
+        folder=store.folder,
+        summary=summary,
+        history=history,
+        adapter=None if last is None else adapter_of(store, last),
+        best_adapter=None if top is None else adapter_of(store, top),
+    )
+
+
+def versions_to_keep(store: RunStore, history: Sequence[Mapping[str, Any]]) -> tuple[int | None, int | None]:
+    """Return the last version of a run and the best one; None where nothing was trained or evaluated."""
+    last = history[-1]["version"] if any(row["trained"] for row in history) else None
+    top = best(evaluations(store, history))
+    return last, None if top is None else top.version
 
 
 def refuse_fewer_steps(store: RunStore, steps: int) -> None:
@@ -62,11 +88,12 @@ def finished_run(
     if not store.fact("finished") or not is_over:
         return None
     folder = store.folder
-    run = Run(folder=folder, summary=_summary(folder / "summary.json"), history=history)
+    run = as_run(store, _summary(folder / "summary.json"))
+    lora = f", LoRA: {run.adapter}" if run.adapter else ""
     success = f", {text}" if (text := run.summary.held_out()) else ""
     (console or Console(soft_wrap=True)).print(
         f"the run in {folder} is finished: {len(history)} steps{success}; figures: {folder / 'summary.json'}, plot: "
-        f"{folder / 'plot.png'}{_adapter(store)}. Nothing was trained now. To go on from its last checkpoint, ask for "
+        f"{folder / 'plot.png'}{lora}. Nothing was trained now. To go on from its last checkpoint, ask for "
         f"more steps than {steps_asked(store)} (steps=N, `--steps N`); to train anew, fresh=True (`--fresh`), which "
         "renames this folder, or another folder (run_dir=, `--run-dir`)",
         markup=False,
@@ -85,9 +112,3 @@ def _summary(file: Path) -> Summary:
             f"the run is finished, but its figures {str(file)!r} cannot be read: {why}. Restore a copy, or ask for "
             "more steps, after which they are written again"
         ) from error
-
-
-def _adapter(store: RunStore) -> str:
-    """Name the folder of the LoRA, if the run's engine kept it in the run's folder."""
-    found = sorted((store.folder / "engine" / "policies").glob(f"*/{store.run_id()}/checkpoints/[0-9]*/adapter"))
-    return f", LoRA: {found[-1]}" if found else ""

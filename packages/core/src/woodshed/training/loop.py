@@ -22,7 +22,14 @@ from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kind
 from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate, held_out_warning
 from woodshed.training.event_loop import run_to_end
-from woodshed.training.finished import Run, finished_run, refuse_fewer_steps, refuse_lost_store
+from woodshed.training.finished import (
+    Run,
+    as_run,
+    finished_run,
+    refuse_fewer_steps,
+    refuse_lost_store,
+    versions_to_keep,
+)
 from woodshed.training.on_step import OnStep, check_on_step
 from woodshed.training.open_policy import open_policy
 from woodshed.training.report.evaluations import go_on, is_stopped
@@ -31,6 +38,7 @@ from woodshed.training.report.plot import plot
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.report.step_line import score_name
 from woodshed.training.report.summary import Summary, summarise
+from woodshed.training.run.adapters import take_home
 from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
@@ -145,7 +153,7 @@ async def _run(training: Training, then: Callable[[Run], Awaitable[None]] | None
                 with storage(folder), progress:
                     summary = await _run_and_report(training, function, store, progress)
                     progress.done(summary)
-                run = Run(folder=folder, summary=summary, history=tuple(store.history()))
+                run = as_run(store, summary)
                 if then is not None:
                     await then(run)
                 store.save_fact("finished", True)
@@ -169,11 +177,14 @@ async def _run_and_report(
                 client = await stack.enter_async_context(engine)
             await stack.enter_async_context(totals.of(client))
             await _run_steps(training, function, client, store, cache, progress)
+            history = store.history()
+            versions = [version for version in versions_to_keep(store, history) if version is not None]
+            for fetched in await take_home(client, store, training.policy.served().name, versions):
+                progress.message(f"fetched the LoRA from the engine: {fetched}")
             health = await totals.sample(client)
             if isinstance(training.engine, LocalEngine):
                 with progress.phase("stopping the engine"):
                     await stack.aclose()
-        history = store.history()
         summary = summarise(
             store, history, health=health, seconds=totals.seconds, peak_rss_mb=totals.peak_rss_mb,
             judge=training.reward, paid_usd=cache.paid_usd(),

@@ -21,6 +21,7 @@ from woodshed.types.control_api import (
     WeightedRollout,
     check_four_bits,
 )
+from woodshed.types.engine_files import ID_PATTERN, AdapterFiles, AdapterRef, Logs, LogsRequest, StoredFile
 from woodshed.types.engine_queries import (
     AdapterLoadTest,
     Gpu,
@@ -36,6 +37,7 @@ from woodshed.types.engine_queries import (
     SavedAdapter,
     Serving,
 )
+from woodshed.types.export_job import ExportCheck, ExportJob, ExportReport, MergedDtype, Quantisation
 from woodshed.types.loss import LossSettings
 from woodshed.types.message import Message, Role, ToolRequest, ToolSpec
 from woodshed.types.message_identity import identity, same_message
@@ -45,11 +47,17 @@ from woodshed.types.trajectory import Group, Judgement, Reading, Score, Status, 
 
 __all__ = [
     "FORMAT",
+    "ID_PATTERN",
     "PROTOCOL",
+    "AdapterFiles",
     "AdapterLoadTest",
+    "AdapterRef",
     "CallMetadata",
     "Completion",
     "EngineHealth",
+    "ExportCheck",
+    "ExportJob",
+    "ExportReport",
     "Failure",
     "ForkReason",
     "Gpu",
@@ -58,9 +66,12 @@ __all__ = [
     "ImportedConversation",
     "ImportedSession",
     "Judgement",
+    "Logs",
+    "LogsRequest",
     "LoraSettings",
     "LossSettings",
     "Machine",
+    "MergedDtype",
     "Message",
     "ModelCall",
     "ModelHealth",
@@ -72,6 +83,7 @@ __all__ = [
     "ParseRequest",
     "PolicyRef",
     "PolicyState",
+    "Quantisation",
     "ReadCalls",
     "ReadCallsRequest",
     "Reading",
@@ -88,6 +100,7 @@ __all__ = [
     "Status",
     "StepReport",
     "StepRequest",
+    "StoredFile",
     "TokenCall",
     "ToolCall",
     "ToolRequest",

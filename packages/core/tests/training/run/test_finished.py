@@ -58,7 +58,8 @@ def _finish(folder: Path, steps: int = 3) -> None:
         _training(folder, steps).run()
     store = RunStore(folder)
     for step in range(steps):
-        store.save_step(step, StepReport(step_id=f"step-{step:05d}", version=step + 1, trained=True), {"step": step})
+        row = {"step": step, "version": step + 1, "trained": True}
+        store.save_step(step, StepReport(step_id=f"step-{step:05d}", version=step + 1, trained=True), row)
     store.save_fact("success_after", 0.5)
     store.save_trajectory("after/a/0", trajectory("a", call(said("4"))))
     store.save_fact("finished", True)
@@ -79,7 +80,8 @@ def test_the_same_run_again_is_returned_as_it_is(tmp_path: Path, capsys: pytest.
 
     run = _training(folder, 3).run()
 
-    assert (run.folder, run.summary, run.history) == (folder, SUMMARY, ({"step": 0}, {"step": 1}, {"step": 2}))
+    assert (run.folder, run.summary) == (folder, SUMMARY)
+    assert [row["step"] for row in run.history] == [0, 1, 2]
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"the run in {folder} is finished: 3 steps, held-out success 0.250 → 0.500; figures: ")
     assert all(part in line for part in (str(folder / "summary.json"), "--steps N", "--fresh", "--run-dir"))
@@ -94,10 +96,13 @@ def test_the_lora_of_a_finished_run_is_named(tmp_path: Path, capsys: pytest.Capt
     store.close()
     for version in ("00002", "00003"):
         (home / version / "adapter").mkdir(parents=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (home / version / "adapter" / name).write_text("{}")
     (home / ".DS_Store").write_text("")
 
-    _training(tmp_path / "r", 3).run()
+    run = _training(tmp_path / "r", 3).run()
 
+    assert run.adapter == home / "00003" / "adapter"
     assert f"LoRA: {home / '00003' / 'adapter'}" in capsys.readouterr().out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -12,11 +14,15 @@ from pydantic import BaseModel, ValidationError
 from woodshed.errors import DriftError, EngineError, EngineUnreachable, PolicyLost, RequestRefused, TrainError
 from woodshed.types import (
     PROTOCOL,
+    AdapterFiles,
     AdapterLoadTest,
+    AdapterRef,
     EngineHealth,
     Imported,
     ImportedConversation,
     ImportedSession,
+    Logs,
+    LogsRequest,
     Machine,
     Message,
     OpenPolicy,
@@ -144,6 +150,37 @@ class EngineClient:
         path, request = f"policies/{quote(policy, safe='')}/test_adapter_load", self._for_run(PolicyRef(), policy)
         return self._read(AdapterLoadTest, await self._send("POST", path, request))
 
+    async def adapter_files(self, policy: str, request: AdapterRef) -> AdapterFiles:
+        """Return the files of a run's LoRA; `adapter_files.fetch_adapter` fetches them.
+
+        Raises:
+            EngineError: This engine keeps no such checkpoint.
+        """
+        path = f"policies/{quote(policy, safe='')}/adapter_files"
+        return self._read(AdapterFiles, await self._send("POST", path, request))
+
+    @asynccontextmanager
+    async def adapter_file(
+        self, policy: str, run_id: str, version: int, name: str
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Yield the bytes of one file of a run's LoRA, in parts.
+
+        Raises:
+            EngineError: This engine does not have it (any more).
+            EngineUnreachable: The connection broke; what came so far is not the file.
+        """
+        path = f"policies/{quote(policy, safe='')}/runs/{quote(run_id, safe='')}/adapters/{version}/{quote(name)}"
+        with self._reaching(path, _TIMEOUT_S):
+            async with self._http.stream("GET", path) as reply:
+                if not reply.is_success:
+                    await reply.aread()
+                    self._unpack(reply, path)
+                yield reply.aiter_bytes()
+
+    async def logs(self, request: LogsRequest | None = None) -> Logs:
+        """Return the last lines of each of the engine's logs."""
+        return self._read(Logs, await self._send("POST", "logs", request or LogsRequest()))
+
     async def import_session(self, imported: ImportedConversation | ImportedSession) -> Imported:
         """Have the engine store calls that it did not serve, to be trained on like its own.
 
@@ -210,8 +247,15 @@ class EngineClient:
         content = None if body is None else body.model_dump_json().encode()
         headers = {"content-type": "application/json"}
         timeout = httpx.Timeout(timeout_s, connect=10.0)
-        try:
+        with self._reaching(path, timeout_s):
             reply = await self._http.request(method, path, content=content, headers=headers, timeout=timeout)
+        return self._unpack(reply, path)
+
+    @contextmanager
+    def _reaching(self, path: str, timeout_s: float | None) -> Iterator[None]:
+        """Raise what the network does to a request as EngineUnreachable."""
+        try:
+            yield
         except httpx.TimeoutException as error:
             raise EngineUnreachable(f"the engine at {self.url} did not answer {path!r} in {timeout_s} s") from error
         except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -219,7 +263,6 @@ class EngineClient:
                 f"nothing answers at {self.url} ({type(error).__name__}: {error}); is the engine running there? "
                 "'woodshed engine start' starts one"
             ) from error
-        return self._unpack(reply, path)
 
     def _unpack(self, reply: httpx.Response, path: str) -> dict[str, Any]:
         try:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 import woodshed
 from woodshed.engine.client.provision import has_gpu
+from woodshed.engine.control.files import Files
 from woodshed.engine.control.model_settings import SettingsOf
 from woodshed.engine.control.policies import Policies
 from woodshed.engine.control.queries import Queries
@@ -60,6 +61,7 @@ class ControlApi:
         self._shut_down = shut_down
         self._policies = Policies(upstreams, sessions, counters, home)
         self._queries = Queries(upstreams, self._policies, sessions, home)
+        self._files = Files(home)
 
     def routes(self) -> list[Route]:
         """Return the control plane's routes."""
@@ -72,9 +74,14 @@ class ControlApi:
             "/resume": self._resume,
             "/shutdown": self._shutdown,
             **self._queries.posts(),
+            **self._files.posts(),
         }
-        routes = [Route(f"/woodshed/v1{path}", self._guard(work), methods=["POST"]) for path, work in posts.items()]
-        return [Route("/woodshed/v1/health", self._guard(self._health), methods=["GET"]), *routes]
+        gets: dict[str, Handler] = {"/health": self._health, **self._files.gets()}
+        return [
+            Route(f"/woodshed/v1{path}", self._guard(work), methods=[method])
+            for method, works in (("GET", gets), ("POST", posts))
+            for path, work in works.items()
+        ]
 
     async def close(self) -> None:
         """End the trainers."""

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from woodshed.training.report.interval import Interval, success_text
+from woodshed.training.run.adapters import adapter_of
 from woodshed.training.run.store import RunStore
 from woodshed.types import Record
 
@@ -83,7 +84,9 @@ def not_better(points: Sequence[EvaluationFigures], since: int = 0) -> int:
 
 
 def adapter_folder(store: RunStore, version: int) -> str | None:
-    """Return the folder of a version's LoRA on the engine's machine; None for an engine that did not say it."""
+    """Return the folder of a version's LoRA: on this machine, or else on the engine's; None if neither is known."""
+    if (here := adapter_of(store, version)) is not None:
+        return str(here)
     folder = store.fact("checkpoints")
     return str(PurePath(folder) / f"{version:05d}" / "adapter") if folder else None
 

@@ -40,9 +40,9 @@ class Summary(Record):
     best_success: float | None = None
     best_interval: Interval | None = None
     best_adapter: str | None = None
-    """Folder of that version's LoRA, on the engine's machine."""
+    """Folder of that version's LoRA, on this machine; of a run that is not finished, it may be on the engine's."""
     last_adapter: str | None = None
-    """Folder of the last version's LoRA, on the engine's machine."""
+    """Folder of the last version's LoRA; the same holds."""
     failed_before: int | None = None
     """Held-out rollouts before the first step that count as 0, because their agent failed or took too long."""
     failed_after: int | None = None

@@ -131,6 +131,24 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def refuse_running(folder: Path) -> None:
+    """Raise ConfigError where a process is at work on the run in `folder`; nothing is written."""
+    try:
+        lock = (folder / _LOCK).open()
+    except OSError:
+        return  # nobody has ever worked in it, or it cannot be read: others will say so
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"process {lock.read().strip() or 'unknown'} is at work on the run in {str(folder)!r}, which may "
+                "replace its checkpoints at any time. Wait until it ends, or stop it: the run can be resumed"
+            ) from None
+        except OSError:
+            pass  # the file system has no locks
+
+
 def _unwritable(folder: Path, error: OSError) -> ConfigError:
     return ConfigError(f"run_dir {str(folder)!r} cannot be written: {error.strerror}; choose another folder")
 

@@ -48,8 +48,8 @@ FORMAT = 1
 class RunStore:
     """The finished rollouts, judgements and steps of a run. Every write is committed before it returns."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the run's database in `folder`.
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        """Open or create the run's database in `folder`; with `read_only`, one that is there, which stays as it is.
 
         Raises:
             ConfigError: what is there is no database, or one that a newer woodshed wrote.
@@ -60,10 +60,11 @@ class RunStore:
         self._lock = threading.Lock()
         self._history: list[dict[str, Any]] = []
         with storage(self._file):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self._file, check_same_thread=False, isolation_level=None)
+            self._db = self._connected(read_only)
             try:
-                self._prepare()
+                self._check_format(is_new=not read_only)
+                if not read_only:
+                    self._prepare()
             except BaseException as error:
                 self._db.close()
                 if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
@@ -73,20 +74,29 @@ class RunStore:
                     ) from error
                 raise
 
-    def _prepare(self) -> None:
-        with suppress(PermissionError):  # another user's file
-            self._file.chmod(0o600)  # it holds what the agent read and wrote
+    def _connected(self, read_only: bool) -> sqlite3.Connection:
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        place = f"{self._file.absolute().as_uri()}?mode=ro" if read_only else self._file
+        return sqlite3.connect(place, check_same_thread=False, isolation_level=None, uri=read_only)
+
+    def _check_format(self, *, is_new: bool) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > FORMAT:
             raise ConfigError(
                 f"{str(self._file)!r} was written by a newer woodshed (format {version}; this one knows up to "
                 f"{FORMAT}). Use that woodshed to resume the run, or choose another run_dir; nothing was changed"
             )
+        if version == 0 and not is_new:
+            raise ConfigError(f"{str(self._file)!r} is empty: the run was never begun, or its data is lost")
+
+    def _prepare(self) -> None:
+        with suppress(PermissionError):  # another user's file
+            self._file.chmod(0o600)  # it holds what the agent read and wrote
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
-        if version < FORMAT:
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
+        self._db.execute(f"PRAGMA user_version={FORMAT}")
 
     def close(self) -> None:
         """Close the database."""
@@ -141,6 +151,12 @@ class RunStore:
     def rollout_runs(self, key: str, rollout_id: str) -> None:
         """Note for a reader of the file that a rollout runs now."""
         self._put("UPDATE unfinished SET rollout_id = ?, started_s = ? WHERE slot = ?", rollout_id, time.time(), key)
+
+    def newest_trajectories(self, count: int) -> list[Trajectory]:
+        """Return the rollouts that were stored last, at most `count`."""
+        with self._lock, storage(self._file):
+            query = "SELECT body FROM trajectories ORDER BY rowid DESC LIMIT ?"
+            return [Trajectory.model_validate_json(body) for (body,) in self._db.execute(query, (count,))]
 
     def save_trajectory(self, key: str, trajectory: Trajectory) -> None:
         """Store a finished rollout."""

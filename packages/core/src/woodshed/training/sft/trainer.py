@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from woodshed.engine.client.adapter_files import fetch_adapter
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import ConfigError, RequestRefused
 from woodshed.training.config import Policy
 from woodshed.training.report.files import write_history, write_summary
+from woodshed.training.run.storage import storage
 from woodshed.training.run.store import RunStore
 from woodshed.training.sft.config import SftConfig
 from woodshed.training.sft.dataset import SftExample
@@ -122,8 +124,11 @@ class SftTrainer:
 
     async def finish(self, examples: Sequence[SftExample], held: frozenset[int], *, seconds: float) -> SftSummary:
         """Copy the adapter into the folder of this SFT, and write its summary."""
-        path = Path((await self.client.adapter(self.name)).path)
-        adapter = _copied(path, self.store.folder / "adapter") if path.is_dir() else path
+        adapter = self.store.folder / "adapter"
+        if adapter.is_dir():  # of an attempt to finish that was interrupted
+            shutil.rmtree(adapter)
+        with storage(adapter):
+            await fetch_adapter(self.client, self.name, self.store.run_id(), None, adapter)
         history, epochs, tokens = self.store.history(), self.config.epochs, self.store.fact("tokens")
         summary = SftSummary(
             conversations=len(examples) - len(held),
@@ -136,7 +141,7 @@ class SftTrainer:
             held_out_after=self.store.fact(f"held out epoch {epochs - 1}"),
             seconds=round(seconds, 1),
             model=self.policy.model,
-            adapter=str(adapter),
+            adapter=str(adapter.absolute()),
         )
         write_summary(self.store.folder, summary.model_dump(mode="json"))
         write_history(self.store.folder, history)
@@ -177,13 +182,3 @@ def mean_loss(rows: Sequence[dict[str, Any]]) -> float:
     """Return the mean negative log-likelihood in nats per token over several batches."""
     tokens = sum(row["trained_tokens"] for row in rows)
     return float(sum(row["nll"] * row["trained_tokens"] for row in rows) / tokens)
-
-
-def _copied(adapter: Path, target: Path) -> Path:
-    """Copy an adapter folder atomically and return the path of the copy."""
-    temporary = target.with_name(f".{target.name}")
-    for stale in (temporary, target):
-        shutil.rmtree(stale, ignore_errors=True)
-    shutil.copytree(adapter, temporary)
-    temporary.rename(target)
-    return target.absolute()
