@@ -158,11 +158,11 @@ tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 
 lock: | .tools/bin/uv ## Resolve requirements.lock anew, with hashes and without any host name.
 	@.tools/bin/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package woodshed --no-emit-package woodshed-langgraph --no-emit-package woodshed-crewai --no-emit-package woodshed-adk --no-emit-package woodshed-tiny-world --group dev pyproject.toml -o requirements.lock
 
-dist: | .tools/bin/uv ## Build wheels and sdists of all packages into dist/, check them, and train with them outside the checkout.
+dist: | .tools/bin/uv ## Build wheels and sdists of all packages into dist/, check them, and try them outside the checkout (after `make engine`: train).
 	@rm -rf dist
 	@for package in $(PACKAGES); do .tools/bin/uv build -q --python $(PYTHON) --out-dir dist $$package || exit 1; done
 	@.tools/bin/uv tool run -q --python $(PYTHON) 'twine>=6,<7' check --strict dist/*.whl dist/*.tar.gz
-	@$(PYTHON) tests/dist/check.py dist
+	@.tools/bin/uv run -q --no-project --python $(PYTHON) --with 'hatchling>=1.27,<2' --with 'packaging>=24,<27' python tests/dist/check.py dist
 	@$(PYTHON) tests/dist/try_wheels.py dist .tools/bin/uv
 
 clean: ## Remove the environments (runs are kept).
