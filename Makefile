@@ -162,7 +162,7 @@ dist: | .tools/bin/uv ## Build wheels and sdists of all packages into dist/, che
 	@rm -rf dist
 	@for package in $(PACKAGES); do .tools/bin/uv build -q --python $(PYTHON) --out-dir dist $$package || exit 1; done
 	@.tools/bin/uv tool run -q --python $(PYTHON) 'twine>=6,<7' check --strict dist/*.whl dist/*.tar.gz
-	@.tools/bin/uv run -q --no-project --python $(PYTHON) --with 'hatchling>=1.27,<2' --with 'packaging>=24,<27' python tests/dist/check.py dist
+	@.tools/bin/uv run -q --no-project --python $(PYTHON) --with 'hatchling>=1.27,<2' --with 'packaging>=25,<27' python tests/dist/check.py dist
 	@$(PYTHON) tests/dist/try_wheels.py dist .tools/bin/uv
 
 clean: ## Remove the environments (runs are kept).

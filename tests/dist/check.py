@@ -31,6 +31,7 @@ DATA = {
     "woodshed": ["view/page/index.html", "view/page/app.js", "view/page/app.css", "rewards/prompts/ruler_system.md"],
     "woodshed-tiny-world": MODELS,
 }
+BESIDE_SOURCE = {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO"}
 LINKS = {"Repository", "Issues", "Changelog", "Documentation"}
 MACHINE_PATH = re.compile(rb"/(?:home|Users|root|work)/[\w.-]+|" + re.escape(bytes(ROOT)))
 RELATIVE_LINK = re.compile(r"\]\((?!https?://|#)([^)]+)\)")
@@ -130,8 +131,11 @@ def wrong_files(package: Package) -> Iterator[str]:
         yield f"the wheel lacks data: {', '.join(sorted(missing))}"
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in package.wheel):
         yield "the wheel lacks LICENSE"
-    if missing := {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO"} - set(package.sdist):
+    beside = {name for name in package.sdist if not name.startswith("src/")}
+    if missing := BESIDE_SOURCE - beside:
         yield f"the sdist lacks {', '.join(sorted(missing))}"
+    if stray := beside - BESIDE_SOURCE - {".gitignore"}:  # hatchling packs the ignore file that it obeys
+        yield f"the sdist holds what no build needs: {', '.join(sorted(stray))}"
     if different := sorted(_different(package.wheel, package.rebuilt)):
         yield f"the sdist builds another wheel; it differs in {', '.join(different)}"
     for kind, files in (("wheel", package.wheel), ("sdist", package.sdist)):
