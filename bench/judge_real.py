@@ -6,9 +6,9 @@ The judge is Qwen2.5-Coder-1.5B-Instruct, quantised to 4 bits by its publisher, 
 out of wheels that are used as data. The policy is SmolLM2-135M-Instruct, which turns a customer's message into an order
 (`examples/orders`). Nobody here trained either of them. The judge gets a rubric in plain words and never a true reward.
 
-First table: 40 groups of the untrained policy's own attempts, judged in each mode; τ is Kendall's τ with the true reward,
-where a tie in the scores and a group without a verdict count 0. Then what `mode="auto"` chooses, on built-in groups that
-have nothing to do with orders. Second table: the agent trained by that judge alone, by the true reward, and by the true
+First table: 40 groups of the untrained policy's own attempts, judged in each mode. τ is Kendall's with the true reward; a
+tie in the scores and a group without a verdict count 0. Then what `mode="auto"` chooses, on built-in groups that have
+nothing to do with orders. Second table: the agent trained by that judge alone, by the true reward, and by the true
 reward's scores dealt out at random within their group.
 """
 
@@ -20,7 +20,7 @@ import json
 import logging
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ from woodshed.rewards.mode_trial import CONCRETE_MODES, Mode, table_lines
 
 RUBRIC = """\
 - A right attempt is one line of JSON and nothing else, with exactly the keys item, quantity, city and express.
-- item is what the customer wants, in the singular. quantity is how many, as a number. city is where it goes. express is \
-true if the customer is in a hurry, else false.
+- item is what the customer wants, in the singular. quantity is how many, as a number. city is where it goes.
+- express is true if the customer is in a hurry, else false.
 - Each value that is wrong or missing makes an attempt worse. Text that is not a JSON object is worthless."""
 AIMED_TAU, AIMED_VALID, AIMED_SHARE = 0.6, 0.95, 0.6
 
@@ -84,16 +84,15 @@ async def by_modes(
     ruler: Ruler, served: ServedModel, given: argparse.Namespace
 ) -> tuple[list[modes.Line], Mode | None]:
     """Print the table of the modes and what `auto` chooses; return the lines and that mode."""
-    policy, lines = training.POLICY, []
+    policy, lines = training.policy(), []
     engine = Engine.local(models={"judge": served})
     async with engine.running([policy.served()], home=given.run_dir / "engine") as client:
-        groups = await kept_groups(
-            given.run_dir / "groups.jsonl", given.groups, given.size, client, policy.sampling()
-        )
+        groups = await kept_groups(given.run_dir / "groups.jsonl", given.groups, given.size, client, policy.sampling())
         bound = ruler.bound(base_url=client.openai_base_url, api_key=client.api_key)
+        modes.show_titles()
         for mode in CONCRETE_MODES:
             lines.append(await modes.line_of(bound.in_mode(mode), groups))
-        modes.show(lines)
+            modes.show(lines[-1])
         good = [n.mode for n in lines if n.tau >= AIMED_TAU and n.valid >= AIMED_VALID]
         print(f"\nmodes with τ of {AIMED_TAU} or more and {AIMED_VALID:.0%} valid replies: "
               f"{', '.join(good) or 'none: SHORT'}")  # fmt: skip

@@ -83,18 +83,18 @@ def _best_named(judgement: Judgement, worth: Mapping[str, float]) -> float:
     return sum(named) / len(named)
 
 
-def show(lines: Sequence[Line]) -> None:
-    """Print the lines as a table."""
-    form = "{:7} {:>6} {:>7} {:>7} {:>6} {:>6} {:>13} {:>6} {:>8} {:>7} {:>8}"
-    print(
-        form.format("mode", "groups", "valid", "masked", "flat", "τ", "95 %", "best", "seconds", "tokens", "written")
-    )
-    for line in lines:
-        low, high = line.tau_interval
-        print(
-            form.format(
-                line.mode, line.groups, f"{line.valid:.0%}", line.masked, f"{line.flat:.0%}", f"{line.tau:.2f}",
-                f"{low:.2f} to {high:.2f}", f"{line.best_named:.2f}", f"{line.seconds:.1f}", f"{line.tokens:.0f}",
-                f"{line.written:.0f}",
-            )
-        )  # fmt: skip
+_FORM = "{:7} {:>6} {:>6} {:>7} {:>6} {:>6} {:>13} {:>5} {:>8} {:>7} {:>8}"
+
+
+def show_titles() -> None:
+    """Print the table's first line."""
+    titles = ("mode", "groups", "valid", "masked", "flat", "τ", "95 %", "best", "seconds", "tokens", "written")
+    print(_FORM.format(*titles), flush=True)
+
+
+def show(line: Line) -> None:
+    """Print one line of the table."""
+    low, high = line.tau_interval
+    row = (line.mode, line.groups, f"{line.valid:.0%}", line.masked, f"{line.flat:.0%}", f"{line.tau:.2f}")
+    rest = (f"{line.best_named:.2f}", f"{line.seconds:.1f}", f"{line.tokens:.0f}", f"{line.written:.0f}")
+    print(_FORM.format(*row, f"{low:.2f} to {high:.2f}", *rest), flush=True)

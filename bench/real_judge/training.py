@@ -16,7 +16,6 @@ from woodshed.rewards.base import Reward
 from woodshed.training.report.interval import Interval, success_text
 from woodshed_tiny_world.demo import ShuffledReward
 
-POLICY = woodshed.Policy(str(fetch()), max_model_len=512, max_tokens=64, tool_call_parser=None)
 _HELD_OUT = 100
 _GROUP_SIZE, _GROUPS = 6, 4
 
@@ -34,7 +33,14 @@ class Trained:
     seconds: float
 
 
-def trainings(judge: woodshed.Ruler, served: woodshed.ServedModel, *, steps: int, seed: int, folder: Path) -> list[Trained]:
+def policy() -> woodshed.Policy:
+    """Return the untrained policy; its weights are downloaded at the first call."""
+    return woodshed.Policy(str(fetch()), max_model_len=512, max_tokens=64, tool_call_parser=None)
+
+
+def trainings(
+    judge: woodshed.Ruler, served: woodshed.ServedModel, *, steps: int, seed: int, folder: Path
+) -> list[Trained]:
     """Train by each reward, from the same weights and seed, on the same messages."""
     true = woodshed.FunctionReward(rightness)
     rewards: dict[str, Reward] = {"judge": judge, "true reward": true, "shuffled": ShuffledReward(true, seed)}
@@ -48,7 +54,7 @@ def _trained(
     run = woodshed.Training(
         rollout=take_order,
         scenarios=practice(),
-        policy=POLICY,
+        policy=policy(),
         reward=reward,
         engine=woodshed.Engine.local(models={"judge": served} if reward.asks_engine else {}),
         evaluation=woodshed.Evaluation(scenarios=held_out(_HELD_OUT), measure=is_right),
