@@ -6,8 +6,8 @@ The judge is Qwen2.5-Coder-1.5B-Instruct, quantised to 4 bits by its publisher, 
 out of wheels that are used as data. The policy is SmolLM2-135M-Instruct, which turns a customer's message into an order
 (`examples/orders`). Nobody here trained either of them. The judge gets a rubric in plain words and never a true reward.
 
-First table: 40 groups of the untrained policy's own attempts, judged in each mode. τ is Kendall's with the true reward; a
-tie in the scores and a group without a verdict count 0. Then what `mode="auto"` chooses, on built-in groups that have
+First table: 40 groups of the untrained policy's own attempts, judged in each mode. τ is Kendall's with the true reward;
+a tie in the scores and a group without a verdict count 0. Then what `mode="auto"` chooses, on built-in groups that have
 nothing to do with orders. Second table: the agent trained by that judge alone, by the true reward, and by the true
 reward's scores dealt out at random within their group.
 """
