@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=40, help="groups of the first table (40)")
     parser.add_argument("--size", type=int, default=6, help="attempts of a group (6)")
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps of each training (16)")
+    parser.add_argument("--exam", type=int, default=100, help="held-out messages (100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trainings")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/bench-judge-real"), help="folder of groups and runs")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
@@ -70,7 +71,9 @@ def main() -> None:
         else:
             ruler = ruler.in_mode(mode)
     if not given.modes_only:
-        runs = training.trainings(ruler, served, steps=given.steps, seed=given.seed, folder=given.run_dir)
+        runs = training.trainings(
+            ruler, served, steps=given.steps, seed=given.seed, exam=given.exam, folder=given.run_dir
+        )
         training.show(runs)
         share = training.share_of_gain(runs)
         print(f"\nthe judge reaches {share:.2f} of the true reward's gain (aim: {AIMED_SHARE} or more)"
@@ -87,7 +90,7 @@ async def by_modes(
     policy, lines = training.policy(), []
     engine = Engine.local(models={"judge": served})
     async with engine.running([policy.served()], home=given.run_dir / "engine") as client:
-        groups = await kept_groups(given.run_dir / "groups.jsonl", given.groups, given.size, client, policy.sampling())
+        groups = await kept_groups(given.run_dir, given.groups, given.size, client, policy.sampling())
         bound = ruler.bound(base_url=client.openai_base_url, api_key=client.api_key)
         modes.show_titles()
         for mode in CONCRETE_MODES:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agent import answer_of, take_order
 from orders import Message, practice, right_share
@@ -19,45 +20,40 @@ _SAMPLED_AT_ONCE = 4
 """Groups."""
 
 
-async def kept_groups(file: Path, count: int, size: int, client: EngineClient, sampling: dict[str, object]):  # type: ignore[no-untyped-def]
-    """Return `count` groups of `size` attempts whose true rewards differ: those in `file`, or new ones."""
-    messages = {m.id: m for m in practice()}
+async def kept_groups(
+    folder: Path, count: int, size: int, client: EngineClient, sampling: dict[str, Any]
+) -> list[KnownGroup]:
+    """Return `count` groups of `size` attempts whose true rewards differ: those kept in `folder`, or new ones.
+
+    Fewer than `count` where not so many groups differ.
+    """
+    messages, file = {m.id: m for m in practice()}, folder / f"groups-{count}x{size}.jsonl"
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        sampled = [group async for group in _sampled(list(messages.values()), count, size, client, sampling)]
+        sampled = await _sampled(list(messages.values()), count, size, client, sampling)
+        folder.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{json.dumps([t.model_dump(mode='json') for t in g])}\n" for g in sampled))
     stored = [[Trajectory.model_validate(t) for t in json.loads(line)] for line in file.read_text().splitlines()]
     return [_known(group, messages[group[0].scenario_id]) for group in stored]
 
 
 async def _sampled(
-    messages: Sequence[Message], count: int, size: int, client: EngineClient, sampling: dict[str, object]
-) -> AsyncIterator[list[Trajectory]]:
-    found = 0
+    messages: Sequence[Message], count: int, size: int, client: EngineClient, sampling: dict[str, Any]
+) -> list[list[Trajectory]]:
+    async def attempt(message: Message) -> Trajectory:
+        return await run_rollout(
+            take_order, message, scenario_id=message.id, client=client, policy="policy", sampling=sampling,
+            timeout_s=300,
+        )  # fmt: skip
+
+    found: list[list[Trajectory]] = []
     for first in range(0, len(messages), _SAMPLED_AT_ONCE):
         asked = messages[first : first + _SAMPLED_AT_ONCE]
-        for message, group in zip(
-            asked, await asyncio.gather(*(_group(m, size, client, sampling) for m in asked)), strict=True
-        ):
-            if found < count and len(set(_known(group, message).worth.values())) > 1:
-                found += 1
-                yield group
-        if found == count:
-            return
-
-
-async def _group(message: Message, size: int, client: EngineClient, sampling: dict[str, object]) -> list[Trajectory]:
-    return list(
-        await asyncio.gather(
-            *(
-                run_rollout(
-                    take_order, message, scenario_id=message.id, client=client, policy="policy", sampling=sampling,
-                    timeout_s=300,
-                )
-                for _ in range(size)
-            )
-        )
-    )  # fmt: skip
+        attempts = await asyncio.gather(*(attempt(m) for m in asked for _ in range(size)))
+        groups = [list(attempts[n * size : (n + 1) * size]) for n in range(len(asked))]
+        found += [g for g, m in zip(groups, asked, strict=True) if len(set(_known(g, m).worth.values())) > 1]
+        if len(found) >= count:
+            break
+    return found[:count]
 
 
 def _known(group: Sequence[Trajectory], message: Message) -> KnownGroup:

@@ -16,7 +16,6 @@ from woodshed.rewards.base import Reward
 from woodshed.training.report.interval import Interval, success_text
 from woodshed_tiny_world.demo import ShuffledReward
 
-_HELD_OUT = 100
 _GROUP_SIZE, _GROUPS = 6, 4
 
 
@@ -39,16 +38,19 @@ def policy() -> woodshed.Policy:
 
 
 def trainings(
-    judge: woodshed.Ruler, served: woodshed.ServedModel, *, steps: int, seed: int, folder: Path
+    judge: woodshed.Ruler, served: woodshed.ServedModel, *, steps: int, seed: int, exam: int, folder: Path
 ) -> list[Trained]:
     """Train by each reward, from the same weights and seed, on the same messages."""
     true = woodshed.FunctionReward(rightness)
     rewards: dict[str, Reward] = {"judge": judge, "true reward": true, "shuffled": ShuffledReward(true, seed)}
-    return [_trained(name, reward, served, steps=steps, seed=seed, folder=folder) for name, reward in rewards.items()]
+    return [
+        _trained(name, reward, served, steps=steps, seed=seed, exam=exam, folder=folder)
+        for name, reward in rewards.items()
+    ]
 
 
 def _trained(
-    name: str, reward: Reward, served: woodshed.ServedModel, *, steps: int, seed: int, folder: Path
+    name: str, reward: Reward, served: woodshed.ServedModel, *, steps: int, seed: int, exam: int, folder: Path
 ) -> Trained:
     clock = time.perf_counter()
     run = woodshed.Training(
@@ -57,7 +59,7 @@ def _trained(
         policy=policy(),
         reward=reward,
         engine=woodshed.Engine.local(models={"judge": served} if reward.asks_engine else {}),
-        evaluation=woodshed.Evaluation(scenarios=held_out(_HELD_OUT), measure=is_right),
+        evaluation=woodshed.Evaluation(scenarios=held_out(exam), measure=is_right),
         config=woodshed.TrainConfig(
             steps=steps, group_size=_GROUP_SIZE, scenarios_per_step=_GROUPS, seed=seed,
             optimizer=woodshed.OptimizerSettings(learning_rate=1e-3, warmup_steps=2),
