@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view
+.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -120,7 +120,7 @@ types: install
 check: lint imports types ## What CI checks before the tests: format, lint, import directions, types.
 
 bench: engine ## Measure the speed claims against their rivals, ratios printed.
-	@for f in $(filter-out bench/kills.py,$(wildcard bench/[a-z]*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+	@for f in $(filter-out bench/kills.py bench/judge_real.py,$(wildcard bench/[a-z]*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
 .oracle/.stamp: pyproject.toml packages/core/pyproject.toml | .tools/bin/uv
 	@echo "making .oracle (the losses and the trainer ours are compared with)"
@@ -145,6 +145,9 @@ bench-train: .oracle/.stamp ## Measure an optimizer step beside TRL's GRPOTraine
 
 bench-judge: engine ## Measure RULER against naive scoring: judges with known faults, hostile texts, the tiny real judge.
 	@$(BIN)/python bench/judge.py
+
+bench-judge-real: engine ## Measure RULER by a real pretrained judge, Qwen2.5-Coder-1.5B (downloads 1.1 GB): modes, then trainings.
+	@$(BIN)/python bench/judge_real.py
 
 bench-kills: engine ## Kill a training at ten points, process by process (kill -9), and check what is left of it: a table.
 	@$(BIN)/python bench/kills.py
