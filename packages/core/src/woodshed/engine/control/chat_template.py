@@ -128,7 +128,7 @@ class ServedTemplate:
 
         Raises:
             BadRequest: There is no assistant message, or the template does not write one as its prompt followed by an
-                answer that ends with a stop token.
+                answer that ends with a stop token, or leaves out its tool calls.
         """
         indices = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
         if not indices:
@@ -147,6 +147,13 @@ class ServedTemplate:
             raise BadRequest(
                 f"{where} cannot be split from its prompt: with this message the chat template writes the messages "
                 "before it differently, so no model could have sampled it under this prompt",
+                where,
+            )
+        others = _with_other_calls(messages[: index + 1])
+        if others is not None and whole == await self.render(others, tools, generation_prompt=False):
+            raise BadRequest(
+                f"{where} has tool calls, and the chat template writes nothing of them, so they cannot be learned: "
+                "give one that does: Policy(chat_template='FILE.jinja'), `woodshed sft --chat-template FILE.jinja`",
                 where,
             )
         answer_ids, stop_ids = whole[len(prompt) :], await self.stop_ids()
@@ -215,6 +222,18 @@ def _request_body(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, 
     """Return a conversation as a request body, checked and completed as the gateway does it."""
     request = {"model": "any", "messages": list(messages)} | ({"tools": list(tools)} if tools else {})
     return dict(parse_request(msgspec.json.encode(request)).body)
+
+
+def _with_other_calls(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Return a conversation whose last message calls tools of other names; None if it calls none."""
+    last = dict(messages[-1])
+    if not last.get("tool_calls"):
+        return None
+    last["tool_calls"] = [
+        call | {"function": call["function"] | {"name": "b" if call["function"]["name"] == "a" else "a"}}
+        for call in last["tool_calls"]
+    ]
+    return [*messages[:-1], last]
 
 
 def _error_message(raw: bytes) -> str:
