@@ -46,7 +46,11 @@ def training(
         engine=engine,
         evaluation=woodshed.Evaluation(scenarios=held_out_scenarios(), measure=is_right),
         config=woodshed.TrainConfig(
-            seed=seed, optimizer=woodshed.OptimizerSettings(learning_rate=5e-4, warmup_steps=2), **sizes
+            seed=seed,
+            optimizer=woodshed.OptimizerSettings(learning_rate=5e-4, warmup_steps=2),
+            # A clerk that calls tools until the context is full has failed.
+            advantage=woodshed.AdvantageSettings(overflowed="fail"),
+            **sizes,
         ),
         run_dir=run_dir,
     )

@@ -36,7 +36,7 @@ def write_talks(rollout: woodshed.RolloutFunction, file: Path, *, count: int, se
 
 def _talk(rollout: woodshed.RolloutFunction, scenario: Scenario) -> dict[str, Any]:
     answer = _ANSWERS[scenario.wish].format(item=scenario.item, fact=fact(scenario.wish, scenario.arguments))
-    script = in_order(call_tool(scenario.wish, **scenario.arguments), say(answer))
+    script = in_order(call_tool(scenario.wish, id="call_1", **scenario.arguments), say(answer))
     with ScriptedEngine(script) as engine, scripted_rollout(engine):
         running = rollout(scenario)
         if inspect.isawaitable(running):

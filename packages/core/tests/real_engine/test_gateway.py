@@ -341,6 +341,19 @@ async def test_what_vllm_refuses_is_passed_on_and_recorded(engine: RunningEngine
     assert call.error.kind == "BadRequestError"
 
 
+async def test_a_prompt_that_fills_the_context_exactly_is_refused_as_one_that_is_longer(engine: RunningEngine) -> None:
+    longest = (await engine.client.serving("policy")).max_model_len
+    async with engine.session() as session:
+        used = (await session.ask(max_tokens=1)).usage.prompt_tokens
+        word = " the"
+        more = (await session.agent.chat.completions.create(**question(f"Is the Harp still in stock?{word}"))).usage
+        assert more.prompt_tokens == used + 1
+        for extra in (0, 1):
+            with pytest.raises(openai.BadRequestError, match="maximum context length"):
+                long = f"Is the Harp still in stock?{word * (longest - used + extra)}"
+                await session.agent.chat.completions.create(**question(long))
+
+
 @pytest.mark.parametrize(
     ("extra", "named"),
     [
