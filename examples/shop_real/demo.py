@@ -31,7 +31,9 @@ _LEVELS = list(Level)
 def policy(adapter: str | None = None) -> woodshed.Policy:
     """Return the model, with a chat template that shows it tools; it starts from `adapter`."""
     template = str(Path(__file__).with_name("template.jinja"))
-    return woodshed.Policy(str(fetch()), adapter=adapter, chat_template=template, max_model_len=512, max_tokens=48)
+    return woodshed.Policy(
+        str(fetch()), adapter=adapter, chat_template=template, max_model_len=512, max_tokens=48, kv_cache_gib=0.5
+    )
 
 
 def training(
