@@ -21,6 +21,9 @@ from woodshed.types import Completion, Message, TokenCall
 _NO_VERSION = -1
 """Stands for the weight version of tokens that no weights sampled."""
 _RENDER_PATH, _PARSE_PATH = "/v1/chat/completions/render", "/v1/chat/completions/derender"
+_TEMPLATE_WITH_TOOLS = (
+    "give one that writes them: Policy(chat_template='FILE.jinja'), `woodshed sft --chat-template FILE.jinja`"
+)
 REQUIRED_PATHS = (
     "/v1/chat/completions",
     "/v1/load_lora_adapter",
@@ -127,12 +130,18 @@ class ServedTemplate:
         """Return every assistant message as a turn, under exactly the prompt that the template writes before it.
 
         Raises:
-            BadRequest: There is no assistant message, or the template does not write one as its prompt followed by an
-                answer that ends with a stop token, or leaves out its tool calls.
+            BadRequest: There is no assistant message, or no parser for the tools, or the template does not write a
+                message as its prompt followed by an answer that ends with a stop token, or leaves out its tool calls.
         """
         indices = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
         if not indices:
             raise BadRequest("there is no assistant message to train on", "messages")
+        if tools and self._upstream.server.model.tool_call_parser is None:
+            raise BadRequest(
+                "it offers tools, and no tool parser is set for this model, or fits its chat template. For a model "
+                f"whose template knows no tools, {_TEMPLATE_WITH_TOOLS}",
+                "tools",
+            )
         return [await self._turn(messages, tools, index) for index in indices]
 
     async def _turn(
@@ -153,7 +162,7 @@ class ServedTemplate:
         if others is not None and whole == await self.render(others, tools, generation_prompt=False):
             raise BadRequest(
                 f"{where} has tool calls, and the chat template writes nothing of them, so they cannot be learned: "
-                "give one that does: Policy(chat_template='FILE.jinja'), `woodshed sft --chat-template FILE.jinja`",
+                f"{_TEMPLATE_WITH_TOOLS}",
                 where,
             )
         answer_ids, stop_ids = whole[len(prompt) :], await self.stop_ids()
