@@ -344,14 +344,18 @@ async def test_what_vllm_refuses_is_passed_on_and_recorded(engine: RunningEngine
 async def test_a_prompt_that_fills_the_context_exactly_is_refused_as_one_that_is_longer(engine: RunningEngine) -> None:
     longest = (await engine.client.serving("policy")).max_model_len
     async with engine.session() as session:
-        used = (await session.ask(max_tokens=1)).usage.prompt_tokens
-        word = " the"
-        more = (await session.agent.chat.completions.create(**question(f"Is the Harp still in stock?{word}"))).usage
-        assert more.prompt_tokens == used + 1
-        for extra in (0, 1):
+
+        async def asked(words: int) -> int:
+            """Ask with so many more words, each of them a token, and return how long the prompt was."""
+            text = "Is the Harp still in stock?" + " in" * words
+            answer = await session.agent.chat.completions.create(**question(text))
+            return int(answer.usage.prompt_tokens)
+
+        room = longest - await asked(0)
+        assert await asked(room - 1) == longest - 1
+        for words in (room, room + 1):
             with pytest.raises(openai.BadRequestError, match="maximum context length"):
-                long = f"Is the Harp still in stock?{word * (longest - used + extra)}"
-                await session.agent.chat.completions.create(**question(long))
+                await asked(words)
 
 
 @pytest.mark.parametrize(
