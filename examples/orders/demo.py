@@ -12,11 +12,11 @@ from pathlib import Path
 
 from agent import answer_of, take_order
 from orders import Message, held_out, practice, right_share
-from weights import fetch
 
 import woodshed
 from woodshed.training.report.summary import Summary
 from woodshed_tiny_world.demo import ShuffledReward
+from woodshed_tiny_world.pretrained import fetch
 
 
 def training(*, seed: int, steps: int, run_dir: Path, control: bool = False) -> woodshed.Training:

@@ -180,6 +180,29 @@ async def test_a_file_is_learnt_turn_by_turn_under_the_models_own_template(
     assert learnt.summary.conversations == 4
 
 
+@pytest.mark.parametrize(
+    ("parser", "said"),
+    [
+        ("hermes", r"line 1: messages\[1\] has tool calls, .* writes nothing of them"),
+        ("auto", r"line 1: it offers tools, and no tool parser .* knows no tools, give one that writes them"),
+    ],
+)
+async def test_calls_that_the_template_does_not_write_are_refused(
+    needs_engine: None, tmp_path: Path, parser: str, said: str
+) -> None:
+    silent = tmp_path / "silent.jinja"
+    silent.write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    policy = POLICY.model_copy(update={"chat_template": str(silent), "tool_call_parser": parser})
+    file = write_lines(tmp_path / "talks.jsonl", [{"messages": TALK, "tools": [TOOL]}])
+    training = SftTraining(source=file, policy=policy, run_dir=tmp_path / "sft")
+
+    with pytest.raises(woodshed.ConfigError, match=said):
+        await sft_async(training)
+
+
 async def test_what_the_template_cannot_split_is_refused_with_its_line(engine: EngineClient, tmp_path: Path) -> None:
     answer_first = [{"role": "assistant", "content": "Hello."}]
     image = [{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "A cat."}]

@@ -341,6 +341,23 @@ async def test_what_vllm_refuses_is_passed_on_and_recorded(engine: RunningEngine
     assert call.error.kind == "BadRequestError"
 
 
+async def test_a_prompt_that_fills_the_context_exactly_is_refused_as_one_that_is_longer(engine: RunningEngine) -> None:
+    longest = (await engine.client.serving("policy")).max_model_len
+    async with engine.session() as session:
+
+        async def asked(words: int) -> int:
+            """Ask with so many more words, each of them a token, and return how long the prompt was."""
+            text = "Is the Harp still in stock?" + " in" * words
+            answer = await session.agent.chat.completions.create(**question(text))
+            return int(answer.usage.prompt_tokens)
+
+        room = longest - await asked(0)
+        assert await asked(room - 1) == longest - 1
+        for words in (room, room + 1):
+            with pytest.raises(openai.BadRequestError, match="maximum context length"):
+                await asked(words)
+
+
 @pytest.mark.parametrize(
     ("extra", "named"),
     [

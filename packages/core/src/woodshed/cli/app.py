@@ -151,7 +151,7 @@ def sft(
         Path, typer.Argument(help="Folder of a `woodshed train` run, or a .jsonl file of conversations.")
     ],
     model: Annotated[
-        str | None, typer.Option(help="Hub name or folder of the model; by default that of the run.")
+        str | None, typer.Option(help="Hub name, folder or GGUF file of the model; by default that of the run.")
     ] = None,
     min_score: Annotated[float | None, typer.Option(help="For a run: lowest score to train on.")] = None,
     top: Annotated[
@@ -165,6 +165,9 @@ def sft(
     ] = None,
     held_out: Annotated[float, typer.Option(help="Share to measure and never train on, such as 0.1.")] = 0.0,
     max_model_len: Annotated[int | None, typer.Option(help="Longest conversation in tokens.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="Jinja file in place of the model's own chat template.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order and of the held-out share.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the SFT run; default runs/sft.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; the SFT run in the folder is renamed.")] = False,
@@ -191,6 +194,7 @@ def sft(
         model=model,
         rank=rank,
         max_model_len=max_model_len,
+        chat_template=chat_template,
         choice=Choice(min_score=min_score, top=top),
         engine=engine_at(engine, api_key),
         run_dir=run_dir,

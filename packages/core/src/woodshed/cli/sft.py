@@ -25,6 +25,7 @@ def build(
     model: str | None,
     rank: int | None,
     max_model_len: int | None,
+    chat_template: Path | None,
     choice: Choice,
     engine: LocalEngine | ConnectedEngine,
     run_dir: Path | None,
@@ -38,6 +39,8 @@ def build(
         source, policy=model, choice=choice, engine=engine, config=config, run_dir=run_dir, fresh=fresh
     )
     changes: dict[str, Any] = {"max_model_len": max_model_len} if max_model_len is not None else {}
+    if chat_template is not None:
+        changes["chat_template"] = str(chat_template)
     if rank is not None:
         changes["lora"] = LoraSettings(rank=rank, alpha=2.0 * rank)
     policy = Policy(**{**training.policy.model_dump(exclude_unset=True), **changes})

@@ -120,7 +120,10 @@ async def _train_step(
     learning = {r.rollout_id for r in request.rollouts if r.advantage or r.call_advantages}
     is_measured = not learning or has_fresh_token(fresh, learning, version)
     report = await _request_step(context, step, request.model_copy(update=kept), probe=not is_measured)
-    row = step_row(step, sampled, report, stale=stale, wait_s=ready - clock, train_s=time.perf_counter() - ready)
+    row = step_row(
+        step, sampled, report, stale=stale, wait_s=ready - clock, train_s=time.perf_counter() - ready,
+        settings=config.advantage,
+    )  # fmt: skip
     context.store.save_step(step, report, row)
     if (warning := drift_unmeasured(context.store.history())) is not None:
         _log.warning("step %d: %s", step + 1, warning)
@@ -142,7 +145,7 @@ def _check_groups(context: RunContext, step: int, sampled: StepGroups, progress:
     if filtered := sum(is_filtered(t, settings) for t in members):
         _log.info("step %d: %d of %d rollouts masked by overlong filtering", step + 1, filtered, len(members))
     shared = watch.shared_state(members)
-    warnings = [*shared, *step_warnings(sampled.groups, context.config.score_tolerance), *late_calls()]
+    warnings = [*shared, *step_warnings(sampled.groups, context.config.score_tolerance, settings), *late_calls()]
     context.store.add_warnings(warnings if step == 0 else [f"step {step + 1}: {w}" for w in warnings])
     if step == 0:
         progress.warn(warnings)

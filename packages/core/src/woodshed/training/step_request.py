@@ -57,8 +57,9 @@ def _scores(group: Group, settings: AdvantageSettings) -> Scored:
     scored = [(completed[s.rollout_id], s) for s in group.judgement.scores if s.rollout_id in completed]
     kept = [(t, s) for t, s in scored if not is_filtered(t, settings)]
     penalised = [(t, _penalised(s, settings.penalty(_longest_answer(t)))) for t, s in kept]
+    overflowed = [t for t in group.trajectories if is_overflow_failure(t, settings)]
     lowest = min([0.0, *(s.value for _, s in penalised)])
-    failed = [(t, Score(rollout_id=t.rollout_id, value=lowest)) for t in _overflowed(group, settings)]
+    failed = [(t, Score(rollout_id=t.rollout_id, value=lowest)) for t in overflowed]
     return {t.rollout_id: (t, s) for t, s in (*penalised, *failed)}
 
 
@@ -68,11 +69,10 @@ def is_filtered(trajectory: Trajectory, settings: AdvantageSettings) -> bool:
     return settings.overlong_filtering and any(m.finish_reason == "length" for c in kept for m in c.tokens.completions)
 
 
-def _overflowed(group: Group, settings: AdvantageSettings) -> list[Trajectory]:
-    """Return the rollouts that count as failures because their conversation did not fit the model's context."""
-    if settings.overflowed == "mask":
-        return []
-    return [t for t in group.trajectories if t.error is not None and t.error.cause == "overflow" and t.calls]
+def is_overflow_failure(trajectory: Trajectory, settings: AdvantageSettings) -> bool:
+    """Whether a rollout counts as a failure because its conversation did not fit the model's context."""
+    error = trajectory.error
+    return settings.overflowed == "fail" and error is not None and error.cause == "overflow" and bool(trajectory.calls)
 
 
 def _penalised(score: Score, penalty: float) -> Score:

@@ -16,7 +16,7 @@ from woodshed.training.doctor.finding import Finding, guarded, passed
 from woodshed.training.doctor.judge import check_judge
 from woodshed.training.doctor.machine import check_disk, check_memory, check_versions
 from woodshed.training.doctor.serving import check_endpoints
-from woodshed.training.doctor.tool_calls import is_bare_call, judge_unread
+from woodshed.training.doctor.tool_calls import judge_unread
 from woodshed.training.doctor.weights import judge_drift
 from woodshed.types import Completion, Gpu, LossSettings, Machine, Message, ReadCalls, Serving
 
@@ -161,12 +161,10 @@ def test_the_parser_that_reads_most_calls_is_named_and_of_equals_the_usual_one()
 
 
 def test_a_model_that_calls_no_tools_fails_and_its_words_are_shown() -> None:
-    talk, bare = unread("I would look it up."), unread('Sure: {"name": "get_stock", "arguments": {"item": "Harp"}}')
-    cut = unread("<think>Hm", finish_reason="length")
+    talk, cut = unread("I would look it up."), unread("<think>Hm", finish_reason="length")
 
-    assert status(talk) == status(bare) == ("fail", True) and status(cut) == ("warn", True)
+    assert status(talk) == ("fail", True) and status(cut) == ("warn", True)
     assert "0 of 8 sampled answers hold a tool call that any parser reads, such as 'I would look it up.'" in talk.found
-    assert "8 hold a call as plain JSON, such as" in bare.found
     assert "`woodshed sft`" in talk.advice and "Policy.tool_call_parser=None" in talk.advice
     assert "all were cut at their 2 tokens" in cut.found and "thinks first" in cut.advice
 
@@ -177,20 +175,3 @@ def test_before_a_run_a_model_that_called_no_tool_is_a_warning_and_other_failure
 
     assert status(silent) == ("warn", True) and "any parser reads" in silent.found
     assert _softened(broken) == broken and failing([silent, broken]) == [broken]
-
-
-@pytest.mark.parametrize(
-    ("text", "is_call"),
-    [
-        ('{"name": "f", "arguments": {}}', True),
-        ('```json\n{"name": "f", "parameters": {"a": {"b": 1}}}\n```', True),
-        ('{ {"name": "f", "arguments": {"a": 1}}', True),
-        ('{"name": "f"}', False),
-        ('{"name": "f", "arguments": "a"}', False),
-        ('{"type": "object", "properties": {"name": 1}}', False),
-        ("{{{{", False),
-        ("", False),
-    ],
-)
-def test_a_call_as_plain_json_is_told_from_other_json(text: str, is_call: bool) -> None:
-    assert is_bare_call(text) is is_call

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from builders import call, group, said, trajectory
 
+from woodshed.training.config import AdvantageSettings
+from woodshed.training.report.diagnostics import step_warnings
 from woodshed.training.report.metrics import cost_usd, step_row
 from woodshed.training.rollouts.groups import StepGroups
-from woodshed.types import Group, StepReport
+from woodshed.types import Failure, Group, StepReport
 
 
 def _judged(requests: int, usd: float | None) -> Group:
@@ -37,3 +39,21 @@ def test_a_step_costs_what_its_verdicts_did_if_all_are_known(
 def test_a_run_costs_nothing_it_does_not_know() -> None:
     assert cost_usd([0.1, None]) is None
     assert cost_usd([]) == 0.0
+
+
+def test_a_rollout_that_counts_as_a_failure_is_not_called_masked() -> None:
+    overflow = Failure(kind="BadRequestError", message="long", cause="overflow")
+    groups = (
+        group((trajectory("a", call(said("x"))), 1.0), (trajectory("b", call(said("y")), failed=overflow), None)),
+    )
+    sampled = StepGroups(groups=groups, flat=0, extra=0, seconds=1.0)
+    report = StepReport(step_id="s", version=1, trained=True, metrics={})
+
+    def told(settings: AdvantageSettings) -> tuple[int, str]:
+        row = step_row(0, sampled, report, stale=(), wait_s=0.0, train_s=0.0, settings=settings)
+        return row["masked"], "; ".join(step_warnings(groups, 1e-3, settings))
+
+    masked, warned = told(AdvantageSettings())
+    assert masked == 1 and "1 of 2 rollouts failed and are masked" in warned and "overflowed='fail'" in warned
+    masked, warned = told(AdvantageSettings(overflowed="fail"))
+    assert masked == 0 and "masked" not in warned and "1 of 2 rollouts grew longer" in warned

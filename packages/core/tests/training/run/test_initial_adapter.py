@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -55,3 +56,21 @@ def test_a_lora_made_otherwise_is_refused_with_both_settings(
 ) -> None:
     with pytest.raises(woodshed.ConfigError, match=said):
         found(written(tmp_path, **change))
+
+
+def test_a_lora_of_a_gguf_file_is_known_by_the_files_hash(tmp_path: Path) -> None:
+    file, renamed, other = (tmp_path / name for name in ("model.gguf", "renamed.gguf", "other.gguf"))
+    for path, content in ((file, b"GGUF one"), (renamed, b"GGUF one"), (other, b"GGUF two")):
+        path.write_bytes(content)
+    # The trainer knows the folder that the file was converted to, which is named by its hash.
+    converted = f"/cache/gguf/{hashlib.sha256(b'GGUF one').hexdigest()}"
+    adapter = written(tmp_path / "adapter", base_model_name_or_path=converted)
+
+    def start(model: str, engine: object = None) -> str | None:
+        policy = woodshed.Policy(model, lora=LORA, adapter=str(adapter))
+        return initial_adapter(policy, engine or woodshed.Engine.local())  # type: ignore[arg-type]
+
+    assert start(str(file)) == start(str(renamed)) == str(adapter)
+    assert start("/there/model.gguf", woodshed.Engine.connect("http://gpu-box:8900")) == str(adapter)
+    with pytest.raises(woodshed.ConfigError, match=r"belongs to '/cache/gguf/.*other\.gguf"):
+        start(str(other))

@@ -21,6 +21,9 @@ from woodshed.types import Completion, Message, TokenCall
 _NO_VERSION = -1
 """Stands for the weight version of tokens that no weights sampled."""
 _RENDER_PATH, _PARSE_PATH = "/v1/chat/completions/render", "/v1/chat/completions/derender"
+_TEMPLATE_WITH_TOOLS = (
+    "give one that writes them: Policy(chat_template='FILE.jinja'), `woodshed sft --chat-template FILE.jinja`"
+)
 REQUIRED_PATHS = (
     "/v1/chat/completions",
     "/v1/load_lora_adapter",
@@ -131,10 +134,18 @@ class ServedTemplate:
         Raises:
             BadRequest: There is no such message, or the template does not write one as its prompt followed by an
                 answer that ends with a stop token.
+            BadRequest: There is no assistant message, or no parser for the tools, or the template does not write a
+                message as its prompt followed by an answer that ends with a stop token, or leaves out its tool calls.
         """
         indices = [k for k, m in enumerate(messages) if m.get("role") == "assistant" and m.get("weight") != 0]
         if not indices:
             raise BadRequest("there is no assistant message to train on", "messages")
+        if tools and self._upstream.server.model.tool_call_parser is None:
+            raise BadRequest(
+                "it offers tools, and no tool parser is set for this model, or fits its chat template. For a model "
+                f"whose template knows no tools, {_TEMPLATE_WITH_TOOLS}",
+                "tools",
+            )
         return [await self._turn(messages, tools, index) for index in indices]
 
     async def _turn(
@@ -149,6 +160,13 @@ class ServedTemplate:
             raise BadRequest(
                 f"{where} cannot be split from its prompt: with this message the chat template writes the messages "
                 "before it differently, so no model could have sampled it under this prompt",
+                where,
+            )
+        others = _with_other_calls(messages[: index + 1])
+        if others is not None and whole == await self.render(others, tools, generation_prompt=False):
+            raise BadRequest(
+                f"{where} has tool calls, and the chat template writes nothing of them, so they cannot be learned: "
+                f"{_TEMPLATE_WITH_TOOLS}",
                 where,
             )
         answer_ids, stop_ids = whole[len(prompt) :], await self.stop_ids()
@@ -218,6 +236,18 @@ def _request_body(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, 
     said = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     request = {"model": "any", "messages": said} | ({"tools": list(tools)} if tools else {})
     return dict(parse_request(msgspec.json.encode(request)).body)
+
+
+def _with_other_calls(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Return a conversation whose last message calls tools of other names; None if it calls none."""
+    last = dict(messages[-1])
+    if not last.get("tool_calls"):
+        return None
+    last["tool_calls"] = [
+        call | {"function": call["function"] | {"name": "b" if call["function"]["name"] == "a" else "a"}}
+        for call in last["tool_calls"]
+    ]
+    return [*messages[:-1], last]
 
 
 def _error_message(raw: bytes) -> str:

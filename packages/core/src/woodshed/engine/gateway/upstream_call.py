@@ -14,7 +14,7 @@ from woodshed.engine.gateway.asgi import Headers, Reply, error_body
 from woodshed.engine.gateway.chat_request import ChatRequest
 from woodshed.engine.gateway.conversations import History
 from woodshed.engine.gateway.counters import FAILED_CALLS, Counters
-from woodshed.engine.gateway.vllm_response import DONE, StreamSplitter, broken_call, rename, split_reply
+from woodshed.engine.gateway.vllm_response import DONE, StreamSplitter, broken_call, refusal, rename, split_reply
 from woodshed.engine.vllm.lora_slots import LoraSlots, LoraVersion
 from woodshed.engine.vllm.model_server import ModelServer
 from woodshed.errors import EngineError
@@ -173,6 +173,7 @@ class Exchange:
         """Pass on vLLM's refusal of the request; raises UpstreamError where vLLM failed instead (5xx)."""
         if status >= 500:
             raise UpstreamError(raw.decode(errors="replace")[:500])
+        raw = refusal(raw, self.request)
         self._record_error("BadRequestError", raw.decode(errors="replace"))
         await self.reply.send_json(status, raw, self.headers)
 

@@ -24,6 +24,7 @@ _NOT_OPENAI = (
     "metrics",
 )
 _NOT_OPENAI_CHOICE = ("token_ids", "routed_experts", "stop_reason")
+_NO_ROOM = "max_tokens must be at least 1, got 0"
 _OPTIONAL_IN_MESSAGE = ("reasoning", "audio", "function_call", "annotations")
 
 
@@ -38,6 +39,23 @@ class _Choice:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
+
+
+def refusal(raw: bytes, request: ChatRequest) -> bytes:
+    """Return vLLM's refusal of a request, as JSON, for the caller.
+
+    A prompt that fills the context exactly leaves no token for the answer, and vLLM blames a `max_tokens` that nobody
+    asked for. Frameworks and runs know a conversation that is too long by other words.
+    """
+    try:
+        error = msgspec.json.decode(raw)["error"]
+        has_no_room = error["param"] == "max_tokens" and error["message"].startswith(_NO_ROOM)
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return raw
+    if not has_no_room or request.body.get("max_tokens") == 0:
+        return raw
+    said = "The prompt is as long as this model's maximum context length, which leaves no room for an answer."
+    return msgspec.json.encode({"error": error | {"message": said, "param": "input_tokens"}})
 
 
 def split_reply(raw: bytes, request: ChatRequest, version: int) -> tuple[bytes, list[int], list[Completion]]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from woodshed.engine.client.config import ServedModel
+from woodshed.engine.vllm.tool_parsers import OWN
 
 _GIB = 2**30
 
@@ -101,6 +102,8 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         arguments += ["--max-model-len", str(model.max_model_len)]
     if model.tool_call_parser is not None:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", model.tool_call_parser]
+        if (plugin := OWN.get(model.tool_call_parser)) is not None:
+            arguments += ["--tool-parser-plugin", plugin]
     else:
         # With some vocabularies vLLM's default, xgrammar, forbids tokens that the grammar allows; the demo's judge
         # could not begin its verdict with the only token it knows. This backend is exact, but has no tool calls.

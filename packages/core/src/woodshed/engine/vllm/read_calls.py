@@ -1,4 +1,4 @@
-"""`python -m woodshed.engine.vllm.read_calls MODEL`: which of vLLM's tool parsers read calls in sampled answers?
+"""`python -m woodshed.engine.vllm.read_calls MODEL`: which tool parsers read calls in sampled answers?
 
 Standard input is JSON: `{"tools": [...], "answers": [[token ids], ...]}`. The last line of standard output is a
 `woodshed.types.ReadCalls` as JSON. A parser that needs tokens which the model's tokenizer lacks cannot serve it, and is
@@ -17,11 +17,15 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.tokenizers import get_tokenizer
 from vllm.tool_parsers import ToolParserManager
 
+from woodshed.engine.vllm.tool_parsers import OWN
+
 _NAME = re.compile(r"[\w.:/-]{1,128}")
 
 
 def read_calls(tokenizer: Any, tools: list[dict[str, Any]], answers: list[list[int]]) -> dict[str, int]:
     """Return parser → number of answers (token ids) in which it reads a tool call; `tools` were offered."""
+    for plugin in OWN.values():
+        ToolParserManager.import_tool_parser(plugin)
     counts = {name: _count(name, tokenizer, tools, answers) for name in ToolParserManager.list_registered()}
     return {name: count for name, count in counts.items() if count}
 

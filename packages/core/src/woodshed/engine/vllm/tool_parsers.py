@@ -64,6 +64,9 @@ _MARKS = (
 )
 """Name of a parser → pieces of text that are all in the chat templates whose calls it reads."""
 
+OWN = {"json": "woodshed.engine.vllm.json_calls"}
+"""Name of a parser that vLLM lacks → the module that adds it."""
+
 # Models whose prompts vLLM writes without a template.
 _TYPES = {"deepseek_v32": "deepseek_v32", "deepseek_v4": "deepseek_v4", "kimi_k3": "kimi_k3", "gpt_oss": "openai"}
 _KNOWS_TOOLS = re.compile(r"\btools\b")
@@ -131,7 +134,7 @@ def check_name(model: str, parser: str) -> None:
 
 @cache
 def registered() -> frozenset[str]:
-    """Return the names of vLLM's tool parsers; empty where they cannot be found.
+    """Return the names of vLLM's tool parsers and of ours; empty where vLLM's cannot be found.
 
     They are read from its source: importing vLLM takes many seconds, and a name should be refused before.
     """
@@ -141,5 +144,5 @@ def registered() -> frozenset[str]:
         return frozenset()
     for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            return frozenset(str(key.value) for key in node.value.keys if isinstance(key, ast.Constant))
+            return frozenset(str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)) | OWN.keys()
     return frozenset()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,10 +81,6 @@ def judge_unread(name: str, answers: Sequence[Completion], others: ReadCalls) ->
         found = f"0 of {len(answers)} sampled answers hold a tool call that {name!r} reads; {best!r} reads"
         return failed(_CHECK, f"{found} {others.parsers[best]}", f"set Policy.tool_call_parser={best!r}")
     found = f"0 of {len(answers)} sampled answers hold a tool call that any parser reads"
-    bare = [text for text in others.texts if is_bare_call(text)]
-    if bare:
-        found += f"; {len(bare)} hold a call as plain JSON, such as {_short(bare[0])}"
-        return failed(_CHECK, found, "no parser that its tokenizer allows reads that: " + _TRAIN)
     if all(answer.finish_reason == "length" for answer in answers):
         return warned(
             _CHECK,
@@ -93,24 +88,6 @@ def judge_unread(name: str, answers: Sequence[Completion], others: ReadCalls) ->
             "a model that thinks first may need more (Policy.max_tokens, Policy.max_model_len); if not, " + _TRAIN,
         )
     return failed(_CHECK, f"{found}, such as {_short(others.texts[0])}", _TRAIN)
-
-
-def is_bare_call(text: str) -> bool:
-    """Whether a text holds a JSON object with a `name` and `arguments` or `parameters`, without marks around it."""
-    decoder, start = json.JSONDecoder(), text.find("{")
-    while start >= 0:
-        try:
-            value, _ = decoder.raw_decode(text, start)
-        except ValueError:
-            value = None
-        if isinstance(value, dict) and isinstance(value.get("name"), str) and _has_arguments(value):
-            return True
-        start = text.find("{", start + 1)
-    return False
-
-
-def _has_arguments(call: Mapping[str, Any]) -> bool:
-    return isinstance(call.get("arguments", call.get("parameters")), dict)
 
 
 async def _sampled(client: EngineClient, policy: str, sampling: Mapping[str, Any]) -> Sequence[Completion]:

@@ -10,10 +10,13 @@ from typing import Any
 from woodshed.capture import take_late_calls
 from woodshed.errors import RolloutError
 from woodshed.tokens import PrefixReuse
+from woodshed.training.config import AdvantageSettings
 from woodshed.training.report.metrics import DRIFT, prefix_reuse
 from woodshed.training.report.signal import all_constrained, flat_groups, unjudged_groups, unscored
+from woodshed.training.step_request import is_overflow_failure
 from woodshed.types import Failure, Group, Trajectory
 
+_DEFAULT = AdvantageSettings()
 MERGE_RATIO = 0.95
 """Smallest share of re-sent sampled tokens that should match their original tokens; less is a warning."""
 DRIFT_EVERY = 5
@@ -49,11 +52,11 @@ def check_rollouts(trajectories: Sequence[Trajectory]) -> None:
         )
 
 
-def step_warnings(groups: Sequence[Group], tolerance: float) -> list[str]:
+def step_warnings(groups: Sequence[Group], tolerance: float, settings: AdvantageSettings = _DEFAULT) -> list[str]:
     """Return warnings about the step's rollouts and scores, one text per problem."""
     members = [t for g in groups for t in g.trajectories]
     rewards = (unjudged_groups(groups), unscored(groups), flat_groups(groups, tolerance))
-    return [w for w in (*_model_warnings(members), *rewards) if w]
+    return [w for w in (*_model_warnings(members, settings), *rewards) if w]
 
 
 def late_calls() -> list[str]:
@@ -61,7 +64,7 @@ def late_calls() -> list[str]:
     return [f"{count} model calls were refused: {message}" for message, count in take_late_calls().items()]
 
 
-def _model_warnings(members: Sequence[Trajectory]) -> list[str]:
+def _model_warnings(members: Sequence[Trajectory], settings: AdvantageSettings) -> list[str]:
     answers = [(c.tokens, m) for t in members for c in t.calls for m in c.tokens.completions]
     offered = [m for call, m in answers if call.tools]
     requested = [r for m in offered for r in m.message.tool_requests]
@@ -90,6 +93,12 @@ def _model_warnings(members: Sequence[Trajectory]) -> list[str]:
             f"{cut} of {len(answers)} answers were cut at max_tokens: raise Policy.max_tokens or max_model_len"
         )
     failed = [t for t in members if t.status != "completed"]
+    if zeroed := [t for t in failed if is_overflow_failure(t, settings)]:
+        failed = [t for t in failed if t not in zeroed]
+        warnings.append(
+            f"{len(zeroed)} of {len(members)} rollouts grew longer than the model's context and count as failures "
+            "(AdvantageSettings.overflowed='fail')"
+        )
     if failed:
         kinds = ", ".join(f"{n} × {k}" for k, n in Counter(t.error.kind for t in failed if t.error).most_common())
         first = next((_with_place(t.error) for t in failed if t.error), "")

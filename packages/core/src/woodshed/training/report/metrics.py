@@ -7,15 +7,26 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from woodshed.tokens import PrefixReuse, measure_prefix_reuse
+from woodshed.training.config import AdvantageSettings
 from woodshed.training.rollouts.groups import StepGroups
+from woodshed.training.step_request import is_overflow_failure
 from woodshed.types import Group, StepReport, Trajectory
+
+_DEFAULT = AdvantageSettings()
 
 DRIFT = "train/logprob_drift_fresh"
 """Key of the mean drift between trainer and engine in nats; missing without a token of the trained weights."""
 
 
 def step_row(
-    step: int, sampled: StepGroups, report: StepReport, *, stale: Sequence[Group], wait_s: float, train_s: float
+    step: int,
+    sampled: StepGroups,
+    report: StepReport,
+    *,
+    stale: Sequence[Group],
+    wait_s: float,
+    train_s: float,
+    settings: AdvantageSettings = _DEFAULT,
 ) -> dict[str, Any]:
     """Return the step's history row.
 
@@ -28,7 +39,7 @@ def step_row(
         "step": step,
         **_judge_metrics(sampled.groups),
         "rollouts": len(members),
-        "masked": sum(t.status != "completed" for t in members),
+        "masked": sum(t.status != "completed" and not is_overflow_failure(t, settings) for t in members),
         "flat_groups": sampled.flat,
         "extra_groups": sampled.extra,
         "stale_groups": len(stale),

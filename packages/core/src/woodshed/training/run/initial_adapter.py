@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from woodshed.engine.client.fingerprint import whole_hash
 from woodshed.engine.client.local import ConnectedEngine, LocalEngine
 from woodshed.errors import ConfigError
 from woodshed.training.config import Policy
@@ -53,6 +54,13 @@ def _check(folder: Path, policy: Policy) -> None:
         )
 
 
-def _same_model(one: str, other: str) -> bool:
-    """Whether two names mean one model. Folders are compared by their last part, since a folder may have been moved."""
-    return one == other or (Path(one).name == Path(other).name and (Path(one).is_absolute() or Path(other).is_dir()))
+def _same_model(base: str, model: str) -> bool:
+    """Whether the base that a LoRA names is a policy's model.
+
+    Folders are compared by their last part, since a folder may have been moved. A GGUF file is trained as the folder
+    that it was converted to, which is named by the file's hash; a file on another machine is taken for the same.
+    """
+    if model.endswith(".gguf") and base != model:
+        file = Path(model).expanduser()
+        return not file.is_file() or whole_hash(file) == Path(base).name
+    return base == model or (Path(base).name == Path(model).name and (Path(base).is_absolute() or Path(model).is_dir()))

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from woodshed.training.config import Policy
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.sft.summary import SftSummary
 
@@ -39,10 +40,18 @@ class SftProgress(RunProgress):
         if held_out is not None:
             self._console.print(f"held-out loss before: [bold]{held_out:.4f}[/]")
 
-    def finished(self, summary: SftSummary) -> None:
+    def finished(self, summary: SftSummary, policy: Policy) -> None:
         """Print the outcome and how to start a run from it."""
         self._console.print(
             f"trained on {summary.conversations} conversations in {summary.seconds:.0f} s; figures: "
             f"{self._folder / 'summary.json'}"
         )
-        self._console.print(f"start a run from it: woodshed.Policy({summary.model!r}, adapter={summary.adapter!r})")
+        self._console.print(f"start a run from it: woodshed.{start_of(policy, summary.adapter)}", markup=False)
+
+
+def start_of(policy: Policy, adapter: str) -> str:
+    """Return, as code, the policy that starts from an adapter: with what changes its prompts or the LoRA's shape."""
+    default = Policy(policy.model)
+    same = {name: getattr(policy, name) for name in ("chat_template", "lora")}
+    told = [f", {name}={value!r}" for name, value in same.items() if value != getattr(default, name)]
+    return f"Policy({policy.model!r}, adapter={adapter!r}{''.join(told)})"

@@ -141,7 +141,7 @@ async def sft_async(training: SftTraining) -> SftRun:
             epochs = training.config.epochs
             with storage(folder), SftProgress(folder=folder, epochs=epochs, fresh=training.fresh) as progress:
                 summary = await _trained(training, examples, held, adapter, store, progress)
-                progress.finished(summary)
+                progress.finished(summary, training.policy)
             history = tuple(store.history())
         finally:
             store.close()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from woodshed.engine.gateway.chat_request import parse_request
-from woodshed.engine.gateway.vllm_response import StreamSplitter
+from woodshed.engine.gateway.vllm_response import StreamSplitter, refusal
 
 REQUEST = parse_request(b'{"model": "gpt", "messages": [{"role": "user", "content": "x"}], "stream": true}')
 
@@ -89,3 +90,33 @@ def test_nothing_was_said_before_the_first_content() -> None:
     splitter.feed(rest)
 
     assert (before, splitter.has_content) == (False, True)
+
+
+def refused(message: str, param: str | None = "max_tokens") -> bytes:
+    return json.dumps({"error": {"message": message, "type": "BadRequestError", "param": param, "code": 400}}).encode()
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused_as_too_long() -> None:
+    raw = refused("max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)")
+
+    error = json.loads(refusal(raw, REQUEST))["error"]
+    assert "maximum context length" in error["message"]
+    assert error | {"message": ""} == {"message": "", "type": "BadRequestError", "param": "input_tokens", "code": 400}
+
+
+@pytest.mark.parametrize(
+    ("raw", "asked"),
+    [
+        (refused("max_tokens must be at least 1, got 0."), 0),
+        (refused("max_tokens must be at least 1, got -1."), -1),
+        (refused("temperature must be non-negative.", "temperature"), 9),
+        (refused("max_tokens must be at least 1, got 0.", None), 9),
+        (b"not JSON", 9),
+        (b'{"error": "text"}', 9),
+        (b"[]", 9),
+    ],
+)
+def test_any_other_refusal_is_passed_on_as_it_is(raw: bytes, asked: int) -> None:
+    body = {"model": "gpt", "messages": [{"role": "user", "content": "x"}], "max_tokens": asked}
+
+    assert refusal(raw, parse_request(json.dumps(body).encode())) == raw

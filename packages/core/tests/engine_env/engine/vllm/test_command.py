@@ -63,3 +63,13 @@ def test_an_adapter_that_cannot_be_served_is_said_before_anything_starts(tmp_pat
         check_model(model)
     with pytest.raises(ConfigError, match=r"start its training from an adapter with Policy\(adapter=\.\.\.\)"):
         check_model(model.model_copy(update={"trainable": True}))
+
+
+@pytest.mark.parametrize(("parser", "plugin"), [("hermes", []), ("json", ["woodshed.engine.vllm.json_calls"])])
+def test_a_parser_of_ours_comes_with_its_plugin(tmp_path: Path, parser: str, plugin: list[str]) -> None:
+    line = command_line(
+        ServedModel(name="policy", path=folder(tmp_path, "float32"), tool_call_parser=parser), 8000, gpu=False
+    )
+
+    assert line[line.index("--tool-call-parser") + 1] == parser
+    assert [line[k + 1] for k, argument in enumerate(line) if argument == "--tool-parser-plugin"] == plugin

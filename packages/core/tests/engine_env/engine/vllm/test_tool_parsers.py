@@ -12,7 +12,7 @@ from chat_families import FAMILIES, tokenizer_of
 from chat_families import TOOLS as TOOL_SPECS
 
 from woodshed.engine.client.config import ServedModel
-from woodshed.engine.vllm.tool_parsers import _MARKS, choose, registered, resolved
+from woodshed.engine.vllm.tool_parsers import _MARKS, OWN, choose, registered, resolved
 from woodshed.errors import ConfigError, EngineError
 
 # The engine's environment has no tiny_world installed.
@@ -80,9 +80,11 @@ def test_each_family_gets_its_own(family: str, parser: str | None) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, at vLLM's import
-def test_every_parser_that_can_be_chosen_is_one_of_vllms() -> None:
+def test_every_parser_that_can_be_chosen_is_one_of_vllms_or_ours() -> None:
     from vllm.tool_parsers import ToolParserManager
 
+    for plugin in OWN.values():
+        ToolParserManager.import_tool_parser(plugin)
     assert registered() == set(ToolParserManager.list_registered())
     assert {name for name, _ in _MARKS} <= registered()
 
@@ -156,7 +158,8 @@ def test_a_hub_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch, tmp
         ('[price(of="a harp")]', "pythonic", "hermes"),
         ('[{"name": "price", "arguments": {"of": "a harp"}}]', "xlam", "hermes"),
         # Its tokenizer has no <|python_tag|>, without which vLLM refuses to start with llama3_json.
-        ('{"name": "price", "arguments": {"of": "a harp"}}', None, "llama3_json"),
+        ('{"name": "price", "arguments": {"of": "a harp"}}', "json", "llama3_json"),
+        ('```json\n{"name": "price", "arguments": {"of": "a harp"}}\n```', "json", "hermes"),
         ('<tool_call>\n{"name": "price", "arguments": "a harp"}\n</tool_call>', None, "hermes"),
         ("The harp costs 7.", None, "hermes"),
     ],
