@@ -38,8 +38,8 @@ engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and v
 demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai or adk, CONTROL=1 for shuffled scores).
 	@$(BIN)/woodshed demo --framework $(FRAMEWORK) --seed $(SEED) $(if $(CONTROL),--control)
 
-demo-real: engine ## Watch a pretrained model of 135 million parameters learn, 10 minutes (SEED=n, CONTROL=1 for shuffled rewards).
-	@PATH="$$PATH:$(CURDIR)/.tools/bin" $(BIN)/python examples/orders/demo.py --seed $(SEED) $(if $(CONTROL),--control)
+demo-real: engine ## Watch a pretrained model of 135 million parameters learn (SEED=n, CONTROL=1; TOOLS=1 FRAMEWORK=… for a tool agent).
+	@PATH="$$PATH:$(CURDIR)/.tools/bin" $(BIN)/python $(if $(TOOLS),examples/shop_real/demo.py --framework $(FRAMEWORK),examples/orders/demo.py $(if $(CONTROL),--control)) --seed $(SEED)
 
 demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n): tasks, rollouts, judge, steps, report.
 	@$(BIN)/python -m woodshed_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)

@@ -132,9 +132,7 @@ class ServedTemplate:
         One with `"weight": 0` is context only, as in OpenAI's fine-tuning format.
 
         Raises:
-            BadRequest: There is no such message, or the template does not write one as its prompt followed by an
-                answer that ends with a stop token.
-            BadRequest: There is no assistant message, or no parser for the tools, or the template does not write a
+            BadRequest: There is no such message, or no parser for the tools, or the template does not write a
                 message as its prompt followed by an answer that ends with a stop token, or leaves out its tool calls.
         """
         indices = [k for k, m in enumerate(messages) if m.get("role") == "assistant" and m.get("weight") != 0]
