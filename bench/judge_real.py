@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples/orders"))
 
 from real_judge import modes, training
 from real_judge.groups import kept_groups
-from weights import QWEN_CODER_1_5B, fetch
 
 from woodshed import CheckError, Engine, Judge, Ruler, ServedModel
 from woodshed.rewards.mode_trial import CONCRETE_MODES, Mode, table_lines
+from woodshed_tiny_world.pretrained import QWEN_CODER_1_5B, fetch
 
 RUBRIC = """\
 - A right attempt is one line of JSON and nothing else, with exactly the keys item, quantity, city and express.

@@ -9,12 +9,12 @@ from pathlib import Path
 from agent import take_order
 from demo import is_right, rightness
 from orders import held_out, practice
-from weights import fetch
 
 import woodshed
 from woodshed.rewards.base import Reward
 from woodshed.training.report.interval import Interval, success_text
 from woodshed_tiny_world.demo import ShuffledReward
+from woodshed_tiny_world.pretrained import fetch
 
 _GROUP_SIZE, _GROUPS = 6, 4
 
