@@ -49,6 +49,18 @@ async def test_a_judge_on_the_engine_is_asked_where_the_run_binds_it(server: Loo
     assert server.keys == ["Bearer engine-key"]
 
 
+async def test_only_a_judge_on_the_engine_is_held_to_short_explanations(server: LoopbackJudge) -> None:
+    server.script = [says(grades(HONEST))]
+    elsewhere = server.judge()
+
+    for judge in ("engine/judge", elsewhere):
+        await Ruler(judge, permutations=2).bound(base_url=server.base_url, api_key="engine-key").judge_group(GROUP)
+
+    asked = [r["response_format"]["json_schema"]["schema"]["properties"]["scores"]["items"] for r in server.requests]
+    limits = [entry["properties"]["explanation"].get("maxLength") for entry in asked]
+    assert limits == [300, 300, None, None]
+
+
 @pytest.mark.parametrize(
     ("reward", "asks"),
     [

@@ -24,6 +24,8 @@ from woodshed.types import FORMAT, Reading, Trajectory
 _log = logging.getLogger("woodshed.rewards")
 _REPEATED_CHARS = 20_000
 """Characters of a refused reply that a repair request quotes."""
+_EXPLANATION_CHARS = 300
+"""Longest explanation of one attempt by a judge that the engine serves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +128,16 @@ def judge_client(judge: str | Judge | AskFunction) -> tuple[SupportsAsk, float]:
 def as_judge(judge: str | Judge | AskFunction) -> Judge | AskFunction:
     """Turn a model's name into a `Judge`; return anything else unchanged."""
     return Judge(judge) if isinstance(judge, str) else judge
+
+
+def longest_explanation(judge: str | Judge | AskFunction) -> int | None:
+    """Return how many characters a reply's schema allows for one explanation; None for no limit.
+
+    A small model can repeat a clause until its context ends. The grammar of the engine's vLLM stops it, and the verdict
+    goes on with a score. Other servers get no limit: OpenAI's refuses a schema with `maxLength`.
+    """
+    resolved = as_judge(judge)
+    return _EXPLANATION_CHARS if isinstance(resolved, Judge) and resolved.is_engine else None
 
 
 def content_rng(attempts: Sequence[Trajectory], settings: PromptSettings, seed: int) -> random.Random:

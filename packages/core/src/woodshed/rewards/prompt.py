@@ -54,6 +54,8 @@ class PromptSettings:
     """Longest text of one attempt, in characters; None means no limit."""
     details: tuple[Detail, ...] = ()
     """Parts of an attempt to score as well."""
+    explanation_chars: int | None = None
+    """Longest explanation that the reply's schema allows; None for servers that may not know such a limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +90,7 @@ def build_prompt(
         system=_system(settings),
         user=fenced(fence, texts.shared, zip(ids, texts.attempts, strict=True)),
         rollout_of={i: trajectories[index].rollout_id for i, index in zip(ids, order, strict=True)},
-        schema=answer_schema(ids, settings.details),
+        schema=answer_schema(ids, settings.details, settings.explanation_chars),
         parts=dict(zip(ids, texts.parts, strict=True)),
     )
 
@@ -165,14 +167,17 @@ def attempt_ids(count: int) -> list[str]:
     return [letters[i] if i < 26 else letters[i // 26 - 1] + letters[i % 26] for i in range(count)]
 
 
-def answer_schema(ids: Sequence[str], details: Sequence[Detail] = ()) -> dict[str, Any]:
+def answer_schema(
+    ids: Sequence[str], details: Sequence[Detail] = (), explanation_chars: int | None = None
+) -> dict[str, Any]:
     """Return the JSON Schema of a verdict: one entry per attempt id, with the explanation before the score."""
     detail_schemas = schema_of(details)
+    longest = {} if explanation_chars is None else {"maxLength": explanation_chars}
     entry = {
         "type": "object",
         "properties": {
             "id": {"type": "string", "enum": list(ids)},
-            "explanation": {"type": "string"},
+            "explanation": {"type": "string", **longest},
             **detail_schemas,
             "score": {"type": "number", "minimum": 0, "maximum": 1},
         },

@@ -17,7 +17,7 @@ from woodshed.rewards.base import Scenarios
 from woodshed.rewards.budget import Bill, Budget
 from woodshed.rewards.cache import MemoryCache, VerdictCache
 from woodshed.rewards.judge import AskFunction, Judge
-from woodshed.rewards.judge_runner import JudgeRunner, as_judge, judge_client
+from woodshed.rewards.judge_runner import JudgeRunner, as_judge, judge_client, longest_explanation
 from woodshed.rewards.known_groups import KnownGroup, known_groups
 from woodshed.rewards.mode_trial import CONCRETE_MODES, Mode, ModeTable, ModeTrial, chosen, try_mode
 from woodshed.rewards.pair_runner import PairRunner
@@ -241,8 +241,9 @@ class Ruler:
 
     def _judge_runner(self, judge: JudgeLike, budget: Budget) -> Runner:
         client, temperature = judge_client(judge)
+        settings = replace(self._prompt_settings, explanation_chars=longest_explanation(judge))
         return _RUNNERS[self.mode](
-            client=client, temperature=temperature, prompt_settings=self._prompt_settings, seed=self.seed,
+            client=client, temperature=temperature, prompt_settings=settings, seed=self.seed,
             permutations=self.permutations, tolerance=self.tolerance, cache=self.cache, budget=budget,
         )  # fmt: skip
 
