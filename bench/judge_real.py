@@ -61,7 +61,7 @@ def main() -> None:
         name="judge", path=str(fetch(QWEN_CODER_1_5B)), dtype="bfloat16", max_model_len=4096, max_num_seqs=16,
         kv_cache_gib=1.0, tool_call_parser=None,
     )  # fmt: skip
-    ruler = Ruler(Judge("engine/judge", timeout_s=900), mode="auto", rubric=RUBRIC)
+    ruler = Ruler(Judge("engine/judge"), mode="auto", rubric=RUBRIC)
     figures: dict[str, Any] = {}
     if not given.train_only:
         lines, mode = asyncio.run(by_modes(ruler, served, given))

@@ -321,3 +321,8 @@ def test_a_secret_in_the_address_is_refused_and_not_repeated() -> None:
         Judge("m", base_url=f"http://me:{SECRET}@host/v1")
 
     assert SECRET not in str(raised.value)
+
+
+def test_a_model_on_the_engine_may_take_longer_for_a_reply_than_one_elsewhere() -> None:
+    assert Judge("engine/judge").longest_wait_s > Judge("m").longest_wait_s
+    assert Judge("engine/judge", timeout_s=5).longest_wait_s == Judge("m", timeout_s=5).longest_wait_s == 5

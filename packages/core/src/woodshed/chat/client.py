@@ -95,7 +95,7 @@ class ChatClient:
     async def _once(self, client: AsyncOpenAI, question: Question, options: dict[str, Any]) -> ChatCompletion:
         name = self.model.model.removeprefix(ENGINE_PREFIX)
         try:
-            async with asyncio.timeout(self.model.timeout_s):
+            async with asyncio.timeout(self.model.longest_wait_s):
                 completion: object = await client.chat.completions.create(
                     model=name, messages=_messages(question), **options
                 )
@@ -153,7 +153,9 @@ def _open(model: ChatModel, key: str) -> AsyncOpenAI:
     direct = (
         DefaultAsyncHttpxClient(trust_env=False, verify=_trust()) if host in ("127.0.0.1", "localhost", "::1") else None
     )
-    return AsyncOpenAI(api_key=key, base_url=model.address, timeout=model.timeout_s, max_retries=0, http_client=direct)
+    return AsyncOpenAI(
+        api_key=key, base_url=model.address, timeout=model.longest_wait_s, max_retries=0, http_client=direct
+    )
 
 
 @cache

@@ -36,8 +36,9 @@ class ChatModel:
     temperature: float = 0.0
     max_tokens: int | None = None
     """Longest reply in tokens, reasoning included; None leaves the limit to the server."""
-    timeout_s: float = 120.0
-    """Longest wait for one try of one request, in seconds."""
+    timeout_s: float | None = None
+    """Longest wait for one try of one request, in seconds. None is 120, and 900 for a model that the engine serves: a
+    real judge that shares a few cores with the policy takes minutes for a list of attempts."""
     max_retries: int = 4
     """Further tries after a 408, 429, 5xx, timeout or lost connection."""
     max_concurrency: int = 8
@@ -53,11 +54,15 @@ class ChatModel:
         class_name = type(self).__name__
         if not isinstance(self.model, str) or not self.model.removeprefix(ENGINE_PREFIX):
             raise ConfigError(f"{class_name}.model is {self.model!r}; expected a model's name, such as 'gpt-5-mini'")
-        check_number(self, "timeout_s", at_least=1e-3)
         check_number(self, "temperature", at_least=0)
         check_number(self, "max_retries", at_least=0, whole=True)
         check_number(self, "max_concurrency", at_least=1, whole=True)
-        for name, low in (("max_tokens", 1), ("prompt_usd_per_million", 0), ("completion_usd_per_million", 0)):
+        for name, low in (
+            ("timeout_s", 1e-3),
+            ("max_tokens", 1),
+            ("prompt_usd_per_million", 0),
+            ("completion_usd_per_million", 0),
+        ):
             if getattr(self, name) is not None:
                 check_number(self, name, at_least=low, whole=name == "max_tokens")
         if self.structured not in ("auto", "json_schema", "json_object", "none"):
@@ -74,6 +79,11 @@ class ChatModel:
     def is_engine(self) -> bool:
         """Whether the engine serves this model."""
         return self.model.startswith(ENGINE_PREFIX)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds that one try of one request may take."""
+        return self.timeout_s if self.timeout_s is not None else 900.0 if self.is_engine else 120.0
 
     @property
     def address(self) -> str | None:

@@ -59,7 +59,8 @@ def explain(model: ChatModel, error: Exception, *, tries: int, key: str) -> Wood
         return kind(f"{who} answered {error.status_code}{again}: {detail}. {_next_step(error, model)}")
     if isinstance(error, TimeoutError):
         return model.error(
-            f"{who} gave no answer within {model.timeout_s:g} s{again}; raise {type(model).__name__}(timeout_s=...)"
+            f"{who} gave no answer within {model.longest_wait_s:g} s{again}; "
+            f"raise {type(model).__name__}(timeout_s=...)"
         )
     if isinstance(error, UnreadableReply):
         return model.error(f"{who} sent no chat completion{again}: {detail}; is base_url right, up to its '/v1'?")
