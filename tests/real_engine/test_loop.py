@@ -228,8 +228,8 @@ async def test_success_is_measured_by_each_steps_weights_and_what_was_measured_i
     assert (summary.steps, summary.best_step, summary.best_success) == (4, 1, 1.0)
     assert summary.best_interval == pytest.approx((0.342, 1.0), abs=1e-3)
     assert summary.best_adapter is not None and summary.last_adapter is not None
-    checkpoints = Path(summary.best_adapter).parents[1]
-    assert sorted(p.name for p in checkpoints.iterdir()) == ["00001", "00004"]
+    assert [Path(folder).name for folder in (summary.best_adapter, summary.last_adapter)] == ["00001", "00004"]
+    assert sorted(p.name for p in Path(store.fact("checkpoints")).iterdir()) == ["00001", "00004"]
     assert (Path(summary.best_adapter) / "adapter_model.safetensors").exists()
     assert [w for w in summary.warnings if w.startswith("stopped after step 4 of 9: 3 held-out evaluations in a row")]
     assert [row["stale_groups"] for row in run.history] == [0] * 4

@@ -106,7 +106,7 @@ print("kept", count)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tiny disk in a namespace of its own")
 def test_a_disk_without_room_keeps_the_run(tmp_path: Path) -> None:
     code = _ON_A_TINY_DISK.format(path=PATH, folder=str(tmp_path))
-    script = 'mount -t tmpfs -o size=768k tmpfs "$1" && exec "$2" -c "$3"'
+    script = 'mount -t tmpfs -o size=1280k tmpfs "$1" && exec "$2" -c "$3"'
     namespace = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
     if subprocess.run([*namespace, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount a disk; RLIMIT_FSIZE above is the same refusal")
