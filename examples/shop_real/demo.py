@@ -59,8 +59,11 @@ def training(
 
 
 def how_far(trajectory: woodshed.Trajectory, scenario: Scenario) -> float:
-    """The reward: how far the attempt came, from no call that a tool could answer (0) to the right answer (1)."""
-    return _LEVELS.index(verify(trajectory, scenario).level) / (len(_LEVELS) - 1)
+    """The reward: how far the attempt came, from no call that a tool could answer (0) to the right answer (1).
+
+    Squared: else the easiest call, whatever was asked, is worth so much that the policy settles for it.
+    """
+    return (_LEVELS.index(verify(trajectory, scenario).level) / (len(_LEVELS) - 1)) ** 2
 
 
 def is_right(trajectory: woodshed.Trajectory, scenario: Scenario) -> bool:
