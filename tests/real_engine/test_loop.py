@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -430,6 +431,11 @@ async def test_a_judge_that_refuses_for_good_ends_the_run_and_the_same_command_g
     engine: EngineClient, tmp_path: Path
 ) -> None:
     mended: list[bool] = []
+    numbers = count()
+
+    @woodshed.rollout
+    async def ask_numbered(question: str) -> None:
+        await ask(f"{question} {next(numbers)}")  # attempts that read the same would not be judged
 
     async def judge(system: str, user: str, schema: dict[str, Any]) -> str:
         if not mended:
@@ -439,7 +445,9 @@ async def test_a_judge_that_refuses_for_good_ends_the_run_and_the_same_command_g
 
     def go() -> Coroutine[Any, Any, woodshed.Run]:
         return woodshed.train_async(
-            training(engine, tmp_path / "r", reward=woodshed.Ruler(judge), config=on_policy(steps=1))
+            training(
+                engine, tmp_path / "r", rollout=ask_numbered, reward=woodshed.Ruler(judge), config=on_policy(steps=1)
+            )
         )
 
     with pytest.raises(woodshed.JudgeRefused, match="NotFoundError"):
