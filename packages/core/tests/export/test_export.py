@@ -205,9 +205,9 @@ def lora_changed(run: Path) -> None:
     ("damage", "said_"),
     [
         (no_run, "holds no run of woodshed: expected the folder of a `woodshed train`"),
-        (half_a_run, "is empty: the run was never begun, or its data is lost"),
+        (half_a_run, "is only half made: it lacks facts, judgements, steps, trajectories"),
         (torn_settings, "cannot be read as a run's settings"),
-        (torn_database, r"cannot be used as a run's database|is damaged"),
+        (torn_database, r"cannot be read as a run's database|is damaged"),
         (newer, r"was written by a newer woodshed \(format 99"),
         (no_steps, "has trained nothing: 0 steps were taken"),
         (flat_steps, "has trained nothing: 1 steps were taken, and none changed the weights"),

@@ -17,8 +17,9 @@ from view_client import Client, untouched
 
 from woodshed.errors import ConfigError, StorageError
 from woodshed.training.run.folder import run_folder
+from woodshed.training.run.read_store import ReadStore
 from woodshed.training.run.store import FORMAT, RunStore
-from woodshed.view.reader import ReadStore, RunReader, newest_runs
+from woodshed.view.reader import RunReader, newest_runs
 from woodshed.view.serve import chosen_runs
 
 

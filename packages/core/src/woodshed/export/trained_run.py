@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from woodshed.training.finished import versions_to_keep
 from woodshed.training.report.evaluations import EvaluationFigures, evaluations
 from woodshed.training.run.adapters import adapter_on_this_machine
 from woodshed.training.run.folder import refuse_running
+from woodshed.training.run.read_store import ReadStore
 from woodshed.training.run.settings import read_settings
 from woodshed.training.run.store import RunStore
 
@@ -68,7 +67,7 @@ def read_run(folder: Path, *, best: bool = False) -> TrainedRun:
     settings = read_settings(folder / "config.json")
     if "policy" not in settings:
         raise ConfigError(f"{str(folder / 'config.json')!r} names no policy; it is not that of a run")
-    with _opened(folder) as store:
+    with ReadStore(folder) as store:
         history = tuple(store.history())
         run_id, points = store.fact("run_id"), evaluations(store, history) if "sft" not in settings else ()
         version = _version(store, folder, history, best=best, is_sft="sft" in settings)
@@ -86,15 +85,6 @@ def read_run(folder: Path, *, best: bool = False) -> TrainedRun:
             checkpoints=store.fact("checkpoints"),
             texts=_texts(store),
         )
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[RunStore]:
-    store = RunStore(folder, read_only=True)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _version(store: RunStore, folder: Path, history: tuple[dict[str, Any], ...], *, best: bool, is_sft: bool) -> int:

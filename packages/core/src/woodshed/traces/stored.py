@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from woodshed.errors import ConfigError
+from woodshed.training.run.read_store import ReadStore
 from woodshed.training.run.settings import read_settings
-from woodshed.training.run.store import FORMAT
 from woodshed.training.sft.dataset import Choice
 from woodshed.types import Judgement, Score, Trajectory
 
@@ -75,13 +73,13 @@ def stored_rollouts(run: StoredRun, *, step: str | None = None, best: bool = Fal
     Raises:
         ConfigError: there is no such rollout; the message says which there are.
     """
-    with _database(run.folder / "run.sqlite") as db:
-        slots = [slot for (slot,) in db.execute("SELECT slot FROM trajectories") if not _HIDDEN.match(slot)]
+    with ReadStore(run.folder) as store:
+        slots = [slot for (slot,) in store.rows("SELECT slot FROM trajectories") if not _HIDDEN.match(slot)]
         wanted = sorted((slot for slot in slots if _is_wanted(slot, step)), key=_order)
-        scores, chosen = _scores(db)
+        scores, chosen = _scores(store)
         found = 0
         for slot in wanted:
-            ((rollout_id, body),) = db.execute("SELECT rollout_id, body FROM trajectories WHERE slot = ?", (slot,))
+            ((rollout_id, body),) = store.rows("SELECT rollout_id, body FROM trajectories WHERE slot = ?", slot)
             if best and rollout_id not in chosen:
                 continue
             found += 1
@@ -92,28 +90,10 @@ def stored_rollouts(run: StoredRun, *, step: str | None = None, best: bool = Fal
         raise ConfigError(_nothing(run.folder, slots, step, best=best and bool(wanted)))
 
 
-@contextmanager
-def _database(path: Path) -> Iterator[sqlite3.Connection]:
-    # Without a log beside it nobody writes, and SQLite then needs no files of its own in the folder.
-    is_written = path.with_name(f"{path.name}-wal").exists()
-    options = "mode=ro" if is_written else "mode=ro&immutable=1"
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True)) as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > FORMAT:
-                raise ConfigError(
-                    f"{str(path)!r} was written by a newer woodshed (format {version}; this one knows up to {FORMAT}). "
-                    "Use that woodshed"
-                )
-            yield db
-    except sqlite3.Error as error:
-        raise ConfigError(f"{str(path)!r} cannot be read as a run's database: {error}. Restore a copy") from error
-
-
-def _scores(db: sqlite3.Connection) -> tuple[dict[str, Score], set[str]]:
+def _scores(store: ReadStore) -> tuple[dict[str, Score], set[str]]:
     """Return every score by its rollout, and the best rollouts of the groups whose scores differ."""
     scores, chosen = dict[str, Score](), set[str]()
-    for group, body in db.execute("SELECT group_id, body FROM judgements"):
+    for group, body in store.rows("SELECT group_id, body FROM judgements"):
         judgement = Judgement.model_validate_json(body)
         if not _HIDDEN.match(group) and judgement.error is None:
             scores |= {score.rollout_id: score for score in judgement.scores}

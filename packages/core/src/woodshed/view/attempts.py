@@ -7,10 +7,11 @@ from typing import Any
 
 from woodshed.errors import ConfigError
 from woodshed.tokens import why_untrained
+from woodshed.training.run.read_store import ReadStore
 from woodshed.types import Judgement, ModelCall, Trajectory
 from woodshed.view.conversation import Json, conversations, unread_tools
 from woodshed.view.groups import stored_group, summary
-from woodshed.view.reader import ReadStore, RunReader
+from woodshed.view.reader import RunReader
 from woodshed.view.training_state import training_states
 
 _MOST_CHARS = 200_000

@@ -8,7 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from woodshed.view.reader import ReadStore
+from woodshed.training.run.read_store import ReadStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from woodshed.errors import ConfigError
+from woodshed.training.run.read_store import ReadStore
 from woodshed.types import Group, Judgement, Trajectory
 from woodshed.view.conversation import Json, conversations, essence, shared_messages
 from woodshed.view.differences import mark
 from woodshed.view.group_figures import figures_of
-from woodshed.view.reader import ReadStore, RunReader
+from woodshed.view.reader import RunReader
 from woodshed.view.training_state import training_states
 
 _TEXT = 6_000

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from woodshed.training.report.evaluations import evaluations
+from woodshed.training.run.read_store import ReadStore
 from woodshed.types import Trajectory
 from woodshed.view.conversation import Json, conversations, shared_messages
 from woodshed.view.differences import mark
 from woodshed.view.groups import PAGE, group_rows, summary
-from woodshed.view.reader import ReadStore, RunReader
+from woodshed.view.reader import RunReader
 
 _TEXT = 6_000
 _ATTEMPTS = 3

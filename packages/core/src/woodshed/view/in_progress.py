@@ -8,8 +8,9 @@ from collections import Counter
 from contextlib import closing
 from typing import Any
 
+from woodshed.training.run.read_store import ReadStore
 from woodshed.view.conversation import Json
-from woodshed.view.reader import Process, ReadStore, RunReader
+from woodshed.view.reader import Process, RunReader
 
 _MOST = 200
 """Rollouts that are listed one by one."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from woodshed.training.report.evaluations import best, evaluations
 from woodshed.training.report.metrics import DRIFT, cost_usd
+from woodshed.training.run.read_store import ReadStore
 from woodshed.view.group_figures import figures_of, spread_by_step
-from woodshed.view.reader import ReadStore, RunReader
+from woodshed.view.reader import RunReader
 
 SERIES: Mapping[str, str] = {
     "reward": "reward",

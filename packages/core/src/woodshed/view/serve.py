@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from woodshed.errors import ConfigError
-from woodshed.view.reader import ReadStore, RunReader, newest_runs
+from woodshed.training.run.read_store import ReadStore
+from woodshed.view.reader import RunReader, newest_runs
 
 _HOST = "127.0.0.1"
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from woodshed.errors import ConfigError
 from woodshed.tokens import why_untrained
+from woodshed.training.run.read_store import ReadStore
 from woodshed.types import Completion
 from woodshed.view.attempts import trajectory_at
 from woodshed.view.conversation import Json
 from woodshed.view.groups import stored_group
-from woodshed.view.reader import ReadStore, RunReader
+from woodshed.view.reader import RunReader
 from woodshed.view.training_state import training_states
 
 Pieces = Callable[[Sequence[int]], list[str]]

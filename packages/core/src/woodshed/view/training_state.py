@@ -7,10 +7,10 @@ from typing import Any
 
 from woodshed.errors import WoodshedError
 from woodshed.training.config import AdvantageSettings
+from woodshed.training.run.read_store import ReadStore
 from woodshed.training.step_request import is_filtered, is_flat, split_stale, step_request
 from woodshed.types import Group
 from woodshed.view.conversation import Json
-from woodshed.view.reader import ReadStore
 
 
 def training_states(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from builders import call, said, trajectory
 
+from woodshed.training.run.read_store import ReadStore
 from woodshed.training.run.store import RunStore
-from woodshed.view.reader import ReadStore
 
 
 def unfinished(folder: Path) -> dict[str, tuple[str | None, bool]]:

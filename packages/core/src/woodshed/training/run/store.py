@@ -41,6 +41,8 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
 EVALUATED = ("success", "interval", "measured", "rollouts", "failed", "masked", "seconds")
 """Figures of an evaluation, each a fact such as `success_before`, `success_after_step_4` or `success_after`."""
+DATABASE = "run.sqlite"
+"""File in a run's folder."""
 FORMAT = 1
 """Version of the tables above and of the records in them; a file of a later one is refused."""
 
@@ -48,23 +50,22 @@ FORMAT = 1
 class RunStore:
     """The finished rollouts, judgements and steps of a run. Every write is committed before it returns."""
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        """Open or create the run's database in `folder`; with `read_only`, one that is there, which stays as it is.
+    def __init__(self, folder: Path) -> None:
+        """Open or create the run's database in `folder`.
 
         Raises:
             ConfigError: what is there is no database, or one that a newer woodshed wrote.
             StorageError: it cannot be written.
         """
         self.folder = folder
-        self._file = folder / "run.sqlite"
+        self._file = folder / DATABASE
         self._lock = threading.Lock()
         self._history: list[dict[str, Any]] = []
         with storage(self._file):
-            self._db = self._connected(read_only)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self._file, check_same_thread=False, isolation_level=None)
             try:
-                self._check_format(is_new=not read_only)
-                if not read_only:
-                    self._prepare()
+                self._prepare()
             except BaseException as error:
                 self._db.close()
                 if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
@@ -74,29 +75,20 @@ class RunStore:
                     ) from error
                 raise
 
-    def _connected(self, read_only: bool) -> sqlite3.Connection:
-        if not read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        place = f"{self._file.absolute().as_uri()}?mode=ro" if read_only else self._file
-        return sqlite3.connect(place, check_same_thread=False, isolation_level=None, uri=read_only)
-
-    def _check_format(self, *, is_new: bool) -> None:
+    def _prepare(self) -> None:
+        with suppress(PermissionError):  # another user's file
+            self._file.chmod(0o600)  # it holds what the agent read and wrote
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > FORMAT:
             raise ConfigError(
                 f"{str(self._file)!r} was written by a newer woodshed (format {version}; this one knows up to "
                 f"{FORMAT}). Use that woodshed to resume the run, or choose another run_dir; nothing was changed"
             )
-        if version == 0 and not is_new:
-            raise ConfigError(f"{str(self._file)!r} is empty: the run was never begun, or its data is lost")
-
-    def _prepare(self) -> None:
-        with suppress(PermissionError):  # another user's file
-            self._file.chmod(0o600)  # it holds what the agent read and wrote
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
-        self._db.execute(f"PRAGMA user_version={FORMAT}")
+        if version < FORMAT:
+            self._db.execute(f"PRAGMA user_version={FORMAT}")
 
     def close(self) -> None:
         """Close the database."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from woodshed.errors import ConfigError
+from woodshed.training.run.read_store import ReadStore
 from woodshed.types import (
     Completion,
     ImportedConversation,
@@ -98,15 +97,15 @@ def examples_of_run(folder: Path, choice: Choice) -> list[SftExample]:
         ConfigError: the run has no scores, or no rollout is chosen; the message shows the scores.
     """
     run_settings(folder)
-    with closing(sqlite3.connect(folder / "run.sqlite")) as db:
-        judgements = [j for j in _judgements(db) if j.error is None and j.scores]
+    with ReadStore(folder) as store:
+        judgements = [j for j in _judgements(store) if j.error is None and j.scores]
         if not judgements:
             raise ConfigError(
                 f"the run in {str(folder)!r} has no scores: no group of its rollouts has been judged yet. Let it "
                 "finish a step first, or pass a .jsonl file of conversations"
             )
         chosen = [rollout_id for judgement in judgements for rollout_id in choice.of(judgement)]
-        examples = [example for t in _trajectories(db, chosen) if (example := _example(t)) is not None]
+        examples = [example for t in _trajectories(store, chosen) if (example := _example(t)) is not None]
     if not examples:
         raise ConfigError(
             f"no rollout of the run in {str(folder)!r} is chosen by {choice}; its scores are {_spread(judgements)}. "
@@ -115,15 +114,15 @@ def examples_of_run(folder: Path, choice: Choice) -> list[SftExample]:
     return list({(example.scenario_id, _tokens(example.calls)): example for example in examples}.values())
 
 
-def _judgements(db: sqlite3.Connection) -> Iterator[Judgement]:
+def _judgements(store: ReadStore) -> Iterator[Judgement]:
     # Groups that were set aside are not part of the run any more.
-    rows = db.execute("SELECT body FROM judgements WHERE group_id NOT LIKE 'aside-%' ORDER BY group_id")
+    rows = store.rows("SELECT body FROM judgements WHERE group_id NOT LIKE 'aside-%' ORDER BY group_id")
     return (Judgement.model_validate_json(body) for (body,) in rows)
 
 
-def _trajectories(db: sqlite3.Connection, rollout_ids: Sequence[str]) -> Iterator[Trajectory]:
+def _trajectories(store: ReadStore, rollout_ids: Sequence[str]) -> Iterator[Trajectory]:
     for rollout_id in rollout_ids:
-        for (body,) in db.execute("SELECT body FROM trajectories WHERE rollout_id = ?", (rollout_id,)):
+        for (body,) in store.rows("SELECT body FROM trajectories WHERE rollout_id = ?", rollout_id):
             yield Trajectory.model_validate_json(body)
 
 
