@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,7 +19,6 @@ from typing import Any
 
 import openai
 import pytest
-import pytest_asyncio
 
 import woodshed
 from woodshed.engine import EngineClient
@@ -30,13 +29,6 @@ from woodshed_tiny_world import policy_path
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 QUESTIONS = ["Is the Horn still in stock?", "How many of the Tuba do you have?"]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    served = woodshed.Policy(str(policy_path()), max_model_len=512).served()
-    async with woodshed.Engine.local().running([served], tmp_path_factory.mktemp("engine")) as client:
-        yield client
 
 
 @woodshed.rollout

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import pytest_asyncio
 
 import woodshed
 from woodshed.engine import EngineClient
 from woodshed_tiny_world import policy_path
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    served = woodshed.Policy(str(policy_path()), max_model_len=512).served()
-    async with woodshed.Engine.local().running([served], tmp_path_factory.mktemp("engine")) as client:
-        yield client
 
 
 @woodshed.rollout

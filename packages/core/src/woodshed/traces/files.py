@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from woodshed.errors import ConfigError
 from woodshed.traces.conversation import strict_json
 from woodshed.training.run.storage import storage
+from woodshed.training.run.whole_file import whole_file
 
 _LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 
@@ -24,15 +25,10 @@ def written(path: Path, *, overwrite: bool) -> Iterator[TextIO]:
         StorageError: the disk is full, or the folder cannot be written.
     """
     refuse_existing(path, overwrite=overwrite)
-    aside = path.with_name(f".{path.name}.tmp")
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("w", encoding="utf-8") as file:
-                yield file
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        yield file
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
