@@ -29,8 +29,8 @@ def ids(path: Path) -> list[str]:
     ("choice", "expected"),
     [
         ({}, ["r0", "r1", "r2", "r5"]),
-        ({"step": 0}, ["r0", "r1"]),
-        ({"step": "10"}, ["r5"]),
+        ({"step": 1}, ["r0", "r1"]),
+        ({"step": "11"}, ["r5"]),
         ({"step": "before"}, ["r4"]),
         ({"best": True}, ["r0"]),
     ],
@@ -48,7 +48,7 @@ def test_the_chosen_rollouts_are_written_in_order(
 @pytest.mark.parametrize("format", ["atif", "openinference"])
 def test_rows_and_scores_come_back(run: Path, tmp_path: Path, format: str) -> None:
     to = tmp_path / "out.jsonl"
-    export_traces(run, to, format, step=0)
+    export_traces(run, to, format, step=1)
     first, second = read_traces(to).traces
 
     assert rows_of(first.calls) == rows_of(counted("r0", "7 lamps").calls)
@@ -67,14 +67,14 @@ def test_what_is_exported_as_messages_is_what_sft_takes(run: Path, tmp_path: Pat
 
 
 def test_a_rollout_without_a_call_is_named_and_left_out(run: Path, tmp_path: Path) -> None:
-    exported = export_traces(run, tmp_path / "out.jsonl", "atif", step=1)
+    exported = export_traces(run, tmp_path / "out.jsonl", "atif", step=2)
 
     assert (exported.rollouts, exported.written) == (2, 1)
     assert exported.notes.lines() == ["left out 1/a/b/1: the rollout has no model call"]
 
 
 def test_atif_goes_into_a_folder_file_by_file(run: Path, tmp_path: Path) -> None:
-    export_traces(run, tmp_path / "out", "atif", step=0)
+    export_traces(run, tmp_path / "out", "atif", step=1)
 
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0-s-0.json", "0-s-1.json"]
     assert ids(tmp_path / "out") == ["r0", "r1"]
@@ -111,8 +111,8 @@ def test_a_run_in_progress_is_read(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("to", "format", "options", "said"),
     [
-        ("out.jsonl", "atif", {"step": 7}, "no finished rollout of step '7'; there are ['before', '0', '1', '10']"),
-        ("out.jsonl", "atif", {"step": 10, "best": True}, "none is judged with scores that differ"),
+        ("out.jsonl", "atif", {"step": 7}, "no finished rollout of step '7'; there are ['before', '1', '2', '11']"),
+        ("out.jsonl", "atif", {"step": 11, "best": True}, "none is judged with scores that differ"),
         ("out.json", "atif", {}, "would hold several trajectories"),
         ("out.csv", "atif", {}, "ends in '.csv'; expected .jsonl"),
         ("out.json", "messages", {}, "is no .jsonl file"),
@@ -152,4 +152,4 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, what: str) -> None:
 def test_a_server_that_is_not_there_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with pytest.raises(TraceServerError, match=r"nothing at 'http://127\.0\.0\.1:9/v1/traces'"):
-        export_traces(run, "http://127.0.0.1:9", "openinference", step=0)
+        export_traces(run, "http://127.0.0.1:9", "openinference", step=1)

@@ -248,7 +248,7 @@ def test_attempts_at_one_scenario_are_one_scenario(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_is_practised_and_never_imitated(tmp_path: Path) -> None:
-    export_traces(write_run(tmp_path / "run"), tmp_path / "out.jsonl", "atif", step=0)
+    export_traces(write_run(tmp_path / "run"), tmp_path / "out.jsonl", "atif", step=1)
     first, second = lines(tmp_path / "out.jsonl")
     first["extra"]["woodshed"]["about"]["status"] = "failed"  # type: ignore[index]
     learned = from_traces(write(tmp_path / "in.jsonl", first, second), tmp_path / "made")

@@ -67,7 +67,7 @@ def test_spans_arrive_at_otlps_path_with_the_environments_key(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=secret")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")
-    exported = export_traces(write_run(tmp_path / "run"), collector.url + path, "openinference", step=0)
+    exported = export_traces(write_run(tmp_path / "run"), collector.url + path, "openinference", step=1)
 
     expected = path.rstrip("/").removesuffix("/v1/traces") + "/v1/traces"
     assert {(path, key) for path, key, _ in collector.requests} == {(expected, "secret")}
@@ -96,7 +96,7 @@ def test_a_server_that_refuses_is_quoted(
 ) -> None:
     collector.status, collector.body = status, body
     with pytest.raises(TraceServerError, match=said):
-        export_traces(write_run(tmp_path / "run"), collector.url, "openinference", step=0)
+        export_traces(write_run(tmp_path / "run"), collector.url, "openinference", step=1)
 
 
 @pytest.mark.skipif(

@@ -113,7 +113,7 @@ def _at(offset_s: float, made: ModelCall, agent: str | None, parent: str | None 
 
 def test_rows_scores_and_talks_come_back_from_phoenix(phoenix: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "support")
-    exported = export_traces(run, phoenix, "openinference", step=0)
+    exported = export_traces(run, phoenix, "openinference", step=1)
     spans = arrived(phoenix, "answer", exported.written)
     traces = read_back(spans, tmp_path / "spans.json")
 
@@ -132,8 +132,8 @@ def test_rows_scores_and_talks_come_back_from_phoenix(phoenix: str, tmp_path: Pa
 def test_sending_a_run_twice_makes_nothing_double(phoenix: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "twice")
     (run / "config.json").write_text('{"rollout": {"name": "twice"}}')
-    exported = [export_traces(run, phoenix, "openinference", step=10) for _ in range(2)]
-    export_traces(run, phoenix, "openinference", step=1)
+    exported = [export_traces(run, phoenix, "openinference", step=11) for _ in range(2)]
+    export_traces(run, phoenix, "openinference", step=2)
     spans = arrived(phoenix, "twice", exported[0].written + 1)
 
     ids = [span["context"]["span_id"] for span in spans]

@@ -19,7 +19,9 @@ def export_traces(
     format: Annotated[Format, typer.Option(help="What to write.")],
     step: Annotated[
         str | None,
-        typer.Option(help="One step, or an evaluation: before, after, after-step-4.", show_default="all steps"),
+        typer.Option(
+            help="One step, 1 is the first, or an evaluation: before, after, after-step-4.", show_default="all steps"
+        ),
     ] = None,
     best: Annotated[bool, typer.Option("--best", help="Only the best rollout of each judged group.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from woodshed.export.merging import run_job
 from woodshed.export.push import check_push, push
 from woodshed.export.target import check_free, whole_folder
 from woodshed.export.trained_run import TrainedRun, read_run
+from woodshed.training.event_loop import run_to_end
 from woodshed.types import ExportCheck, ExportJob, ExportReport, MergedDtype, Quantisation
 
 
@@ -191,7 +191,7 @@ def _adapter(trained: TrainedRun, engine: ConnectedEngine | None) -> Iterator[Pa
             await fetch_adapter(client, name, trained.run_id, trained.version, folder)
 
     with tempfile.TemporaryDirectory() as aside:
-        asyncio.run(fetch(Path(aside) / "adapter"))
+        run_to_end(fetch(Path(aside) / "adapter"))  # in a notebook, too
         yield Path(aside) / "adapter"
 
 

@@ -134,7 +134,7 @@ def longest_explanation(judge: str | Judge | AskFunction) -> int | None:
     """Return how many characters a reply's schema allows for one explanation; None for no limit.
 
     A small model can repeat a clause until its context ends. The grammar of the engine's vLLM stops it, and the verdict
-    goes on with a score. Other servers get no limit: OpenAI's refuses a schema with `maxLength`.
+    goes on with a score. Other servers get no limit, since some refuse a schema with `maxLength`.
     """
     resolved = as_judge(judge)
     return _EXPLANATION_CHARS if isinstance(resolved, Judge) and resolved.is_engine else None

@@ -48,7 +48,7 @@ def export_traces(
         run: The run's folder; it is only read.
         to: A file, a folder (for ATIF: one file for each rollout), or the address of an OTLP server.
         format: `atif`, `openinference` or `messages`.
-        step: Number of a step, or `before`, `after`, `after-step-4` for an evaluation; None is every step.
+        step: Number of a step, from 1, or `before`, `after`, `after-step-4` for an evaluation; None is every step.
         best: Only the best rollout of each judged group whose scores differ.
         overwrite: Replace a file that is there.
 

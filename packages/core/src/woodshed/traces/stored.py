@@ -66,8 +66,8 @@ def stored_rollouts(run: StoredRun, *, step: str | None = None, best: bool = Fal
 
     Args:
         run: The run.
-        step: Number of a step, or an evaluation: `before`, `after`, `after-step-4`. None is every step, and no
-            evaluation.
+        step: Number of a step as it is printed, from 1, or an evaluation: `before`, `after`, `after-step-4`. None is
+            every step, and no evaluation.
         best: Only the best rollout of each judged group whose scores differ.
 
     Raises:
@@ -103,7 +103,12 @@ def _scores(store: ReadStore) -> tuple[dict[str, Score], set[str]]:
 
 def _is_wanted(slot: str, step: str | None) -> bool:
     first = slot.partition("/")[0]
-    return first.isdigit() if step is None else first == step
+    return first.isdigit() if step is None else _printed(first) == step
+
+
+def _printed(first: str) -> str:
+    """Return the first part of a slot as it is printed: steps are stored from 0, and counted from 1."""
+    return str(int(first) + 1) if first.isdigit() else first
 
 
 def _order(slot: str) -> tuple[Any, ...]:
@@ -118,6 +123,6 @@ def _nothing(folder: Path, slots: list[str], step: str | None, *, best: bool) ->
             f"no group of the run in {str(folder)!r} has a best rollout: none is judged with scores that differ. Leave "
             "--best out to have every rollout"
         )
-    there = sorted({slot.partition("/")[0] for slot in slots}, key=lambda s: _order(f"{s}//"))
+    there = [_printed(first) for first in sorted({s.partition("/")[0] for s in slots}, key=lambda s: _order(f"{s}//"))]
     asked = "a step" if step is None else f"step {step!r}"
     return f"the run in {str(folder)!r} has no finished rollout of {asked}; there are {there or 'none at all'}"
