@@ -78,7 +78,7 @@ def main() -> None:
         share = training.share_of_gain(runs)
         print(f"\nthe judge reaches {share:.2f} of the true reward's gain (aim: {AIMED_SHARE} or more)"
               f"{'' if share >= AIMED_SHARE else ': SHORT'}")  # fmt: skip
-        figures["trainings"] = [asdict(run) for run in runs]
+        figures["trainings"] = {run.reward: run.summary.model_dump(mode="json") for run in runs}
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from orders import held_out, practice
 
 import woodshed
 from woodshed.rewards.base import Reward
-from woodshed.training.report.interval import Interval, success_text
+from woodshed.training.report.summary import Summary
 from woodshed_tiny_world.demo import ShuffledReward
 from woodshed_tiny_world.pretrained import fetch
 
@@ -21,15 +22,13 @@ _GROUP_SIZE, _GROUPS = 6, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """Held-out success of one training, before and after, with 95 % intervals."""
+    """One training, and its figures."""
 
     reward: str
-    before: float
-    before_interval: Interval | None
-    after: float
-    after_interval: Interval | None
     mode: str
     seconds: float
+    """With the start of its engine."""
+    summary: Summary
 
 
 def policy() -> woodshed.Policy:
@@ -62,35 +61,25 @@ def _trained(
         evaluation=woodshed.Evaluation(scenarios=held_out(exam), measure=is_right),
         config=woodshed.TrainConfig(
             steps=steps, group_size=_GROUP_SIZE, scenarios_per_step=_GROUPS, seed=seed,
-            optimizer=woodshed.OptimizerSettings(learning_rate=1e-3, warmup_steps=2),
+            optimizer=woodshed.OptimizerSettings(learning_rate=5e-4, warmup_steps=2),
         ),
         run_dir=folder / name.replace(" ", "-"),
         fresh=True,
     ).run()  # fmt: skip
-    found = run.summary
-    assert found.success_before is not None and found.success_after is not None
-    return Trained(
-        reward=name,
-        before=found.success_before,
-        before_interval=found.interval_before,
-        after=found.success_after,
-        after_interval=found.interval_after,
-        mode=found.judge_modes[0].mode if found.judge_modes else getattr(reward, "mode", "-"),
-        seconds=time.perf_counter() - clock,
-    )
+    modes = run.summary.judge_modes
+    mode = modes[0].mode if modes else getattr(reward, "mode", "-")
+    return Trained(reward=name, mode=mode, seconds=time.perf_counter() - clock, summary=run.summary)
 
 
 def share_of_gain(runs: list[Trained]) -> float:
     """Return the judge's gain as a share of the true reward's; each counts from the mean of all starts."""
-    before, after = sum(r.before for r in runs) / len(runs), {r.reward: r.after for r in runs}
+    before = statistics.fmean(r.summary.success_before or 0.0 for r in runs)
+    after = {r.reward: r.summary.success_after or 0.0 for r in runs}
     gain = after["true reward"] - before
     return (after["judge"] - before) / gain if gain > 0 else float("nan")
 
 
 def show(runs: list[Trained]) -> None:
-    """Print the trainings as a table."""
-    form = "{:12} {:7} {:>22} {:>22} {:>8}"
-    print(form.format("reward", "mode", "before", "after", "seconds"))
+    """Print a line for each training."""
     for r in runs:
-        ends = success_text(r.before, r.before_interval), success_text(r.after, r.after_interval)
-        print(form.format(r.reward, r.mode, *ends, f"{r.seconds:.0f}"))
+        print(f"{r.reward:12} mode {r.mode:7} {r.summary.held_out()} in {r.seconds:.0f} s")
