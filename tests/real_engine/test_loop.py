@@ -415,7 +415,7 @@ async def test_a_run_whose_groups_stay_flat_stops_with_the_reason_and_goes_on_wh
     assert (stopped, len(run.history)) == (2, 4)
     assert set(seen) == set(QUESTIONS)
     shown = capsys.readouterr().out
-    assert "all 2 judged groups are solved" in shown
+    assert "all 2 scored groups are solved" in shown
     assert all(phase in shown for phase in ("starting the engine …", "loading the policy to train:", "4/8 rollouts"))
 
 

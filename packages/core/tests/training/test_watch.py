@@ -32,9 +32,9 @@ def failing() -> Group:
 
 
 CASES = {
-    "solved": ([flat(1.0), flat(1.0)], "all 2 judged groups are solved (every score is 1).*harder ones"),
-    "hopeless": ([flat(0.0)], "all 1 judged groups failed (every score is 0).*too hard.*partial success"),
-    "in between": ([flat(0.5), flat(1.0)], "all 2 judged groups have equal scores.*temperature"),
+    "solved": ([flat(1.0), flat(1.0)], "all 2 scored groups are solved (every score is 1).*harder ones"),
+    "hopeless": ([flat(0.0)], "all 1 scored groups failed (every score is 0).*too hard.*partial success"),
+    "in between": ([flat(0.5), flat(1.0)], "all 2 scored groups have equal scores.*temperature"),
     "constrained": ([constrained()], "all 2 answers were sampled under a constraint.*response_format.*tool_choice"),
     "unjudged": (
         [group((trajectory("a", call(said("x"))), None), error=Failure(kind="JudgeError", message="answered prose"))],

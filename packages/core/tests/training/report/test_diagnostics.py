@@ -46,7 +46,7 @@ def test_empty_tool_names_and_missing_ids_are_warnings() -> None:
 def test_flat_scores_everywhere_are_a_warning() -> None:
     member = call(said("4"))
 
-    assert "all 1 judged groups have equal scores" in _warned(
+    assert "all 1 scored groups have equal scores" in _warned(
         group((trajectory("a", member), 0.5), (trajectory("b", member), 0.5))
     )
 

@@ -150,7 +150,7 @@ WARNINGS: Mapping[str, tuple[Script, str]] = {
     ),
     "flat rewards": (
         lambda r: say("seven") if turn_of(r) else call_tool("look", item="lamps"),
-        "all 3 judged groups have equal scores",
+        "all 3 scored groups have equal scores",
     ),
 }
 

@@ -32,7 +32,7 @@ def all_constrained(members: Sequence[Trajectory]) -> str | None:
 
 
 def flat_groups(groups: Sequence[Group], tolerance: float) -> str | None:
-    """Return a warning if in every judged group all scores are equal, and whether that is for the good or the bad."""
+    """Return a warning if in every scored group all scores are equal, and whether that is for the good or the bad."""
     values = [[s.value for s in g.judgement.scores] for g in groups if g.judgement and g.judgement.error is None]
     judged = [v for v in values if len(v) > 1]
     if not judged or any(max(v) - min(v) > tolerance for v in judged):
@@ -40,19 +40,19 @@ def flat_groups(groups: Sequence[Group], tolerance: float) -> str | None:
     count = len(judged)
     if all(min(v) >= 1 - tolerance for v in judged):
         return (
-            f"all {count} judged groups are solved (every score is {judged[0][0]:g}), so nothing can be learned from "
+            f"all {count} scored groups are solved (every score is {judged[0][0]:g}), so nothing can be learned from "
             "them: the policy can do these scenarios already; give it harder ones, or a reward that tells good from "
             "better"
         )
     if all(max(v) <= tolerance for v in judged):
         return (
-            f"all {count} judged groups failed (every score is {judged[0][0]:g}), so nothing can be learned from them: "
+            f"all {count} scored groups failed (every score is {judged[0][0]:g}), so nothing can be learned from them: "
             "the scenarios are too hard for this policy; give it easier ones, a reward that counts partial success, a "
             "stronger model, or a start from examples (`woodshed sft`)"
         )
     return (
-        f"all {count} judged groups have equal scores, so nothing can be learned from them: are the scenarios too easy "
-        "or too hard, is the temperature too low, does the rubric tell attempts apart?"
+        f"all {count} scored groups have equal scores, so nothing can be learned from them: are the scenarios too easy "
+        "or too hard, is the temperature too low, does the reward (or its rubric) tell attempts apart?"
     )
 
 
