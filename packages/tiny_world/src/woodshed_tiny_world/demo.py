@@ -53,7 +53,8 @@ class ShuffledReward:
         self, *, base_url: str, api_key: str, cache: VerdictCache | None = None, scenarios: Scenarios | None = None
     ) -> Self:
         """Return a copy whose judge can reach the engine."""
-        return replace(self, inner=self.inner.bound(base_url=base_url, api_key=api_key, cache=cache))
+        inner = self.inner.bound(base_url=base_url, api_key=api_key, cache=cache, scenarios=scenarios)
+        return replace(self, inner=inner)
 
     async def judge_group(self, trajectories: Sequence[woodshed.Trajectory]) -> woodshed.Judgement:
         """Return the judge's verdict with its scores dealt out anew."""

@@ -25,7 +25,7 @@ from woodshed.mcp.session import Sessions
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.rewards.prepare import prepared
-from woodshed.training.config import Evaluation, Measure, Policy, TrainConfig
+from woodshed.training.config import Evaluation, Measure, Policy, TrainConfig, scenarios_by_id
 from woodshed.training.event_loop import run_to_end
 from woodshed.training.finished import Run
 from woodshed.training.loop import VERDICTS, Training
@@ -156,7 +156,7 @@ class McpTraining:
         assert tally.opened == tally.closed, f"{tally.opened} sessions were opened and {tally.closed} closed"
         figures = figures_of(
             finished.summary, scenarios, tally, framework=self.framework, measure=self.measure_name,
-            comparison=await self._compared(examples, folder, console) if self.compare else None,
+            comparison=await self._compared(examples, scenarios.held_out, folder, console) if self.compare else None,
         )  # fmt: skip
         write_summary(folder, figures)
         write_markdown(folder / "report.md", figures, scenarios, examples, self.measure or tool_and_answer_given)
@@ -164,17 +164,20 @@ class McpTraining:
         console.print(f"report: {folder / 'report.md'}   figures: {folder / 'summary.json'}")
         return figures
 
-    async def _compared(self, examples: Sequence[Pair], folder: Path, console: Console) -> Comparison | None:
+    async def _compared(
+        self, examples: Sequence[Pair], held_out: Sequence[Any], folder: Path, console: Console
+    ) -> Comparison | None:
         """Return the judge's comparison of before and after; for a judge on the engine, start the engine again."""
         console.print("the judge compares the held-out rollouts before and after")
         # The run's own cache: verdicts are not paid for twice, and max_cost_usd covers the comparison too.
         cache = SqliteCache(folder / _TRAINING / VERDICTS)
+        known: dict[str, Any] = {"cache": cache, "scenarios": scenarios_by_id(held_out)}
         try:
             if not self.reward.asks_engine:
-                bound = self.reward.bound(base_url="", api_key="", cache=cache)
+                bound = self.reward.bound(base_url="", api_key="", **known)
                 return await compare((await prepared(bound))[0], examples)
             async with self.engine.running([self.policy.served()], home=folder / _TRAINING / "engine") as client:
-                bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, cache=cache)
+                bound = self.reward.bound(base_url=client.openai_base_url, api_key=client.api_key, **known)
                 return await compare((await prepared(bound))[0], examples)
         except WoodshedError as error:
             # The training is done and paid for, so write its report without the comparison.

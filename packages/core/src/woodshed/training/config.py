@@ -245,6 +245,11 @@ def scenario_ids(scenarios: Sequence[Any]) -> list[str]:
     return ids
 
 
+def scenarios_by_id(scenarios: Sequence[Any]) -> dict[str, Any]:
+    """Return the scenarios by their ids; see `scenario_ids`."""
+    return dict(zip(scenario_ids(scenarios), scenarios, strict=True))
+
+
 def _scenario_id(scenario: Any, index: int) -> str:
     own = scenario.get("id") if isinstance(scenario, dict) else getattr(scenario, "id", None)
     return str(own) if own is not None else f"scenario-{index}"

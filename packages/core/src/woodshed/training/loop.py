@@ -18,7 +18,7 @@ from woodshed.errors import ConfigError
 from woodshed.rewards.base import Reward
 from woodshed.rewards.cache import SqliteCache
 from woodshed.rewards.prepare import is_undecided
-from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenario_ids
+from woodshed.training.config import Evaluation, Policy, TrainConfig, check_kinds, scenarios_by_id
 from woodshed.training.doctor import first_step_checks
 from woodshed.training.evaluation import evaluate, held_out_warning
 from woodshed.training.event_loop import run_to_end
@@ -237,7 +237,7 @@ async def _run_steps(
         if store.fact("finished"):
             progress.message(f"the run was finished after {taken} steps, and goes on from its last checkpoint")
         store.reopen()
-    scenarios = _by_id(training.scenarios)
+    scenarios = scenarios_by_id(training.scenarios)
     bound = training.reward.bound(
         base_url=client.openai_base_url, api_key=client.api_key, cache=cache, scenarios=scenarios
     )
@@ -264,7 +264,3 @@ async def _run_steps(
 
 def _patience(training: Training) -> int | None:
     return training.evaluation.patience if training.evaluation is not None else None
-
-
-def _by_id(scenarios: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip(scenario_ids(scenarios), scenarios, strict=True))
