@@ -231,6 +231,7 @@ async def _run_steps(
             function=function,
             store=store,
         )
+    progress.warn(context.trainer_warnings)
     is_over = is_stopped(store, training.config.steps, _patience(training))
     if (taken := len(store.history())) < training.config.steps and not is_over:
         go_on(store)

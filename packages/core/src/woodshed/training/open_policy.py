@@ -42,6 +42,7 @@ async def open_policy(
     )
     store.save_fact("engine_version", state.version)
     store.save_fact("checkpoints", state.checkpoints)
+    store.add_warnings(state.warnings)
     return RunContext(
         function=function,
         client=client,
@@ -50,6 +51,7 @@ async def open_policy(
         policy_name=name,
         config=config,
         start_version=_start_version(store, state.version),
+        trainer_warnings=state.warnings,
         semaphore=PrioritySemaphore(config.max_concurrency),
     )
 

@@ -125,7 +125,8 @@ async def _train_step(
         settings=config.advantage,
     )  # fmt: skip
     context.store.save_step(step, report, row)
-    if (warning := drift_unmeasured(context.store.history())) is not None:
+    unmeasured = drift_unmeasured(context.store.history())
+    for warning in (*report.warnings, *([unmeasured] if unmeasured is not None else [])):
         _log.warning("step %d: %s", step + 1, warning)
         context.store.add_warnings([f"step {step + 1}: {warning}"])
     if report.trained or not fresh:  # the next step's groups are fresh again

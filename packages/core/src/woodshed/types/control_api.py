@@ -79,6 +79,10 @@ class PolicyState(Record):
     """Ids of the steps taken so far, oldest first."""
     checkpoints: str | None = None
     """Folder, on the engine's machine, with a checkpoint of each version that is kept: `00007/adapter` is a LoRA."""
+    forward_mode: str | None = None
+    """How rows go through the model in the trainer (`tree`, `dense`, `rows`, …); None where no trainer runs."""
+    warnings: tuple[str, ...] = ()
+    """What the trainer does in a slower way than it could, why, and what it costs."""
 
 
 class OpenSession(Record):
@@ -172,6 +176,8 @@ class StepReport(Record):
     metrics: dict[str, float] = Field(default_factory=dict)
     quarantined: dict[str, str] = Field(default_factory=dict)
     """Rollout id → why it was left out of the step (`NaN advantage`, `no trained tokens`, …)."""
+    warnings: tuple[str, ...] = ()
+    """What the trainer warned of in this step and in none before it."""
 
 
 class ModelSettings(Record):

@@ -17,8 +17,8 @@ from woodshed.training.doctor.judge import check_judge
 from woodshed.training.doctor.machine import check_disk, check_memory, check_versions
 from woodshed.training.doctor.serving import check_endpoints
 from woodshed.training.doctor.tool_calls import judge_unread
-from woodshed.training.doctor.weights import judge_drift
-from woodshed.types import Completion, Gpu, LossSettings, Machine, Message, ReadCalls, Serving
+from woodshed.training.doctor.weights import check_trainer, judge_drift
+from woodshed.types import Completion, Gpu, LossSettings, Machine, Message, PolicyState, ReadCalls, Serving
 
 PACKAGES = {
     "woodshed": woodshed.__version__,
@@ -73,6 +73,16 @@ def test_a_gpu_without_room_for_the_trainer_is_said() -> None:
 @pytest.mark.parametrize(("free", "expected"), [(1000.0, "fail"), (4000.0, "warn"), (9000.0, "pass")])
 def test_checkpoints_that_do_not_fit_are_said(free: float, expected: str) -> None:
     assert check_disk(machine(disk_free_mb=free), adapter_mb=100).status == expected
+
+
+def test_a_trainer_that_left_its_fastest_mode_says_why() -> None:
+    fast = PolicyState(name="p", version=0, forward_mode="tree")
+    slow = fast.model_copy(
+        update={"forward_mode": "rows", "warnings": ("'tree' cannot be used: no kernel; 3× slower",)}
+    )
+
+    assert status(check_trainer(fast)) == ("pass", False) and "'tree'" in check_trainer(fast).found
+    assert status(check_trainer(slow)) == ("warn", True) and "no kernel; 3× slower" in check_trainer(slow).found
 
 
 def test_an_endpoint_that_is_missing_is_named() -> None:

@@ -49,6 +49,8 @@ class PolicyRun:
             version=self.position.version,
             steps=tuple(report.step_id for report in self.position.reports),
             checkpoints=str(self.checkpoints.folder.absolute()),
+            forward_mode=self.runner.mode,
+            warnings=self.runner.slower.warnings,
         )
 
     def step(self, message: Step) -> StepReport:
@@ -69,6 +71,7 @@ class PolicyRun:
             trained=trained,
             metrics=self._metrics(message, batch) if batch.learning else {"rollouts": float(len(batch.rollouts))},
             quarantined=batch.quarantined,
+            warnings=self.runner.slower.new_warnings(),
         )
         if message.request.objective == "evaluate":
             return report  # nothing changed that belongs in a checkpoint

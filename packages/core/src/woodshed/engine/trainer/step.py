@@ -14,10 +14,11 @@ from torch import Tensor
 from woodshed.engine.trainer.batch import TrainedRollout, TrainingBatch
 from woodshed.engine.trainer.drift import Drift
 from woodshed.engine.trainer.forward import MicroBatch, TrainingRow, forward_logprobs, micro_batches
-from woodshed.engine.trainer.forward_mode import choose_forward_mode
+from woodshed.engine.trainer.forward_mode import TOKEN_BUDGET, choose_forward_mode
 from woodshed.engine.trainer.log_ratios import LogRatios
 from woodshed.engine.trainer.memory import PeakWatch, available_bytes, memory_model, return_freed_memory
 from woodshed.engine.trainer.policy import LoraPolicy
+from woodshed.engine.trainer.slower_mode import SlowerMode
 from woodshed.engine.trainer.threads import threads_worth
 from woodshed.errors import TrainError
 from woodshed.loss.grpo import BatchTotals, LossOut, grpo_loss, log_ratio_sums
@@ -26,9 +27,6 @@ from woodshed.loss.presets import loss_terms
 
 _log = logging.getLogger("woodshed.trainer")
 
-_TOKEN_BUDGET = {"tree": 16_384, "dense": 1024, "rows": 4096}
-"""Most positions of one micro-batch. With a dense mask, a longer pack soon costs more than it saves. Along a tree
-longer is always better, up to the memory."""
 _MAX_LOGITS = 2**28
 """Most logits (positions x vocabulary) of one micro-batch in modes that compute all of them: 1 GiB in fp32."""
 _MIN_PACK = 4096
@@ -53,9 +51,11 @@ class StepRunner:
         self.policy = policy
         self.terms = loss_terms(policy.settings.loss)
         self.vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
-        self.mode = choose_forward_mode(policy.model, self.vocabulary, policy.device)
+        choice = choose_forward_mode(policy.model, self.vocabulary, policy.device)
+        self.mode = choice.mode
+        self.slower = SlowerMode(choice)
         self.memory = memory_model(policy.model, self.vocabulary, self.mode, policy.device)
-        self.token_budget = _TOKEN_BUDGET[self.mode]
+        self.token_budget = TOKEN_BUDGET[self.mode]
         if self.mode != "tree":
             self.token_budget = max(1, min(self.token_budget, _MAX_LOGITS // self.vocabulary))
         self.checkpointed = False
@@ -114,6 +114,7 @@ class StepRunner:
             return_freed_memory()
         budget = max(1, min(self.token_budget, max_positions))
         parts = micro_batches(rows, token_budget=budget, mode=self.mode, device=self.policy.device)
+        self.slower.packed(rows, parts)
         longest_part = max((part.input_ids_BN.numel() for part in parts), default=0)
         torch.set_num_threads(threads_worth(longest_part, self._parameters, self._threads))
         return parts

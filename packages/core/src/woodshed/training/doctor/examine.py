@@ -19,7 +19,7 @@ from woodshed.training.doctor.judge import check_judge
 from woodshed.training.doctor.machine import check_disk, check_memory, check_versions
 from woodshed.training.doctor.serving import check_endpoints, check_template, check_tool_parser
 from woodshed.training.doctor.tool_calls import check_tool_calls
-from woodshed.training.doctor.weights import check_drift, check_learning, check_swap
+from woodshed.training.doctor.weights import check_drift, check_learning, check_swap, check_trainer
 from woodshed.types import LossSettings, OpenPolicy, OptimizerSettings, Serving
 
 _ENGINE_LOG = "see the engine's logs; `woodshed engine install` brings what woodshed is tested with"
@@ -128,7 +128,7 @@ async def _examine_all(
             warned("weights", f"{name!r} is open for a run on this engine", "that run checks them before it starts")
         )
         return
-    await client.open_policy(_own_policy(policy))
+    on_finding(check_trainer(await client.open_policy(_own_policy(policy))))
     await examine_policy(client, name, policy.sampling(), limits, on_finding)
     on_finding(await guarded("LoRA step", check_learning(client, name, policy.sampling()), _ENGINE_LOG))
 

@@ -13,14 +13,31 @@ from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError
 from woodshed.training.doctor.finding import Finding, failed, passed, warned
 from woodshed.training.rollouts.rollout import opened, seal_stopped
-from woodshed.types import LossSettings, OpenSession, SessionGrant, StepReport, StepRequest, WeightedRollout
+from woodshed.types import (
+    LossSettings,
+    OpenSession,
+    PolicyState,
+    SessionGrant,
+    StepReport,
+    StepRequest,
+    WeightedRollout,
+)
 
 _PROBE = "Tell me something that you know about the sea."
 _TOKENS, _PROBES = 24, 2
+_SLOWER = "training is right, only slower; `woodshed engine install` brings the torch that every mode was tested with"
 _ADVICE = (
     "trainer and vLLM do not hold the same policy: look for another base model or adapter, a quantised model, or a "
     "temperature that is not Policy.temperature"
 )
+
+
+def check_trainer(state: PolicyState) -> Finding:
+    """Check that the trainer takes its fastest forward mode for an open policy."""
+    mode = f"forward mode {state.forward_mode or 'unknown'!r}"
+    if state.warnings:
+        return warned("trainer", "; ".join(state.warnings), _SLOWER)
+    return passed("trainer", mode)
 
 
 async def check_swap(client: EngineClient, policy: str) -> Finding:

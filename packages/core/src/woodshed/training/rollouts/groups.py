@@ -34,6 +34,8 @@ class RunContext:
     """Version of the weights before the first step."""
     semaphore: PrioritySemaphore
     """Limits the rollouts in flight across all groups and steps."""
+    trainer_warnings: tuple[str, ...] = ()
+    """What the trainer warned of when the policy was opened."""
 
     async def rollout(self, step: int, key: str, scenario: Any, scenario_id: str) -> Trajectory:
         """Return the stored rollout of `key` (`step/scenario/number`), or run and store it if there is none."""

@@ -22,3 +22,5 @@ class SftSummary(Record):
     model: str
     adapter: str
     """Folder of the LoRA; on the engine's machine if that is a different one."""
+    warnings: tuple[str, ...] = ()
+    """What the trainer warned of, such as a slower way through the model than the best."""

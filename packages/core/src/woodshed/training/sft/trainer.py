@@ -53,12 +53,13 @@ class SftTrainer:
     async def open(self, adapter: str | None) -> None:
         """Open the policy, starting from `adapter` or from the base model."""
         policy, config = self.policy, self.config
-        await self.client.open_policy(
+        state = await self.client.open_policy(
             OpenPolicy(
                 name=self.name, run_id=self.store.run_id(), lora=policy.lora, optimizer=config.optimizer,
                 seed=config.seed, trainer=policy.trainer, load_in_4bit=policy.load_in_4bit, adapter=adapter,
             )
         )  # fmt: skip
+        self._warn(state.warnings)
 
     async def import_examples(self, examples: Sequence[SftExample]) -> None:
         """Import the conversations into the engine, unless that was done before.
@@ -142,6 +143,7 @@ class SftTrainer:
             seconds=round(seconds, 1),
             model=self.policy.model,
             adapter=str(adapter.absolute()),
+            warnings=tuple(self.store.fact("warnings") or ()),
         )
         write_summary(self.store.folder, summary.model_dump(mode="json"))
         write_history(self.store.folder, history)
@@ -172,7 +174,15 @@ class SftTrainer:
 
     async def _request_step(self, step_id: str, examples: Sequence[int], objective: Objective) -> StepReport:
         rollouts = tuple(WeightedRollout(rollout_id=self._rollout_id(k), advantage=1.0) for k in examples)
-        return await self.client.step(self.name, StepRequest(step_id=step_id, rollouts=rollouts, objective=objective))
+        request = StepRequest(step_id=step_id, rollouts=rollouts, objective=objective)
+        report = await self.client.step(self.name, request)
+        self._warn(report.warnings)
+        return report
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        """Show and keep what the trainer warns of."""
+        self.progress.warn(warnings)
+        self.store.add_warnings(warnings)
 
     def _rollout_id(self, number: int) -> str:
         return f"sft/{self.store.run_id()}/{number}"

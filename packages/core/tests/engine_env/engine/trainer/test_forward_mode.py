@@ -36,7 +36,7 @@ def other_decoder() -> Any:
 
 
 def test_llama_like_decoder_takes_the_tree(llama_like: Any) -> None:
-    assert choose_forward_mode(llama_like, VOCABULARY, CPU) == "tree"
+    assert choose_forward_mode(llama_like, VOCABULARY, CPU).mode == "tree"
 
 
 def test_probing_leaves_the_weights_as_they_were(llama_like: Any) -> None:
@@ -53,20 +53,20 @@ def test_sliding_window_is_not_packed(llama_like: Any, setting: dict[str, Any]) 
     for name, value in setting.items():
         setattr(llama_like.config, name, value)
 
-    assert choose_forward_mode(llama_like, VOCABULARY, CPU) == "rows"
+    assert choose_forward_mode(llama_like, VOCABULARY, CPU).mode == "rows"
 
 
 def test_rotation_that_depends_on_the_length_is_not_packed(llama_like: Any) -> None:
     llama_like.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4}
 
-    assert choose_forward_mode(llama_like, VOCABULARY, CPU) == "rows"
+    assert choose_forward_mode(llama_like, VOCABULARY, CPU).mode == "rows"
 
 
 def test_head_that_is_more_than_a_matrix_takes_the_mask(llama_like: Any) -> None:
     head = llama_like.get_base_model().lm_head
     head.bias = torch.nn.Parameter(torch.linspace(-2, 2, VOCABULARY), requires_grad=False)
 
-    assert choose_forward_mode(llama_like, VOCABULARY, CPU) == "dense"
+    assert choose_forward_mode(llama_like, VOCABULARY, CPU).mode == "dense"
 
 
 def test_layer_that_computes_something_else_takes_the_mask(llama_like: Any) -> None:
@@ -74,11 +74,11 @@ def test_layer_that_computes_something_else_takes_the_mask(llama_like: Any) -> N
         mlp = layer.mlp.forward
         layer.mlp.forward = lambda x, mlp=mlp: 0.5 * mlp(x)
 
-    assert choose_forward_mode(llama_like, VOCABULARY, CPU) == "dense"
+    assert choose_forward_mode(llama_like, VOCABULARY, CPU).mode == "dense"
 
 
 def test_decoder_of_another_family_takes_the_mask(other_decoder: Any) -> None:
-    assert choose_forward_mode(other_decoder, VOCABULARY, CPU) == "dense"
+    assert choose_forward_mode(other_decoder, VOCABULARY, CPU).mode == "dense"
 
 
 def test_model_whose_attention_ignores_the_mask_is_not_packed(other_decoder: Any) -> None:
@@ -86,7 +86,7 @@ def test_model_whose_attention_ignores_the_mask_is_not_packed(other_decoder: Any
         attend = layer.attention.forward
         layer.attention.forward = lambda *args, attend=attend, **kw: attend(*args, **{**kw, "attention_mask": None})
 
-    assert choose_forward_mode(other_decoder, VOCABULARY, CPU) == "rows"
+    assert choose_forward_mode(other_decoder, VOCABULARY, CPU).mode == "rows"
 
 
 def test_forward_pass_that_makes_all_logits_is_cut_to_those_needed(llama_like: Any) -> None:

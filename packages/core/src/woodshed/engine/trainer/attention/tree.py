@@ -128,10 +128,15 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, scale: flo
     if query.device.type == "cuda" and _compiled_flex is None:
         _compiled_flex = torch.compile(flex_attention, dynamic=True)
     attend: Any = _compiled_flex if query.device.type == "cuda" else flex_attention
-    out: Tensor = attend(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=True)
+    out: Tensor = attend(
+        query, key, value, block_mask=block_mask, scale=scale, enable_gqa=True, kernel_options=_FLEX_OPTIONS
+    )  # fmt: skip
     return out
 
 
+_FLEX_OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True}
+# Below 128 queries torch would take its kernel for decoding, which does not compile with 16 query heads of 128 numbers
+# on 2 key heads (torch 2.11, 3B shapes of Qwen2.5); a last layer may have so few in any step.
 _compiled_flex: Any = None
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLASH_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -79,7 +79,7 @@ def test_half_precision_strays_no_further_along_the_tree_than_row_by_row(archite
             strayed[mode] += float((along - exact).norm() / exact.norm()) / 12
 
             assert off < 0.15
-    assert choose_forward_mode(of, VOCABULARY, CPU) == "tree"
+    assert choose_forward_mode(of, VOCABULARY, CPU).mode == "tree"
     assert 0 < strayed["tree"] <= 1.5 * strayed["rows"] < 0.05
 
 
@@ -114,7 +114,7 @@ def test_other_paths_give_the_same(architecture: str, mode: ForwardMode) -> None
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_models_of_the_llama_family_take_the_tree(architecture: str) -> None:
-    assert choose_forward_mode(model(architecture), VOCABULARY, CPU) == "tree"
+    assert choose_forward_mode(model(architecture), VOCABULARY, CPU).mode == "tree"
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
