@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -68,8 +69,12 @@ def sentences(page: Path) -> list[str]:
         if token.type in ("paragraph_open", "paragraph_close"):
             is_prose = token.type == "paragraph_open"
         elif token.type == "inline" and is_prose:
-            words = "".join(
-                " " if child.type in ("softbreak", "hardbreak") else child.content for child in token.children or ()
-            )
+            words = "".join(map(_text, token.children or ()))
             texts += re.split(r"(?<=[.!?:])\s+(?=[^a-z])", words)
     return [text for text in texts if text.strip()]
+
+
+def _text(token: Token) -> str:
+    if token.type in ("softbreak", "hardbreak"):
+        return " "
+    return f"`{token.content}`" if token.type == "code_inline" else token.content  # so that a sentence may begin with it
