@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real
+.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -158,6 +158,19 @@ view: ## Build the page of `woodshed view` anew (needs node and npm); its output
 tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 20 CPU minutes).
 	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done
 
+.docs/.stamp: pyproject.toml | .tools/bin/uv
+	@echo "making .docs (the documentation's site)"
+	@test -x .docs/bin/mkdocs || .tools/bin/uv venv -q --clear -p $(PYTHON) .docs
+	@.tools/bin/uv pip install -q --python .docs/bin/python $(if $(DOCS_RESOLUTION),--resolution $(DOCS_RESOLUTION)) --group docs
+	@touch $@
+
+docs: .docs/.stamp ## Build the documentation into site/; a dead link or anchor fails. Open site/index.html, no server needed.
+	@NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build -q --strict --clean
+	@echo "site/index.html"
+
+docs-serve: .docs/.stamp ## Show the documentation at http://127.0.0.1:8000 while you write it.
+	@NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs serve
+
 lock: | .tools/bin/uv ## Resolve requirements.lock anew, with hashes and without any host name.
 	@.tools/bin/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package woodshed --no-emit-package woodshed-langgraph --no-emit-package woodshed-crewai --no-emit-package woodshed-adk --no-emit-package woodshed-tiny-world --group dev pyproject.toml -o requirements.lock
 
@@ -169,4 +182,4 @@ dist: | .tools/bin/uv ## Build wheels and sdists of all packages into dist/, che
 	@$(PYTHON) tests/dist/try_wheels.py dist .tools/bin/uv
 
 clean: ## Remove the environments (runs are kept).
-	@rm -rf .venv .engine .tools .oracle .matrix .phoenix
+	@rm -rf .venv .engine .tools .oracle .matrix .phoenix .docs

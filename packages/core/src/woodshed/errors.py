@@ -30,9 +30,18 @@ A run that is ended can be resumed by the same command.
 
 from __future__ import annotations
 
+TROUBLESHOOTING = "docs/troubleshooting.md"
+"""The page with a section for each class of this file."""
+
 
 class WoodshedError(Exception):
-    """Root of every deliberate error of woodshed."""
+    """Root of every deliberate error of woodshed. A note with its section of the documentation follows its traceback."""
+
+    def __init__(self, *args: object) -> None:
+        """Note where the documentation speaks of it."""
+        super().__init__(*args)
+        known = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        self.add_note(f"see {TROUBLESHOOTING}#{known.__name__.lower()}")
 
 
 class ConfigError(WoodshedError, ValueError):

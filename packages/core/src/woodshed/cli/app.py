@@ -57,7 +57,8 @@ def main() -> None:
         status = app(standalone_mode=False)
     except WoodshedError as error:
         place = user_line(error)
-        _stop(f"{type(error).__name__}: {error}" + (f"\n({place})" if place else ""), 1)
+        notes = [f"({place})"] if place else []
+        _stop("\n".join([f"{type(error).__name__}: {error}", *notes, *error.__notes__]), 1)
     except ExceptionGroup as group:
         _stop(user_traceback(group) or "\n".join(_flat(group)), 1)
     except typer.Exit as stop:
