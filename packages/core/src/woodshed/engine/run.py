@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import socket
@@ -21,17 +22,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from woodshed.engine.client.config import LOOPBACK, EngineConfig, ServedModel, check_config
+from woodshed.engine.client.gpus import gpu_ids
 from woodshed.engine.control.api import ControlApi
 from woodshed.engine.gateway.asgi import Receive, Scope, Send
 from woodshed.engine.gateway.connections import Connection, raise_open_files
 from woodshed.engine.gateway.counters import Counters, restarts_of
 from woodshed.engine.gateway.gateway import Gateway
 from woodshed.engine.gateway.guard import Guard
-from woodshed.engine.gateway.sessions import Sessions
+from woodshed.engine.gateway.sessions import Session, Sessions
 from woodshed.engine.gateway.store import Store
-from woodshed.engine.gateway.upstream_call import Upstream
+from woodshed.engine.gateway.upstream import Upstream
 from woodshed.engine.vllm.gguf import converted
 from woodshed.engine.vllm.lora_slots import LoraSlots
+from woodshed.engine.vllm.model_server import ModelServer
+from woodshed.engine.vllm.room import check_room
 from woodshed.engine.vllm.supervisor import Supervisor
 from woodshed.engine.vllm.tool_parsers import resolved
 from woodshed.errors import EngineError
@@ -39,6 +43,7 @@ from woodshed.errors import EngineError
 Report = Callable[[str, str], None]
 """Called with a kind (`progress` or `ready`) and a message."""
 
+_log = logging.getLogger("woodshed.engine")
 _PARENT_EVERY_S = 0.5
 _GRACE_S = 2
 _KEEP_ALIVE_S = 600
@@ -78,7 +83,10 @@ async def run_engine(config: EngineConfig, report: Report, supervisor_type: type
 
 
 async def _prepared(config: EngineConfig, progress: Callable[[str], None]) -> tuple[ServedModel, ...]:
-    return await resolved(await converted(config.models, progress), progress)
+    models = await resolved(await converted(config.models, progress), progress)
+    if not gpu_ids():
+        check_room(models)
+    return models
 
 
 async def _serve(
@@ -95,13 +103,10 @@ async def _serve(
         store = Store(config.home / "engine.sqlite")
         try:
             sessions, counters = Sessions(store), Counters(store)
-            upstreams = {}
-            for name, server in supervisor.servers.items():
-                server.on_restart = partial(counters.add, restarts_of(name))
-                slots = LoraSlots(server, http) if server.model.trainable else None
-                upstreams[name] = Upstream(server=server, slots=slots, http=http, counters=counters)
+            upstreams = _upstreams(supervisor, http, counters, lambda message: report("progress", message))
+            sessions.on_seal = lambda session: _leave(upstreams, session)
             gateway = Gateway(upstreams, sessions, config.api_key)
-            control = ControlApi(upstreams, sessions, counters, gateway, config.home, stop.set)
+            control = ControlApi(upstreams, sessions, counters, gateway, config.home, stop.set, supervisor.restart)
             starting = asyncio.create_task(supervisor.start())
             if not await _ends_before(stop, starting):
                 return
@@ -113,6 +118,30 @@ async def _serve(
         finally:
             await supervisor.stop()
             store.close()
+
+
+def _upstreams(
+    supervisor: Supervisor, http: aiohttp.ClientSession, counters: Counters, say: Callable[[str], None]
+) -> dict[str, Upstream]:
+    """Return model → its servers as the gateway calls them."""
+
+    def warn(message: str) -> None:
+        _log.warning("%s", message)
+        say(message)
+
+    of_model: dict[str, list[ModelServer]] = {}
+    for server in supervisor.servers.values():
+        server.on_restart = partial(counters.add, restarts_of(server.model.name))
+        of_model.setdefault(server.model.name, []).append(server)
+    return {
+        name: Upstream(servers, LoraSlots(servers, http, warn) if servers[0].model.trainable else None, http, counters)
+        for name, servers in of_model.items()
+    }
+
+
+def _leave(upstreams: dict[str, Upstream], session: Session) -> None:
+    if (upstream := upstreams.get(session.policy)) is not None:  # it may be of an engine that served other models
+        upstream.leave(session.rollout_id)
 
 
 async def _ends_before(stop: asyncio.Event, work: asyncio.Task[Any]) -> bool:

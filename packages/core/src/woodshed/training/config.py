@@ -26,7 +26,10 @@ Measure = Callable[[Trajectory, Any], float]
 """True success of a finished trajectory on its scenario, as a number; reported, never trained on."""
 
 
-_SERVING = {"max_model_len", "kv_cache_gib", "dtype", "chat_template", "tool_call_parser", "reasoning_parser"}
+_SERVING = {
+    *("max_model_len", "kv_cache_gib", "dtype", "chat_template", "tool_call_parser", "reasoning_parser"),
+    *("replicas", "tensor_parallel"),
+}
 """The settings of a policy that are its engine's."""
 
 
@@ -57,6 +60,10 @@ class Policy(Settings):
     None is for an agent without tools."""
     reasoning_parser: str | None = None
     """Name of the vLLM parser that separates a model's thoughts from its answer, such as `qwen3`."""
+    replicas: int = Field(default=1, ge=1, le=64)
+    """vLLM servers that serve the policy on the engine's machine; each takes its own memory (docs/replicas.md)."""
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    """GPUs that each of these servers is spread over."""
     temperature: float = Field(default=1.0, gt=0, le=2)
     """Sampling temperature of rollouts. The trainer divides its logits by the same value."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -81,6 +88,10 @@ class Policy(Settings):
             # An engine that runs already is compared with what the user set, and with nothing else.
             **self.model_dump(include=_SERVING, exclude_unset=True),
         )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that must be unchanged to resume a run, as plain JSON: not on how much it is served."""
+        return self.model_dump(mode="json", exclude={"replicas", "tensor_parallel"})
 
     def sampling(self) -> dict[str, Any]:
         """Return the sampling parameters that the engine uses, whatever the agent's client requests."""

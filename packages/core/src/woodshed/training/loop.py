@@ -201,7 +201,7 @@ async def _run_and_report(
 def _identity(training: Training) -> dict[str, Any]:
     evaluation = training.evaluation
     return {
-        "policy": training.policy.model_dump(mode="json"),
+        "policy": training.policy.identity(),
         "config": training.config.identity(),
         "reward": stable_repr(training.reward),
         "scenarios": scenarios_identity(training.scenarios),

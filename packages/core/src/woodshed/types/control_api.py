@@ -198,20 +198,54 @@ class ModelSettings(Record):
     """What vLLM computes in; None where vLLM decides."""
     max_lora_rank: int
     lora_slots: int
+    replicas: int = 1
+
+
+ReplicaState = Literal["ready", "starting", "left out", "draining", "given up"]
+"""`starting`: for the first time, or after its death. `left out`: it has not loaded the weights that the others serve.
+`draining`: it gets no new call and is restarted after its last. `given up`: it kept dying."""
+
+
+class ReplicaHealth(Record):
+    """The state of one vLLM server of a model."""
+
+    name: str
+    """That of its log and in `servers.json`: the model's own where it is served once, else such as `policy#2`."""
+    state: ReplicaState
+    in_flight: int
+    """Calls that it is answering now."""
+    sessions: int = 0
+    """Rollouts whose calls go there."""
+    calls: int = 0
+    """Calls that it was sent since the engine started."""
+    starts: int = 0
+    """How often it was started."""
+    cached_calls: float | None = None
+    """Share of calls that found some of their prompt in the prefix cache, of those whose answer says it; None for no
+    such answer. A streamed answer says it only where the client asks for its usage."""
+    cached_tokens: float | None = None
+    """Share of these calls' prompt tokens that were in the cache."""
+    rss_mb: float = 0.0
 
 
 class ModelHealth(Record):
-    """The state of one vLLM server behind the gateway."""
+    """The state of a model's vLLM servers behind the gateway."""
 
     name: str
     model: str
     vllm: str
     """Version as the server itself reports it."""
     ready: bool
+    """Whether calls can be sent right now: to one of its replicas at least."""
     settings: ModelSettings
     restarts: int = 0
     """How often its vLLM died and was started again; where a run is training, over the whole life of that run."""
     rss_mb: float = 0.0
+    replicas: tuple[ReplicaHealth, ...] = ()
+    moved_sessions: int = 0
+    """How often a rollout was sent to another replica than the one before: it died, or had far more to do."""
+    swap_s: float | None = None
+    """Seconds from the request to load the newest weights until new calls got them; None before the first swap."""
 
 
 class EngineHealth(Record):

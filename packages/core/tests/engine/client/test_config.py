@@ -64,7 +64,7 @@ def test_a_chat_template_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_policy_passes_on_how_it_is_served_and_only_what_was_set() -> None:
     settings: dict[str, Any] = {
         "max_model_len": 4096, "kv_cache_gib": 1.5, "dtype": "bfloat16", "chat_template": "a.jinja",
-        "tool_call_parser": None, "reasoning_parser": "qwen3",
+        "tool_call_parser": None, "reasoning_parser": "qwen3", "replicas": 2, "tensor_parallel": 2,
     }  # fmt: skip
     plain, full = Policy("m").served(), Policy("m", **settings).served()
 

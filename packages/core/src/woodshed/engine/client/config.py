@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from woodshed.engine.client.gpus import gpu_ids, spread
 from woodshed.engine.client.provision import has_gpu
 from woodshed.errors import ConfigError
 from woodshed.types import Settings, TrainerKind
@@ -53,6 +54,14 @@ class ServedModel(Settings):
     """Memory for the KV cache in GiB on a machine without a GPU; None means enough for all calls, at most 4."""
     gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
     """Share of the GPU's memory that this model's vLLM takes when it starts; the trainer uses what is left."""
+    replicas: int = Field(default=1, ge=1, le=64)
+    """How many vLLM servers serve the model, on this machine; a rollout stays on one (docs/replicas.md)."""
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    """GPUs that each of its servers is spread over; 1 on a machine without a GPU."""
+
+    def server_names(self) -> tuple[str, ...]:
+        """Return the name of each of its servers: its own where there is one, else such as `policy#2`."""
+        return (self.name,) if self.replicas == 1 else tuple(f"{self.name}#{n + 1}" for n in range(self.replicas))
 
     def is_hub_name(self) -> bool:
         """Whether `path` is a name on the hub: it looks like `owner/model`, and no such folder exists."""
@@ -97,8 +106,7 @@ def check_config(config: EngineConfig) -> EngineConfig:
             f"host {config.host!r} is reachable from other machines and no api_key is set; "
             "set one, or listen on 127.0.0.1"
         )
-    if has_gpu():
-        check_split(config.models)
+    check_split(config.models, len(gpu_ids()))
     home = config.home.expanduser().absolute()
     return config.model_copy(update={"home": home, "models": tuple(check_model(model) for model in config.models)})
 
@@ -117,21 +125,42 @@ def check_trainer(trainer: TrainerKind, load_in_4bit: bool) -> None:
         )
 
 
-def check_split(models: Sequence[ServedModel]) -> None:
-    """Check that the models fit on the GPU that they share with the trainer.
+def check_split(models: Sequence[ServedModel], count: int = 1) -> None:
+    """Check that the models fit on the `count` GPUs that they share with the trainer, which takes the first of them.
 
     Raises:
-        ConfigError: Together they take more than there is, or leave less than a tenth to a trainer that needs some.
+        ConfigError: A server is to be spread over more GPUs than there are; or those on one GPU take more of it than
+            there is, or leave less than a tenth to a trainer that needs some.
     """
-    taken = sum(model.gpu_memory_fraction for model in models)
-    limit = 0.9 if any(model.trainable for model in models) else 1.0
-    if taken > limit + 1e-9:
-        shares = ", ".join(f"{model.name} {model.gpu_memory_fraction:g}" for model in models)
-        raise ConfigError(
-            f"the models' gpu_memory_fraction add up to {taken:g} ({shares}); at most {limit:g} can be given away"
-            + (", the rest is the trainer's" if limit < 1 else "")
-            + ". Lower them with ServedModel(gpu_memory_fraction=...)"
-        )
+    for model in models:
+        if model.tensor_parallel > max(count, 1):
+            raise ConfigError(
+                f"model {model.name!r}: tensor_parallel is {model.tensor_parallel}, and this machine has "
+                + (f"{count} GPUs; expected at most {count}" if count else "no GPU; expected 1: use replicas instead")
+            )
+    placed = gpus_of(models, count)
+    shares = {name: model.gpu_memory_fraction for model in models for name in model.server_names()}
+    for gpu in range(count):
+        here = {name: share for name, share in shares.items() if gpu in placed[name]}
+        taken, limit = sum(here.values()), 0.9 if gpu == 0 and any(model.trainable for model in models) else 1.0
+        if taken > limit + 1e-9:
+            raise ConfigError(
+                f"the models' gpu_memory_fraction add up to {taken:g} "
+                f"({', '.join(f'{name} {share:g}' for name, share in here.items())})"
+                + (f" on GPU {gpu} of {count}" if len(models) < len(shares) or count > 1 else "")
+                + f"; at most {limit:g} can be given away"
+                + (", the rest is the trainer's" if limit < 1 else "")
+                + ". Lower them with ServedModel(gpu_memory_fraction=...)"
+                + (", or serve fewer replicas" if len(models) < len(shares) else "")
+            )
+
+
+def gpus_of(models: Sequence[ServedModel], count: int) -> dict[str, tuple[int, ...]]:
+    """Return server → indices of its GPUs, of `count`: the first for all of them where no model asks for more."""
+    if all(model.replicas == model.tensor_parallel == 1 for model in models):
+        return {model.name: (0,) for model in models}
+    wanted = {name: (m.tensor_parallel, m.gpu_memory_fraction) for m in models for name in m.server_names()}
+    return spread(wanted, count)
 
 
 def check_model(model: ServedModel) -> ServedModel:

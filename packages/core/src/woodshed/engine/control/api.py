@@ -14,18 +14,19 @@ from starlette.routing import Route
 import woodshed
 from woodshed.engine.client.provision import has_gpu
 from woodshed.engine.control.files import Files
-from woodshed.engine.control.model_settings import SettingsOf
 from woodshed.engine.control.policies import Policies
 from woodshed.engine.control.queries import Queries
+from woodshed.engine.control.replicas import Replicas
 from woodshed.engine.control.responses import NotFound, error_response, parse_body, record_response
 from woodshed.engine.gateway.chat_request import BadRequest, check_sampling
-from woodshed.engine.gateway.counters import FAILED_CALLS, SWAPS, Counters, restarts_of
+from woodshed.engine.gateway.counters import FAILED_CALLS, SWAPS, Counters
 from woodshed.engine.gateway.gateway import Gateway
 from woodshed.engine.gateway.sessions import Sessions
-from woodshed.engine.gateway.upstream_call import Upstream
+from woodshed.engine.gateway.upstream import Upstream
+from woodshed.engine.vllm.model_server import ModelServer
 from woodshed.engine.vllm.processes import memory_mb, tree
 from woodshed.errors import PolicyLost, TrainError, WoodshedError
-from woodshed.types import EngineHealth, ModelHealth, OpenPolicy, OpenSession, SessionGrant, StepRequest
+from woodshed.types import EngineHealth, OpenPolicy, OpenSession, SessionGrant, StepRequest
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -41,23 +42,24 @@ class ControlApi:
         gateway: Gateway,
         home: Path,
         shut_down: Callable[[], None],
+        restart: Callable[[ModelServer], Awaitable[None]],
     ) -> None:
         """Control one engine.
 
         Args:
-            upstreams: Model name → its vLLM server.
+            upstreams: Model name → its vLLM servers.
             sessions: The sessions that rollouts open and seal.
             counters: What is counted for the runs that are training.
             gateway: Paused and resumed; knows the engine's API key.
             home: The engine's folder; checkpoints go under `home/policies`.
             shut_down: Called when a client asks the engine to stop.
+            restart: Stops one vLLM server and returns once it has started again.
         """
         self._upstreams = upstreams
         self._sessions = sessions
         self._gateway = gateway
         self._counters = counters
-        gpu = has_gpu()
-        self._settings = {name: SettingsOf(upstream.server.model, gpu=gpu) for name, upstream in upstreams.items()}
+        self._replicas = Replicas(upstreams, counters, restart, gpu=has_gpu())
         self._shut_down = shut_down
         self._policies = Policies(upstreams, sessions, counters, home)
         self._queries = Queries(upstreams, self._policies, sessions, home)
@@ -74,6 +76,7 @@ class ControlApi:
             "/resume": self._resume,
             "/shutdown": self._shutdown,
             **self._queries.posts(),
+            **self._replicas.posts(),
             **self._files.posts(),
         }
         gets: dict[str, Handler] = {"/health": self._health, **self._files.gets()}
@@ -89,24 +92,11 @@ class ControlApi:
 
     async def _health(self, _: Request) -> Response:
         processes = await asyncio.to_thread(tree, os.getpid())
-        servers = [upstream.server for upstream in self._upstreams.values()]
-        memory = await asyncio.to_thread(lambda: [memory_mb(tree(s.pid)) if s.pid else 0.0 for s in servers])
         policies = self._policies.all()
         return record_response(
             EngineHealth(
                 woodshed=woodshed.__version__,
-                models=tuple(
-                    ModelHealth(
-                        name=server.model.name,
-                        model=server.model.path,
-                        vllm=server.vllm,
-                        ready=server.is_ready,
-                        settings=self._settings[server.model.name].now(server),
-                        restarts=self._counters.total(restarts_of(server.model.name)),
-                        rss_mb=rss_mb,
-                    )
-                    for server, rss_mb in zip(servers, memory, strict=True)
-                ),
+                models=await self._replicas.health(),
                 policies=tuple(policy.state for policy in policies),
                 lora_swaps=self._counters.total(SWAPS),
                 failed_calls=self._counters.total(FAILED_CALLS),

@@ -14,7 +14,7 @@ import msgspec
 
 from woodshed.engine.gateway.chat_request import BadRequest, parse_request
 from woodshed.engine.gateway.messages import to_message, to_messages, to_tools
-from woodshed.engine.gateway.upstream_call import Upstream
+from woodshed.engine.gateway.upstream import Upstream
 from woodshed.errors import EngineError
 from woodshed.types import Completion, Message, TokenCall
 
@@ -74,7 +74,7 @@ class ServedTemplate:
         token_ids: Sequence[int],
     ) -> Message:
         """Return an answer's tokens as a message, parsed by vLLM's own tool and reasoning parsers."""
-        model = self._upstream.server.model.name
+        model = self._upstream.model.name
         choice = {"index": 0, "token_ids": list(token_ids), "finish_reason": "stop"}
         body = {
             "generate_response": {"request_id": "parse", "model": model, "choices": [choice]},
@@ -110,7 +110,7 @@ class ServedTemplate:
         try:
             yield
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
-            name = self._upstream.server.model.name
+            name = self._upstream.model.name
             raise EngineError(f"vLLM for {name!r} did not answer {path}: {type(error).__name__}: {error}") from error
 
     async def stop_ids(self) -> frozenset[int]:

@@ -27,6 +27,7 @@ class SettingsOf:
             dtype=None if dtype == "auto" else dtype,
             max_lora_rank=model.max_lora_rank,
             lora_slots=model.lora_slots,
+            replicas=model.replicas,
         )
 
     def now(self, server: ModelServer) -> ModelSettings:

@@ -9,7 +9,7 @@ from pathlib import Path
 from woodshed.engine.control.responses import NotFound
 from woodshed.engine.gateway.counters import Counters
 from woodshed.engine.gateway.sessions import Sessions
-from woodshed.engine.gateway.upstream_call import Upstream
+from woodshed.engine.gateway.upstream import Upstream
 from woodshed.engine.trainer import Trainer
 from woodshed.engine.vllm.lora_slots import LoraSlots
 from woodshed.errors import EngineError, PolicyLost
@@ -132,7 +132,7 @@ class Policies:
     async def _launch(self, request: OpenPolicy, slots: LoraSlots) -> ServedPolicy:
         """Start a trainer at the run's newest checkpoint and serve that checkpoint's adapter."""
         home = self._home / "policies" / request.name / request.run_id
-        trainer = Trainer(self._upstreams[request.name].server.model.path, home, request)
+        trainer = Trainer(self._upstreams[request.name].model.path, home, request)
         try:
             state = await trainer.start()
             if state.version:
@@ -168,7 +168,7 @@ class Policies:
             raise EngineError(
                 f"model {request.name!r} is served with trainable=False; start the engine with trainable=True"
             )
-        max_rank = upstream.server.model.max_lora_rank
+        max_rank = upstream.model.max_lora_rank
         if request.lora.rank > max_rank:
             raise EngineError(
                 f"policy {request.name!r} asks for LoRA rank {request.lora.rank}, vLLM was started for at most "

@@ -17,7 +17,8 @@ from woodshed.engine.control.policies import Policies
 from woodshed.engine.control.read_calls import read_calls
 from woodshed.engine.control.responses import NotFound, parse_body, record_response
 from woodshed.engine.gateway.sessions import Sessions
-from woodshed.engine.gateway.upstream_call import Upstream
+from woodshed.engine.gateway.upstream import Upstream
+from woodshed.engine.vllm.model_server import ModelServer
 from woodshed.errors import EngineError
 from woodshed.tokens import build_rows
 from woodshed.types import (
@@ -87,7 +88,7 @@ class Queries:
             Serving(
                 missing_paths=await template.missing_paths(),
                 stop_ids=tuple(sorted(await template.stop_ids())),
-                tool_call_parser=upstream.server.model.tool_call_parser,
+                tool_call_parser=upstream.model.tool_call_parser,
                 max_model_len=await template.max_model_len(),
             )
         )
@@ -108,7 +109,7 @@ class Queries:
     async def _read_calls(self, http_request: Request) -> Response:
         request = await parse_body(http_request, ReadCallsRequest)
         _, upstream = self._template(http_request.path_params["name"])
-        return record_response(await read_calls(upstream.server.model, request))
+        return record_response(await read_calls(upstream.model, request))
 
     async def _adapter(self, http_request: Request) -> Response:
         return record_response(await self._newest_adapter(http_request))
@@ -116,17 +117,17 @@ class Queries:
     async def _test_adapter_load(self, http_request: Request) -> Response:
         """Load the newest adapter beside the one in use, sample one token from it, and unload it."""
         saved, upstream = await self._newest_adapter(http_request), self._upstreams[http_request.path_params["name"]]
-        adapter = f"{upstream.server.model.name}@{_LOAD_TEST}"
+        adapter, server = f"{upstream.model.name}@{_LOAD_TEST}", upstream.server
         async with self._load_test_lock:
-            await upstream.server.ready()
+            await server.ready()
             began = time.monotonic()
-            await _post(upstream, "/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": saved.path})
+            await _post(upstream, server, "/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": saved.path})
             seconds = time.monotonic() - began
             try:
                 call = {"model": adapter, "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 1}
-                await _post(upstream, "/v1/chat/completions", call)
+                await _post(upstream, server, "/v1/chat/completions", call)
             finally:
-                await _post(upstream, "/v1/unload_lora_adapter", {"lora_name": adapter})
+                await _post(upstream, server, "/v1/unload_lora_adapter", {"lora_name": adapter})
         return record_response(AdapterLoadTest(seconds=seconds))
 
     async def _import_conversation(self, http_request: Request) -> Response:
@@ -159,10 +160,10 @@ class Queries:
         return SavedAdapter(version=policy.state.version, path=str(path), size_mb=size / 2**20)
 
 
-async def _post(upstream: Upstream, path: str, body: dict[str, object]) -> None:
+async def _post(upstream: Upstream, server: ModelServer, path: str, body: dict[str, object]) -> None:
     """Send a request to vLLM; raises EngineError where vLLM refuses it or does not answer."""
     try:
-        async with upstream.http.post(upstream.server.url + path, json=body, headers=upstream.server.headers) as reply:
+        async with upstream.http.post(server.url + path, json=body, headers=server.headers) as reply:
             if reply.status != 200:
                 raise EngineError(f"vLLM answered {path} with {reply.status}: {(await reply.text())[:500]}")
     except (aiohttp.ClientError, TimeoutError) as error:

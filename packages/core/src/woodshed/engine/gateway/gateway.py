@@ -21,7 +21,8 @@ from woodshed.engine.gateway.chat_request import (
 )
 from woodshed.engine.gateway.messages import to_messages, to_tools
 from woodshed.engine.gateway.sessions import SECRET_PREFIX, InFlight, Session, Sessions
-from woodshed.engine.gateway.upstream_call import Exchange, Outcome, Upstream
+from woodshed.engine.gateway.upstream import Upstream
+from woodshed.engine.gateway.upstream_call import Exchange, Outcome
 from woodshed.types import TokenCall
 
 _log = logging.getLogger("woodshed.gateway")
@@ -138,7 +139,7 @@ class Gateway:
                 self._sessions.mark_unanswered(session, call_id, raw)
 
         exchange = self._exchange(request, session.policy, reply, {CALL_ID: call_id})
-        exchange.record, exchange.history = record, history
+        exchange.record, exchange.history, exchange.session = record, history, session.rollout_id
         in_flight = InFlight(task=asyncio.ensure_future(exchange.run()))
         exchange.stopped_because = lambda: in_flight.stopped_because
         session.in_flight[call_id] = in_flight

@@ -59,6 +59,8 @@ class Sessions:
         # By the secret's digest: how long a look-up takes tells nothing of a secret.
         self._by_digest: dict[str, Session] = {}
         self._by_rollout: dict[str, tuple[str, Session]] = {}
+        self.on_seal: Callable[[Session], None] = lambda _: None
+        """Called with each session that is sealed."""
         for row in store.sessions():
             session = Session(
                 rollout_id=row.rollout_id,
@@ -113,6 +115,7 @@ class Sessions:
         session.attempts.clear()
         session.unanswered.clear()
         session.conversations = None
+        self.on_seal(session)
         return self._store.sealed(rollout_id)
 
     def import_session(self, policy: str, session: SealedSession) -> None:

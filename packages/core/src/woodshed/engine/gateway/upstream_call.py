@@ -1,10 +1,10 @@
-"""One call through vLLM: sent with the newest weights, sent again if the server dies, answered and recorded once."""
+"""One call through vLLM: sent with the newest weights, sent again if a server dies, answered and recorded once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -13,17 +13,18 @@ import msgspec
 from woodshed.engine.gateway.asgi import Headers, Reply, error_body
 from woodshed.engine.gateway.chat_request import ChatRequest
 from woodshed.engine.gateway.conversations import History
-from woodshed.engine.gateway.counters import FAILED_CALLS, Counters
+from woodshed.engine.gateway.counters import FAILED_CALLS
+from woodshed.engine.gateway.upstream import Replica, Upstream
 from woodshed.engine.gateway.vllm_response import DONE, StreamSplitter, broken_call, refusal, rename, split_reply
-from woodshed.engine.vllm.lora_slots import LoraSlots, LoraVersion
 from woodshed.engine.vllm.model_server import ModelServer
+from woodshed.engine.vllm.server_loras import LoraVersion
 from woodshed.errors import EngineError
 from woodshed.types import Completion, Failure, ForkReason
 
 _MAX_ATTEMPTS = 4
-"""How often a call is sent while its server keeps dying and restarting."""
+"""How often a call is sent while servers keep dying and restarting."""
 _MAX_FAILURES_ALIVE = 2
-"""How often a call is sent while its server stays alive but fails."""
+"""How often a call is sent while servers stay alive but fail."""
 _PATH = "/v1/chat/completions"
 _JSON = {"content-type": "application/json"}
 # The names in `patches.prompt_tokens`, which cannot be imported where vLLM is not installed.
@@ -50,22 +51,6 @@ class Outcome:
 
 
 @dataclass(kw_only=True, slots=True)
-class Upstream:
-    """Where a call goes: one vLLM server and, if its model is trained, the LoRA versions loaded there."""
-
-    server: ModelServer
-    slots: LoraSlots | None
-    http: aiohttp.ClientSession
-    counters: Counters
-
-    def lease(self) -> AbstractContextManager[LoraVersion]:
-        """Return a context manager that yields the newest weights and keeps them loaded."""
-        if self.slots is not None:
-            return self.slots.lease()
-        return nullcontext(LoraVersion(name=self.server.model.name, version=0, path=None))
-
-
-@dataclass(kw_only=True, slots=True)
 class Exchange:
     """One request, sent to vLLM and answered to the client."""
 
@@ -77,7 +62,11 @@ class Exchange:
     """Called with the outcome before the last byte of the answer is sent; None for a call that is not recorded."""
     history: History | None = None
     """How the call is related to earlier ones; None for a call that is not recorded."""
+    session: str | None = None
+    """Whose call it is, which keeps it on one replica; None for a call that belongs to no rollout."""
     stopped_because: Callable[[], str] = lambda: "the client closed the connection"
+    _replica: Replica | None = None
+    """The server that it was sent to last."""
     _partial: tuple[StreamSplitter, int, aiohttp.ClientResponse] | None = None
     """Of a stream that has begun: what was received, the version of the weights, and vLLM's response."""
 
@@ -93,34 +82,42 @@ class Exchange:
         except BrokenCall as error:
             await self._fail(502, f"the model's answer cannot be passed on: {error}", "BrokenCall")
         except (UpstreamError, aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
-            log = self.upstream.server.log.name
+            assert self._replica is not None
+            log = self._replica.server.log.name
             await self._fail(
                 502, f"vLLM failed to answer this call ({error}); see logs/{log} of the engine", "UpstreamError"
             )
 
-    async def _send_until_answered(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Run `attempt` again after each restart of the server, and once more if a server that stays alive fails."""
-        server, failures_alive = self.upstream.server, 0
+    async def _send_until_answered(self, attempt: Callable[[Replica], Awaitable[None]]) -> None:
+        """Run `attempt` again where its server dies, on another replica if there is one, else after the restart.
+
+        A call that servers fail which stay alive is sent a second time, and no more.
+        """
+        failed: list[tuple[ModelServer, int]] = []
         for _ in range(_MAX_ATTEMPTS):
-            await server.ready()
-            generation, self._partial = server.generation, None
+            self._partial = None
+            self._replica = replica = await self.upstream.choose(self.session, [server for server, _ in failed])
+            failed.append((replica.server, replica.server.generation))
             try:
-                return await attempt()
+                return await attempt(replica)
             except (UpstreamError, aiohttp.ClientError, OSError, msgspec.DecodeError):
                 if self.reply.has_begun:
                     raise
-                failures_alive += 0 if await server.ready_after(generation) else 1
-                if failures_alive == _MAX_FAILURES_ALIVE:
+                is_last = _alive(failed) >= _MAX_FAILURES_ALIVE
+                if is_last or not self.upstream.has_another([server for server, _ in failed]):
+                    await replica.server.has_died(failed[-1][1])
+                if _alive(failed) >= _MAX_FAILURES_ALIVE:
                     raise
-        raise EngineError(f"vLLM for {server.model.name!r} died {_MAX_ATTEMPTS} times during this call")
+        raise EngineError(f"vLLM for {self.upstream.model.name!r} died {_MAX_ATTEMPTS} times during this call")
 
-    async def _whole(self) -> None:
-        with self.upstream.lease() as lora:
-            async with self._send(lora) as response:
+    async def _whole(self, replica: Replica) -> None:
+        with replica.lease() as lora:
+            async with self._send(lora, replica.server) as response:
                 raw, status = await response.read(), response.status
         if status != 200:
             await self._pass_on_refusal(status, raw)
             return
+        replica.count_cached(raw)
         if self.record is not None:
             raw, prompt_ids, completions = split_reply(raw, self.request, lora.version)
             if (problem := broken_call(self.request, completions)) is not None:
@@ -130,20 +127,21 @@ class Exchange:
             raw = rename(raw, self.request.model)
         await self.reply.send_json(200, raw, self._headers_with_version(lora))
 
-    async def _stream(self) -> None:
-        with self.upstream.lease() as lora:
-            async with self._send(lora) as response:
+    async def _stream(self, replica: Replica) -> None:
+        with replica.lease() as lora:
+            async with self._send(lora, replica.server) as response:
                 if response.status == 200:
-                    await self._pass_on_stream(response, lora)
+                    await self._pass_on_stream(response, lora, replica)
                 else:
                     await self._pass_on_refusal(response.status, await response.read())
 
-    async def _pass_on_stream(self, response: aiohttp.ClientResponse, lora: LoraVersion) -> None:
+    async def _pass_on_stream(self, response: aiohttp.ClientResponse, lora: LoraVersion, replica: Replica) -> None:
         """Pass on the stream's events as they arrive; the first ones are held back until one has content."""
         splitter, headers, held = StreamSplitter(self.request), self._headers_with_version(lora), b""
         self._partial = (splitter, lora.version, response)
         async for data in response.content.iter_any():
             held += splitter.feed(data)
+            replica.count_cached(data)
             if splitter.error is not None:
                 raise UpstreamError(splitter.error)
             if held and splitter.has_content:
@@ -158,7 +156,7 @@ class Exchange:
             self._record(response, splitter.prompt_ids, completions)
         await self.reply.send_event(held + DONE, headers, last=True)
 
-    def _send(self, lora: LoraVersion) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _send(self, lora: LoraVersion, server: ModelServer) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         tokens = {} if self.record is None else {"logprobs": True, "return_token_ids": True}
         if self.record is not None and not self.request.wants_logprobs:
             # Nobody reads the tokens' texts, so `patches.sampled_logprobs` may send numbers alone.
@@ -166,7 +164,6 @@ class Exchange:
         turns = () if self.history is None else self.history.turns
         history = {"kv_transfer_params": {_HISTORY: [turn.to_json() for turn in turns]}} if turns else {}
         body = msgspec.json.encode(self.request.body | tokens | history | {"model": lora.name})
-        server = self.upstream.server
         return self.upstream.http.post(server.url + _PATH, data=body, headers=_JSON | server.headers)
 
     async def _pass_on_refusal(self, status: int, raw: bytes) -> None:
@@ -217,4 +214,12 @@ class Exchange:
         )
 
     def _headers_with_version(self, lora: LoraVersion) -> Headers:
-        return self.headers | {"x-woodshed-weight-version": str(lora.version)}
+        headers = self.headers | {"x-woodshed-weight-version": str(lora.version)}
+        if self._replica is not None and len(self.upstream.replicas) > 1:
+            headers["x-woodshed-replica"] = str(self._replica.server.replica)
+        return headers
+
+
+def _alive(failed: Sequence[tuple[ModelServer, int]]) -> int:
+    """Return how many of the starts that failed a call are alive, as far as is known."""
+    return sum(server.is_alive_since(generation) for server, generation in failed)

@@ -70,8 +70,7 @@ def split_reply(raw: bytes, request: ChatRequest, version: int) -> tuple[bytes, 
     prompt_ids = reply["prompt_token_ids"]
     completions = [_completion(choice, version) for choice in reply["choices"]]
     reply["model"] = request.model
-    for name in _NOT_OPENAI:
-        reply.pop(name, None)
+    _strip(reply)
     for choice in reply["choices"]:
         _strip_choice(choice, request)
         message = choice["message"]
@@ -168,8 +167,7 @@ class StreamSplitter:
         """Record a chunk's tokens, remove them, and return whether anything is left that the caller asked for."""
         self.prompt_ids = chunk.get("prompt_token_ids") or self.prompt_ids
         chunk["model"] = self._request.model
-        for name in _NOT_OPENAI:
-            chunk.pop(name, None)
+        _strip(chunk)
         is_wanted = not chunk["choices"]
         for choice in chunk["choices"]:
             self._record(choice)
@@ -224,6 +222,13 @@ def _logprobs(choice: dict[str, Any]) -> list[float]:
     if "sampled" in logprobs:
         return list(logprobs["sampled"])
     return [token["logprob"] for token in logprobs.get("content") or ()]
+
+
+def _strip(reply: dict[str, Any]) -> None:
+    for name in _NOT_OPENAI:
+        reply.pop(name, None)
+    if reply.get("usage") is not None:
+        reply["usage"]["prompt_tokens_details"] = None  # how much vLLM had in its cache is the engine's to know
 
 
 def _strip_choice(choice: dict[str, Any], request: ChatRequest) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from woodshed.engine.client.config import ServedModel
+from woodshed.engine.client.config import ServedModel, gpus_of
 from woodshed.engine.vllm.tool_parsers import OWN
 
 _GIB = 2**30
@@ -56,6 +57,19 @@ def server_environment(model: ServedModel, key: str) -> dict[str, str]:
     return {"WOODSHED_VLLM_KEY": key} | ({} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"})
 
 
+def visible_devices(models: Sequence[ServedModel], ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return server → the environment variable that shows it its own GPUs alone; empty where all get the first one.
+
+    Args:
+        models: All models of the engine.
+        ids: The GPUs of this machine, as `gpu_ids` returns them.
+    """
+    placed = gpus_of(models, len(ids)) if len(ids) > 1 else {}
+    if all(indices == (0,) for indices in placed.values()):
+        return {}
+    return {name: {"CUDA_VISIBLE_DEVICES": ",".join(ids[gpu] for gpu in gpus)} for name, gpus in placed.items()}
+
+
 def dtype_for(model: ServedModel, *, gpu: bool) -> str:
     """Return vLLM's `--dtype`: the model's own setting, or else what keeps log-probabilities equal to the trainer's.
 
@@ -67,10 +81,10 @@ def dtype_for(model: ServedModel, *, gpu: bool) -> str:
         return model.dtype
     if model.trainable:
         return "bfloat16" if gpu else "float32"
-    return "float32" if not gpu and _stored_dtype(model) == "float32" else "auto"
+    return "float32" if not gpu and stored_dtype(model) == "float32" else "auto"
 
 
-def _stored_dtype(model: ServedModel) -> str | None:
+def stored_dtype(model: ServedModel) -> str | None:
     """Return the dtype in a model's config.json; None where there is none."""
     path = Path(model.path) / "config.json"
     if not path.is_file():
@@ -97,6 +111,8 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         *("--middleware", "woodshed.engine.vllm.patches.door.Door"),
         *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         *("--disable-log-stats", "--no-enable-log-requests"),
+        # How much of a prompt was in the prefix cache: all that is known of it without vLLM's own statistics.
+        "--enable-prompt-tokens-details",
     ]
     if model.max_model_len is not None:
         arguments += ["--max-model-len", str(model.max_model_len)]
@@ -123,7 +139,11 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
             *("--lora-modules", f"{model.name}={model.adapter}"),
         ]
     if gpu:
-        return [*arguments, "--gpu-memory-utilization", str(model.gpu_memory_fraction)]
+        return [
+            *arguments,
+            *("--gpu-memory-utilization", str(model.gpu_memory_fraction)),
+            *("--tensor-parallel-size", str(model.tensor_parallel)),
+        ]
     return [
         *arguments,
         "--enforce-eager",
@@ -133,7 +153,7 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
         *("--distributed-executor-backend", "uni"),
         # Short blocks, because an agent's calls share most of their prompt and only whole blocks are shared.
         *("--block-size", "32"),
-        *("--kv-cache-memory-bytes", str(_kv_cache_bytes(model))),
+        *("--kv-cache-memory-bytes", str(kv_cache_bytes(model))),
     ]
 
 
@@ -142,7 +162,7 @@ def _served_names(model: ServedModel) -> tuple[str, ...]:
     return (model.name,) if model.adapter is None else (f"{model.name}.base",)
 
 
-def _kv_cache_bytes(model: ServedModel) -> int:
+def kv_cache_bytes(model: ServedModel) -> int:
     """Return the size of the KV cache without a GPU: the model's own setting, or what all calls together need.
 
     No more than that, because vLLM zeroes it at every start: for a small model, a gigabyte takes most of the start.

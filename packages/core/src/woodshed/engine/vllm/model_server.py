@@ -17,10 +17,18 @@ _WINDOW_S = 600.0
 class ModelServer:
     """One vLLM server: its address, whether calls can be sent, how often it was restarted."""
 
-    def __init__(self, model: ServedModel, log: Path) -> None:
-        """Describe a server that is not started yet."""
+    def __init__(self, model: ServedModel, logs: Path, *, replica: int = 1) -> None:
+        """Describe a server that is not started yet.
+
+        Args:
+            model: What it serves.
+            logs: Folder of its log.
+            replica: Its number among the servers of the model, from 1.
+        """
         self.model = model
-        self.log = log
+        self.replica = replica
+        self.name = model.server_names()[replica - 1]
+        self.log = logs / f"{self.name}.log"
         self.url = ""
         self.key = ""
         """What vLLM's port asks for; another one after each start."""
@@ -60,15 +68,16 @@ class ModelServer:
         if self.fault is not None:
             raise self.fault
 
-    async def ready_after(self, generation: int, grace_s: float = 3.0) -> bool:
-        """Wait for the start after `generation`; False if that generation is still alive after `grace_s` seconds."""
+    def is_alive_since(self, generation: int) -> bool:
+        """Whether the start that `generation` counted has not died, as far as is known."""
+        return self.generation == generation and self.is_ready
+
+    async def has_died(self, generation: int, grace_s: float = 3.0) -> bool:
+        """Return whether the start that `generation` counted has died, which may be known only some seconds later."""
         deadline = time.monotonic() + grace_s
-        while self.generation == generation and self._up.is_set():
-            if time.monotonic() > deadline:
-                return False
+        while self.is_alive_since(generation) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        await self.ready()
-        return True
+        return not self.is_alive_since(generation)
 
     def mark_up(self) -> None:
         """Let calls be sent."""

@@ -16,28 +16,19 @@ from typing import Any
 import aiohttp
 
 from woodshed.engine.client.config import ServedModel
+from woodshed.engine.client.gpus import gpu_ids
 from woodshed.engine.client.private_files import write_private
-from woodshed.engine.client.provision import has_gpu
 from woodshed.engine.vllm import command
+from woodshed.engine.vllm.first_calls import tail, until_answering, warm_up
 from woodshed.engine.vllm.model_server import ModelServer
 from woodshed.engine.vllm.processes import free_port, kill_group
 from woodshed.errors import EngineError
 
 ReportProgress = Callable[[str], None]
 
-_START_WITHIN_S = 900.0
 _STOP_WITHIN_S = 4.0
 _WATCH_EVERY_S = 5.0
 _HUNG_AFTER_S = 60.0
-_LOG_LINES = 25
-
-
-def tail(log: Path, lines: int = _LOG_LINES) -> str:
-    """Return the last lines of a log, or a note that there is none."""
-    try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return f"({log} was never written)"
 
 
 class Supervisor:
@@ -49,10 +40,17 @@ class Supervisor:
         """Prepare; nothing runs before `start`."""
         self.logs = home / "logs"
         self._servers_file = home / "servers.json"
-        self.servers = {model.name: ModelServer(model, self.logs / f"{model.name}.log") for model in models}
+        self.servers = {
+            server.name: server
+            for model in models
+            for server in (ModelServer(model, self.logs, replica=n) for n in range(1, model.replicas + 1))
+        }
+        """Name of a server → the server; a model that is served once gives its own name to it."""
         self._http = http
         self._progress = progress
-        self._gpu = has_gpu()
+        ids = gpu_ids()
+        self._gpu = bool(ids)
+        self._devices = command.visible_devices(models, ids)
         self._fork_server: asyncio.subprocess.Process | None = None
         self._starting: dict[str, asyncio.Future[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +82,7 @@ class Supervisor:
             return
         alive = [server for server in self.servers.values() if server.pid is not None]
         for server in alive:
-            self._command(stop=server.model.name, hard=False)
+            self._command(stop=server.name, hard=False)
         deadline = time.monotonic() + _STOP_WITHIN_S
         while any(server.pid is not None for server in alive) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -97,6 +95,19 @@ class Supervisor:
         for server in alive:
             if server.pid is not None:
                 kill_group(server.pid)
+
+    async def restart(self, server: ModelServer) -> None:
+        """Stop a server that no call uses and return once it has started again; at once if it is starting anyway.
+
+        Raises:
+            EngineError: It does not start any more.
+        """
+        generation = server.generation
+        if server.is_ready:
+            self._command(stop=server.name, hard=False)
+            while server.is_alive_since(generation):
+                await asyncio.sleep(0.05)
+        await server.ready()
 
     async def _start_fork_server(self) -> None:
         self._progress("importing vLLM")
@@ -162,7 +173,7 @@ class Supervisor:
             self._spawn(self._restart(server, reason))
 
     async def _restart(self, server: ModelServer, reason: str) -> None:
-        name = server.model.name
+        name = server.name
         while server.may_restart():
             server.on_restart()
             self._progress(f"vLLM for {name!r} died ({reason}); starting it again")
@@ -178,75 +189,46 @@ class Supervisor:
 
     async def _launch(self, server: ModelServer) -> None:
         """Start one server, send it first calls and let others through."""
-        model, began = server.model, time.monotonic()
+        model, name, began = server.model, server.name, time.monotonic()
         port, server.key = free_port(), secrets.token_urlsafe(32)
         started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._starting[model.name] = started
+        self._starting[name] = started
         self._command(
-            start=model.name,
+            start=name,
             argv=command.command_line(model, port, gpu=self._gpu),
-            env=command.server_environment(model, server.key),
+            env=command.server_environment(model, server.key) | self._devices.get(name, {}),
             log=str(server.log),
         )
-        self._progress(f"starting vLLM for {model.name!r}: loading {model.path}")
+        self._progress(f"starting vLLM for {name!r}: loading {model.path}")
         pid = await started
         server.url = f"http://127.0.0.1:{port}"
-        await self._wait_until_answering(server, pid)
-        await self._ask_length(server)
+        await until_answering(server, pid, self._http)
         if server.prepare is not None:
             await server.prepare()
-        await self._warm_up(server)
+        await warm_up(server, self._http)
         server.generation += 1
         server.is_started = True
         server.mark_up()
         self._write_servers_file()
-        self._progress(f"{model.name!r} is ready after {time.monotonic() - began:.0f} s")
-
-    async def _wait_until_answering(self, server: ModelServer, pid: int) -> None:
-        deadline = time.monotonic() + _START_WITHIN_S
-        while time.monotonic() < deadline:
-            if server.pid != pid:
-                raise EngineError(
-                    f"vLLM for {server.model.name!r} could not start; last lines of {str(server.log)!r}:\n"
-                    + tail(server.log)
-                )
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                timeout = aiohttp.ClientTimeout(total=5)
-                async with self._http.get(f"{server.url}/version", headers=server.headers, timeout=timeout) as reply:
-                    if reply.status == 200:
-                        server.vllm = str((await reply.json())["version"])
-                        return
-            await asyncio.sleep(0.1)
-        raise EngineError(f"vLLM for {server.model.name!r} did not answer within {_START_WITHIN_S:.0f} s")
-
-    async def _ask_length(self, server: ModelServer) -> None:
-        async with self._http.get(f"{server.url}/v1/models", headers=server.headers) as reply:
-            cards = (await reply.json())["data"]
-        server.max_model_len = next((int(card["max_model_len"]) for card in cards if card.get("max_model_len")), None)
-
-    async def _warm_up(self, server: ModelServer) -> None:
-        """Send the first call of each kind, which is slow because vLLM compiles and allocates during it."""
-        call = {"model": server.model.name, "messages": [{"role": "user", "content": "1"}], "max_tokens": 2}
-        schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-        response_format = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-        for body in (call | {"logprobs": True}, call | {"response_format": response_format}):
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                url = f"{server.url}/v1/chat/completions"
-                async with self._http.post(url, json=body, headers=server.headers) as reply:
-                    await reply.read()
+        self._progress(f"{name!r} is ready after {time.monotonic() - began:.0f} s")
 
     async def _watch(self) -> None:
         """Kill a server that is alive but no longer answers; it is then restarted."""
         last_healthy_s = {name: time.monotonic() for name in self.servers}
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
-            for name, server in self.servers.items():
-                if server.pid is None or not server.is_ready or await self._is_healthy(server):
+            # All at once: one that hangs must not keep the others from being asked.
+            healthy = await asyncio.gather(*(self._is_healthy(server) for server in self.servers.values()))
+            for name, is_healthy in zip(self.servers, healthy, strict=True):
+                if is_healthy:
                     last_healthy_s[name] = time.monotonic()
                 elif time.monotonic() - last_healthy_s[name] > _HUNG_AFTER_S:
                     self._command(stop=name, hard=True)
 
     async def _is_healthy(self, server: ModelServer) -> bool:
+        """Whether a server answers; one that is starting needs not yet."""
+        if server.pid is None or not server.is_ready:
+            return True
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             timeout = aiohttp.ClientTimeout(total=_HUNG_AFTER_S / 2)
             async with self._http.get(f"{server.url}/health", headers=server.headers, timeout=timeout) as reply:

@@ -37,7 +37,7 @@ def main() -> None:
 class _Server(ModelServer):
     """A server that nobody here starts again."""
 
-    async def ready_after(self, generation: int, grace_s: float = 0.0) -> bool:
+    async def has_died(self, generation: int, grace_s: float = 0.0) -> bool:
         """Say at once that it is the same server as before."""
         return False
 
@@ -48,7 +48,9 @@ def _at(url: str) -> type[Supervisor]:
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            self.servers = {name: _Server(server.model, server.log) for name, server in self.servers.items()}
+            self.servers = {
+                name: _Server(server.model, self.logs, replica=server.replica) for name, server in self.servers.items()
+            }
 
         async def start(self) -> None:
             """Let calls through at once."""

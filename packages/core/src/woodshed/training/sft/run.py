@@ -207,7 +207,7 @@ def _identity(training: SftTraining, examples: Sequence[SftExample]) -> dict[str
         digest.update(repr((example.scenario_id, example.messages, example.tools)).encode())
         digest.update(repr([(c.prompt_ids, [m.token_ids for m in c.completions]) for c in example.calls]).encode())
     return {
-        "policy": training.policy.model_dump(mode="json"),
+        "policy": training.policy.identity(),
         "sft": training.config.model_dump(mode="json"),
         "source": str(training.source),
         "conversations": digest.hexdigest(),
