@@ -110,7 +110,9 @@ class StepRunner:
         longest = max((len(training_row.row.token_ids) for training_row in rows), default=1)
         available = available_bytes(self.policy.device)
         max_positions = self.memory.max_positions(available, checkpointed=False)
-        self.checkpointed = self.mode in ALONG_A_TREE and max_positions < max(longest, min(_MIN_PACK, self.token_budget))
+        self.checkpointed = self.mode in ALONG_A_TREE and max_positions < max(
+            longest, min(_MIN_PACK, self.token_budget)
+        )
         if self.checkpointed:
             max_positions = self.memory.max_positions(available, checkpointed=True)
             return_freed_memory()

@@ -39,7 +39,9 @@ def test_faster_kernel_is_used_and_both_times_are_logged(
     with caplog.at_level(logging.INFO, "woodshed.trainer"):
         assert faster_mode(plan(), HEADS, torch.float32) == expected
 
-    assert f"'tree' takes {1e3 * paths_s:.2f} ms, 'flex' takes {1e3 * flex_s:.2f} ms; {expected!r} is used" in caplog.text
+    assert (
+        f"'tree' takes {1e3 * paths_s:.2f} ms, 'flex' takes {1e3 * flex_s:.2f} ms; {expected!r} is used" in caplog.text
+    )
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
