@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from woodshed.engine.trainer.attention.decoder import head_weight, predicting_states
-from woodshed.engine.trainer.attention.tree import TreePlan
+from woodshed.engine.trainer.attention.tree import Kernel, TreePlan
 from woodshed.loss.head import token_logprobs
 from woodshed.tokens import Pack, Row, pack_rows
 
-ForwardMode = Literal["tree", "dense", "rows"]
-"""How rows go through the model. `tree`: shared prefixes once, with attention along the trie. `dense`: shared prefixes
-once, with a mask over every pair of positions. `rows`: each row on its own, padded."""
+ForwardMode = Literal["tree", "flex", "dense", "rows"]
+"""How rows go through the model. `tree`: shared prefixes once, with flash attention along the trie. `flex`: the same by
+FlexAttention, on a GPU. `dense`: shared prefixes once, with a mask over every pair of positions. `rows`: each row on its
+own, padded."""
+ALONG_A_TREE: tuple[ForwardMode, ...] = ("tree", "flex")
+"""Modes that run woodshed's own decoder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,9 +98,9 @@ def forward_logprobs(
         batch: What `micro_batches` made for the same `mode`.
         mode: How the rows go through the model.
         entropy: Whether to return the entropies (M) too.
-        checkpointed: Whether to keep only each layer's input and run it again in the backward pass (`tree` only).
+        checkpointed: Whether to keep only each layer's input and run it again in the backward pass (along a tree only).
     """
-    if mode == "tree":
+    if mode in ALONG_A_TREE:
         return _forward_tree(model, batch, entropy=entropy, checkpointed=checkpointed)
     mask_11NN = None if batch.plan is None or len(batch.plan.segments) < 2 else batch.plan.mask_QN[None, None]
     logits = model(
@@ -151,6 +154,11 @@ def _by_length(packs: Sequence[Pack], token_budget: int) -> list[tuple[Pack, ...
     return [tuple(part) for part in parts]
 
 
+def _plan(pack: Pack, mode: ForwardMode, device: torch.device) -> TreePlan:
+    kernel: Kernel = "flex" if mode == "flex" else "tiles" if device.type == "cpu" else "paths"
+    return TreePlan(segments=pack.segments(), device=device, kernel=kernel)
+
+
 def _micro_batch(
     packs: Sequence[Pack], rows: Sequence[TrainingRow], mode: ForwardMode, device: torch.device
 ) -> MicroBatch:
@@ -179,7 +187,7 @@ def _micro_batch(
     return MicroBatch(
         input_ids_BN=tensor([pack.token_ids + (0,) * (width - len(pack.token_ids)) for pack in packs]),
         position_ids_BN=tensor([pack.depths + (0,) * (width - len(pack.depths)) for pack in packs]),
-        plan=None if mode == "rows" else TreePlan(segments=packs[0].segments(), device=device),
+        plan=None if mode == "rows" else _plan(packs[0], mode, device),
         columns=tensor(columns),
         logit_row_P=tensor([logit_row for logit_row, _ in pairs]),
         temperature_P=tensor([temperature for _, temperature in pairs], torch.float32),

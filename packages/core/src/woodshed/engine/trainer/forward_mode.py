@@ -18,7 +18,7 @@ from woodshed.engine.trainer.forward import ForwardMode, TrainingRow, forward_lo
 from woodshed.engine.trainer.upcast import upcast
 from woodshed.tokens import Row
 
-TOKEN_BUDGET: dict[ForwardMode, int] = {"tree": 16_384, "dense": 1024, "rows": 4096}
+TOKEN_BUDGET: dict[ForwardMode, int] = {"tree": 16_384, "flex": 16_384, "dense": 1024, "rows": 4096}
 """Most positions of one micro-batch. With a dense mask, a longer pack soon costs more than it saves. Along a tree
 longer is always better, up to the memory."""
 _UNSUPPORTED_ROPE = ("dynamic", "longrope")
@@ -30,14 +30,17 @@ _PROBE = {"cpu": (16, (8, 6, 10)), "cuda": (128, (40, 24, 56))}
 FlexAttention takes other kernels than in a step."""
 _TOLERANCE = {True: 1e-4, False: 0.1}
 """Allowed difference in nats from the model's own pass: in fp32, and in half precision where fp32 cannot be run."""
+_WITH_BACKWARD = ("cuda",)
+"""Devices on which the backward pass is tried, too: it has kernels of its own that may be missing."""
 _RMS_FACTOR, _MAX_FACTOR, _ROUNDING = 2.0, 4.0, 1e-3
 """How many times as far from fp32 as the model's own half-precision pass another may be, on average and at worst, and
 what it may be in any case, in nats."""
-_CANNOT_RUN = (AttributeError, TypeError, ValueError, RuntimeError, ImportError, LookupError, AssertionError)
+CANNOT_RUN = (AttributeError, TypeError, ValueError, RuntimeError, ImportError, LookupError, AssertionError)
 """What a mode raises on a model, a torch or a GPU that it was not made for; out of memory and failed compilation are
 RuntimeErrors."""
 _COST: dict[ForwardMode, str] = {
     "tree": "",
+    "flex": "a block mask is made for each pack, and FlexAttention is compiled in the first step",
     "dense": "attention computes every pair of positions, and a micro-batch holds at most {budget:,} of them instead "
     "of {best:,}",
     "rows": "every rollout's own tokens are computed instead of the shared tree, in micro-batches of at most "
@@ -78,7 +81,7 @@ def choose_forward_mode(model: Any, vocabulary: int, device: torch.device) -> Fo
     Models with sliding windows, recurrent layers or a mask of their own cannot attend along a trie: `rows`. A decoder
     outside the Llama family, or with an output head that is more than a matrix, can do so with a mask: `dense`.
     """
-    modes: tuple[ForwardMode, ...] = ("tree", "dense")
+    modes: tuple[ForwardMode, ...] = ("tree", "dense") if device.type == "cpu" else ("tree", "flex", "dense")
     if (reason := _why_not_packed(model.config)) is not None:
         return ForwardChoice(mode="rows", left=tuple(LeftMode(mode=mode, reason=reason) for mode in modes))
     left: list[LeftMode] = []
@@ -115,7 +118,9 @@ class _Probe:
         """Return why a mode cannot be taken: its error's first line, or how far it is off; None if it can."""
         try:
             found = _probed(self._model, self._vocabulary, mode, self._device)
-        except _CANNOT_RUN as error:
+            if self._device.type in _WITH_BACKWARD:
+                _check_backward(self._model, self._vocabulary, mode, self._device)
+        except CANNOT_RUN as error:
             return first_line(error)
         if self._is_full or self._exact is None:
             return self._why_off(found, self._plain, _TOLERANCE[self._is_full])
@@ -141,7 +146,7 @@ class _Probe:
         try:
             with upcast(self._model):
                 return _probed(self._model, self._vocabulary, "rows", self._device), ""
-        except _CANNOT_RUN as error:  # such as a loader's own kernels, or no room for a layer in fp32
+        except CANNOT_RUN as error:  # such as a loader's own kernels, or no room for a layer in fp32
             return None, f", as the model cannot be run in fp32 ({first_line(error)})"
 
 
@@ -166,6 +171,20 @@ def _probed(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device
         logprobs = forward_logprobs(model, batch, mode).logprobs_M.tolist()
         by_rollout += zip(batch.rollout_of_M.tolist(), logprobs, strict=True)
     return [logprob for _, logprob in sorted(by_rollout, key=lambda pair: pair[0])]
+
+
+def _check_backward(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device) -> None:
+    """Raise an error if the mode's backward pass does not run, or gives numbers that are not finite."""
+    shared, own = _PROBE[device.type]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        for batch in micro_batches(
+            probe_rows(vocabulary, shared=shared, own=own), token_budget=10_000, mode=mode, device=device
+        ):
+            loss = forward_logprobs(model, batch, mode).logprobs_M.sum()
+            gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+            if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
+                raise ValueError("the gradient is not finite")
 
 
 def probe_rows(vocabulary: int, *, shared: int, own: tuple[int, ...]) -> list[TrainingRow]:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from woodshed.engine.trainer.batch import TrainedRollout, TrainingBatch
 from woodshed.engine.trainer.drift import Drift
-from woodshed.engine.trainer.forward import MicroBatch, TrainingRow, forward_logprobs, micro_batches
+from woodshed.engine.trainer.forward import ALONG_A_TREE, MicroBatch, TrainingRow, forward_logprobs, micro_batches
 from woodshed.engine.trainer.forward_mode import TOKEN_BUDGET, choose_forward_mode
+from woodshed.engine.trainer.kernel_race import Heads, faster_mode
 from woodshed.engine.trainer.log_ratios import LogRatios
 from woodshed.engine.trainer.memory import PeakWatch, available_bytes, memory_model, return_freed_memory
 from woodshed.engine.trainer.policy import LoraPolicy
@@ -56,9 +57,10 @@ class StepRunner:
         self.slower = SlowerMode(choice)
         self.memory = memory_model(policy.model, self.vocabulary, self.mode, policy.device)
         self.token_budget = TOKEN_BUDGET[self.mode]
-        if self.mode != "tree":
+        if self.mode not in ALONG_A_TREE:
             self.token_budget = max(1, min(self.token_budget, _MAX_LOGITS // self.vocabulary))
         self.checkpointed = False
+        self._may_race = self.mode == "tree" and policy.device.type == "cuda"
         self.log_ratios: LogRatios | None = None
         """Those of the last policy-gradient step."""
         self._threads = torch.get_num_threads()
@@ -108,16 +110,31 @@ class StepRunner:
         longest = max((len(training_row.row.token_ids) for training_row in rows), default=1)
         available = available_bytes(self.policy.device)
         max_positions = self.memory.max_positions(available, checkpointed=False)
-        self.checkpointed = self.mode == "tree" and max_positions < max(longest, min(_MIN_PACK, self.token_budget))
+        self.checkpointed = self.mode in ALONG_A_TREE and max_positions < max(
+            longest, min(_MIN_PACK, self.token_budget)
+        )
         if self.checkpointed:
             max_positions = self.memory.max_positions(available, checkpointed=True)
             return_freed_memory()
         budget = max(1, min(self.token_budget, max_positions))
-        parts = micro_batches(rows, token_budget=budget, mode=self.mode, device=self.policy.device)
+        parts = self._packed(rows, budget)
         self.slower.packed(rows, parts)
         longest_part = max((part.input_ids_BN.numel() for part in parts), default=0)
         torch.set_num_threads(threads_worth(longest_part, self._parameters, self._threads))
         return parts
+
+    def _packed(self, rows: list[TrainingRow], budget: int) -> list[MicroBatch]:
+        parts = micro_batches(rows, token_budget=budget, mode=self.mode, device=self.policy.device)
+        plans = [part.plan for part in parts if part.plan is not None]
+        if not plans or not self._may_race:
+            return parts
+        self._may_race = False
+        longest = max(plans, key=lambda plan: plan.segments[-1].stop)
+        mode = faster_mode(longest, Heads.of(self.policy.model.config), self.policy.model.dtype)
+        if mode == self.mode:
+            return parts
+        self.mode = mode
+        return micro_batches(rows, token_budget=budget, mode=mode, device=self.policy.device)
 
     def accumulate(self, batch: TrainingBatch, parts: list[MicroBatch], version: int = 0) -> StepSums:
         """Accumulate the gradient of all micro-batches and return their sums; the optimizer is not used."""

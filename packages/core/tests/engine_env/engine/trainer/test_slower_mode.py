@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,39 @@ def test_error_of_a_mode_is_told_by_its_first_line(monkeypatch: pytest.MonkeyPat
     assert f"'tree' and 'dense' cannot be used: {type(error).__name__}: " in warning
     assert "no" in warning and "of this shape" not in warning
     assert "every rollout's own tokens are computed instead of the shared tree" in warning
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no backward kernel"), None], ids=["fails", "is not finite"])
+def test_mode_whose_backward_pass_fails_is_left(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+    plain = forward_mode.forward_logprobs
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, to_x: torch.Tensor) -> torch.Tensor:
+            if error is not None:
+                raise error
+            return to_x * torch.nan
+
+    def broken(of: Any, batch: Any, mode: str, **rest: Any) -> Any:
+        out = plain(of, batch, mode, **rest)
+        return replace(out, logprobs_M=Broken.apply(out.logprobs_M)) if mode == "tree" else out
+
+    monkeypatch.setattr(forward_mode, "forward_logprobs", broken)
+    monkeypatch.setattr(forward_mode, "_WITH_BACKWARD", ("cpu",))
+    of = copy.deepcopy(random_model("llama"))
+    for parameter in of.parameters():
+        parameter.grad = None
+    choice = choose_forward_mode(of, 61, CPU)
+
+    assert choice.mode == "dense"
+    assert choice.left[0].reason == (
+        "ValueError: the gradient is not finite" if error is None else "RuntimeError: no backward kernel"
+    )
+    assert all(parameter.grad is None for parameter in of.parameters())
 
 
 def test_what_the_model_itself_rules_out_is_told() -> None:

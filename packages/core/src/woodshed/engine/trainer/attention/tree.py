@@ -1,10 +1,11 @@
 """Attention along the paths of a trie whose positions are laid out in preorder, as one sequence of tokens.
 
 All descendants of a segment follow it in one contiguous run. So the segment attends to itself causally, and that whole
-run attends to it without any mask. On a CPU these are flash-attention calls (arXiv:2205.14135) on plain views, planned
-by `attention_plan`; the results for one query are joined by their log-sum-exp, as flash attention joins its own blocks.
-No key is copied for siblings and nothing is padded. On a GPU the same rule, k <= q < below(k), is a block mask of
-FlexAttention (arXiv:2412.05496).
+run attends to it without any mask. On a CPU (`tiles`) these are flash-attention calls (arXiv:2205.14135) on plain
+views, planned by `attention_plan`; the results for one query are joined by their log-sum-exp, as flash attention joins
+its own blocks. No key is copied for siblings and nothing is padded. On a GPU (`paths`) a run from a fork to a leaf is one
+sequence of variable-length flash attention over the keys of its path (`path_plan`, `path_attention`), or (`flex`) the
+same rule, k <= q < below(k), is a block mask of FlexAttention (arXiv:2412.05496).
 
 Shapes: N positions (the keys), Q queries (the positions whose attention is computed), H attention heads, K key and
 value heads, E head size. Q = N in all layers but the last.
@@ -14,17 +15,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from woodshed.engine.trainer.attention.attention_plan import AttentionTile, plan_attention
+from woodshed.engine.trainer.attention.path_attention import PathIndex, path_attention, path_indices
+from woodshed.engine.trainer.attention.path_plan import PathCall, plan_paths
 from woodshed.tokens.packing import Segment
 
+Kernel = Literal["tiles", "paths", "flex"]
+"""What computes the attention; `tiles` only on a CPU, `flex` only on a GPU, `paths` on both, on a CPU slowly."""
 Tiles = tuple[tuple[AttentionTile, Tensor | None], ...]
 """The attention calls, each with its additive mask or None."""
 
@@ -37,10 +42,11 @@ class TreePlan:
     queries: tuple[int, ...] | None = None
     """Positions of the queries, ascending; None for all. The last layer needs only those that predict a token."""
     device: torch.device
+    kernel: Kernel = "tiles"
 
     def only(self, queries: Sequence[int]) -> TreePlan:
         """Return the plan in which only the given positions, ascending, are queries."""
-        return TreePlan(segments=self.segments, queries=tuple(queries), device=self.device)
+        return replace(self, queries=tuple(queries))
 
     @cached_property
     def tiles(self) -> tuple[AttentionTile, ...]:
@@ -54,6 +60,18 @@ class TreePlan:
     def masks(self) -> tuple[Tensor | None, ...]:
         """For each of `tiles`, its additive mask (queries x keys, 0 or -inf); None where it needs none."""
         return tuple(self._additive_mask(tile) if tile.mask == "tree" else None for tile in self.tiles)
+
+    @cached_property
+    def path_calls(self) -> tuple[PathCall, ...]:
+        """The variable-length calls of `paths`, in the order of their queries."""
+        return plan_paths(self.segments, self.queries)
+
+    @cached_property
+    def path_indices(self) -> tuple[PathIndex, ...]:
+        """The tensors of `path_calls`."""
+        positions = self.segments[-1].stop
+        queries = range(positions) if self.queries is None else self.queries
+        return path_indices(self.path_calls, queries, positions, self.device)
 
     def _additive_mask(self, tile: AttentionTile) -> Tensor:
         query_Q1, key_N = self.query_positions_Q[tile.queries, None], torch.arange(tile.keys.start, tile.keys.stop)
@@ -111,7 +129,9 @@ def tree_attention(query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, plan: 
         plan: Which positions attend to which.
         scale: What the scores are multiplied by.
     """
-    if query_QHE.device.type == "cpu":
+    if plan.kernel == "paths":
+        return path_attention(query_QHE, key_NKE, value_NKE, plan.path_indices, scale)
+    if plan.kernel == "tiles":
         tiles = tuple(zip(plan.tiles, plan.masks, strict=True))
         # A CPU's flash attention is no faster in half precision, in which every join would round again.
         out: Tensor = _CpuTree.apply(query_QHE.float(), key_NKE.float(), value_NKE.float(), tiles, scale)
