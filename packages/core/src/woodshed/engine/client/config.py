@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -72,6 +72,23 @@ class ServedModel(Settings):
         return self.path.endswith(".gguf")
 
 
+class Trainers(Settings):
+    """The processes that train a policy."""
+
+    count: int = Field(default=1, ge=1)
+    """How many share the work of each step, with a GPU each where there are any. A run may go on with another number:
+    gradient and checkpoints are those of one."""
+    shard_base: bool = False
+    """Whether the base model is split over them (FSDP2), because one card cannot hold it. Slower: each gathers a layer
+    at a time from the others. Each still loads the whole model into main memory first."""
+
+    def __init__(self, **values: Any) -> None:
+        """Refuse to split over one."""
+        super().__init__(**values)
+        if self.shard_base and self.count == 1:
+            raise ConfigError("shard_base=True splits the base model over trainers; set trainers=2 or more")
+
+
 class EngineConfig(Settings):
     """Everything `python -m woodshed.engine` needs to know."""
 
@@ -84,6 +101,7 @@ class EngineConfig(Settings):
     api_key: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     """Names under which a proxy in front of a loopback engine reaches it, such as `engine.example.com`."""
+    trainers: Trainers = Trainers()
     parent_pid: int | None = None
     """The engine shuts down when the process with this id is no longer its parent."""
 
