@@ -124,7 +124,7 @@ def check_config(config: EngineConfig) -> EngineConfig:
             f"host {config.host!r} is reachable from other machines and no api_key is set; "
             "set one, or listen on 127.0.0.1"
         )
-    check_split(config.models, len(gpu_ids()))
+    check_split(config.models, len(gpu_ids()), config.trainers.count)
     home = config.home.expanduser().absolute()
     return config.model_copy(update={"home": home, "models": tuple(check_model(model) for model in config.models)})
 
@@ -143,13 +143,17 @@ def check_trainer(trainer: TrainerKind, load_in_4bit: bool) -> None:
         )
 
 
-def check_split(models: Sequence[ServedModel], count: int = 1) -> None:
-    """Check that the models fit on the `count` GPUs that they share with the trainer, which takes the first of them.
+def check_split(models: Sequence[ServedModel], count: int = 1, trainers: int = 1) -> None:
+    """Check that the models fit on the `count` GPUs that they share with the trainers, which take the first of them.
 
     Raises:
-        ConfigError: A server is to be spread over more GPUs than there are; or those on one GPU take more of it than
-            there is, or leave less than a tenth to a trainer that needs some.
+        ConfigError: A server is to be spread over more GPUs than there are, or there are more trainers; or those on one
+            GPU take more of it than there is, or leave less than a tenth to a trainer that needs some.
     """
+    if count and trainers > count:
+        raise ConfigError(
+            f"trainers is {trainers}, each needs a GPU of its own, and this machine has {count}: expected no more"
+        )
     for model in models:
         if model.tensor_parallel > max(count, 1):
             raise ConfigError(
@@ -160,7 +164,7 @@ def check_split(models: Sequence[ServedModel], count: int = 1) -> None:
     shares = {name: model.gpu_memory_fraction for model in models for name in model.server_names()}
     for gpu in range(count):
         here = {name: share for name, share in shares.items() if gpu in placed[name]}
-        taken, limit = sum(here.values()), 0.9 if gpu == 0 and any(model.trainable for model in models) else 1.0
+        taken, limit = sum(here.values()), 0.9 if gpu < trainers and any(model.trainable for model in models) else 1.0
         if taken > limit + 1e-9:
             raise ConfigError(
                 f"the models' gpu_memory_fraction add up to {taken:g} "
