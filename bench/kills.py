@@ -1,6 +1,6 @@
 """The kill matrix: what is left of a training when any of its processes is killed at any point (`kill -9`).
 
-    python bench/kills.py [--folder FOLDER] [--json FILE]
+    python bench/kills.py [--folder FOLDER] [--json FILE] [--trainers 2]
 
 One training of the demo's tiny world, on the real vLLM of this machine, is killed again and again: at each point, each
 process that does something then. It is started again with the same command wherever it ended. A point is reached by
@@ -42,8 +42,12 @@ MATRIX: list[tuple[str, Callable[[Life], points.Held], tuple[str, ...]]] = [
     ("swapping LoRA", points.swapping, ("client", "gateway", "vLLM")),
     ("evaluating after", points.evaluating("after"), ("gateway",)),
 ]
+SHARED_STEP = ("trainer rank killed mid-step", points.stepping, ("trainer", "second trainer", "launcher"))
+"""Only where several trainers share a step."""
 STEPS = 26
-_SAMPLED = ("judging", "idle", "judged, no step yet", "trainer's step", "writing checkpoint", "swapping LoRA")
+_SAMPLED = (
+    "judging", "idle", "judged, no step yet", "trainer's step", SHARED_STEP[0], "writing checkpoint", "swapping LoRA",
+)  # fmt: skip
 """Points at which the step in hand is sampled: it can be finished once the judge's gate is open."""
 _ENDS_WITHIN_S = 60.0
 
@@ -70,15 +74,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to train; a temporary folder otherwise")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     parser.add_argument("--only", nargs="*", help="points, or POINT/PROCESS, to kill at; all otherwise")
+    parser.add_argument("--trainers", type=int, default=1, help="processes that share each step")
     asked = parser.parse_args()
+    matrix = [*MATRIX, SHARED_STEP] if asked.trainers > 1 else MATRIX
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="woodshed-kills-"))
     began = time.monotonic()
     with GatedJudge() as judge:
-        life = Life(folder / "run", STEPS, judge)
+        life = Life(folder / "run", STEPS, judge, asked.trainers)
         try:
             rows = [
                 _killed(life, name, reach, process)
-                for name, reach, targets in MATRIX
+                for name, reach, targets in matrix
                 for process in targets
                 if not asked.only or {name, f"{name}/{process}"} & {*asked.only}
             ]

@@ -16,8 +16,8 @@ HELD_OUT = 3
 
 
 def main() -> None:
-    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL ROLLOUT_TIMEOUT_S`."""
-    folder, steps, judge_url, timeout_s = sys.argv[1:]
+    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL ROLLOUT_TIMEOUT_S TRAINERS`."""
+    folder, steps, judge_url, timeout_s, trainers = sys.argv[1:]
     training = woodshed.Training(
         rollout=rollout_of("langgraph"),
         scenarios=train_scenarios(),
@@ -38,6 +38,7 @@ def main() -> None:
             optimizer=woodshed.OptimizerSettings(learning_rate=1e-4),
         ),
         run_dir=Path(folder),
+        engine=woodshed.Engine.local(trainers=int(trainers)),
         checks=False,
     )
     training.run()

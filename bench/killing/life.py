@@ -29,11 +29,12 @@ class ClientEnded(Exception):
 class Life:
     """Starts and watches the training in `folder`."""
 
-    def __init__(self, folder: Path, steps: int, judge: GatedJudge) -> None:
+    def __init__(self, folder: Path, steps: int, judge: GatedJudge, trainers: int = 1) -> None:
         """Prepare; nothing runs yet."""
         self.folder = folder
         self.steps = steps
         self.judge = judge
+        self.trainers = trainers
         self.starts = 0
         self.began = 0.0
         self._client: subprocess.Popen[bytes] | None = None
@@ -62,7 +63,7 @@ class Life:
             self._client = subprocess.Popen(
                 [
                     *(sys.executable, str(_CHILD), str(self.folder), str(self.steps), self.judge.url),
-                    str(300 + self.starts),
+                    *(str(300 + self.starts), str(self.trainers)),
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
@@ -89,10 +90,13 @@ class Life:
             return self.client
         if name == "vLLM":
             return self._vllm()
+        if name == "second trainer":
+            return processes.rank(self.client, 1)
         module = {
             "gateway": "woodshed.engine",
             "fork server": "woodshed.engine.vllm.fork_server",
             "trainer": "woodshed.engine.trainer.worker",
+            "launcher": "woodshed.engine.trainer.launch",
         }[name]
         return processes.child_running(self.client, module)
 

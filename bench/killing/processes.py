@@ -30,6 +30,15 @@ def child_running(root: int, module: str) -> int | None:
     return None
 
 
+def rank(root: int, number: int) -> int | None:
+    """Return the descendant of `root` that is one of several trainers, by its number from 0."""
+    for process in tree(root):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if process.environ().get("RANK") == str(number):
+                return int(process.pid)
+    return None
+
+
 def is_computing(pid: int) -> bool:
     """Whether one of a process's threads is on a processor or waits for one."""
     with suppress(OSError):

@@ -65,6 +65,9 @@ def start(
         list[str] | None,
         typer.Option(help=f"Share of the GPU's memory for the model's vLLM; 0.4 otherwise. {_EACH}"),
     ] = None,
+    trainers: Annotated[
+        int, typer.Option(min=1, help="Processes that share each training step, with a GPU each where there are any.")
+    ] = 1,
 ) -> None:
     """Run an engine that many runs can use, one after the other; stop it with Ctrl-C.
 
@@ -101,4 +104,5 @@ def start(
         port=port,
         api_key=api_key,
         allowed_hosts=allow_host or (),
+        trainers=trainers,
     )

@@ -74,12 +74,15 @@ def serve_forever(
     port: int,
     api_key: str | None,
     allowed_hosts: Sequence[str] = (),
+    trainers: int = 1,
 ) -> None:
     """Start the engine and run it until Ctrl-C or SIGTERM, telling each phase on standard output."""
     console = Console(soft_wrap=True, highlight=False)
     served = parse_models(models, settings)
     key = api_key or (_own_key(home) if host in LOOPBACK else None)
-    engine = Engine.local(models=served, home=home, host=host, port=port, api_key=key, allowed_hosts=allowed_hosts)
+    engine = Engine.local(
+        models=served, home=home, host=host, port=port, api_key=key, allowed_hosts=allowed_hosts, trainers=trainers
+    )
     asyncio.run(_serve(engine, console, is_own_key=api_key is None))
 
 

@@ -106,7 +106,9 @@ async def _serve(
             upstreams = _upstreams(supervisor, http, counters, lambda message: report("progress", message))
             sessions.on_seal = lambda session: _leave(upstreams, session)
             gateway = Gateway(upstreams, sessions, config.api_key)
-            control = ControlApi(upstreams, sessions, counters, gateway, config.home, stop.set, supervisor.restart)
+            control = ControlApi(
+                upstreams, sessions, counters, gateway, config.home, stop.set, supervisor.restart, config.trainers
+            )
             starting = asyncio.create_task(supervisor.start())
             if not await _ends_before(stop, starting):
                 return

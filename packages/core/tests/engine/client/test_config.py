@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from woodshed.engine.client.config import EngineConfig, ServedModel, check_config, check_model, check_trainer, to_models
+from woodshed.engine.client.config import (
+    EngineConfig,
+    ServedModel,
+    Trainers,
+    check_config,
+    check_model,
+    check_trainer,
+    to_models,
+)
+from woodshed.engine.client.local import Engine
 from woodshed.errors import ConfigError
 from woodshed.training.config import Policy
 
@@ -135,3 +144,26 @@ def test_models_that_leave_the_trainer_no_room_on_the_gpu_are_refused(
 
     check_config(config(tmp_path, models=models(0.5, 0.4)))
     check_config(config(tmp_path, models=models(0.5, 0.5, trainable=False)))
+
+
+def test_trainers_that_cannot_be_are_refused_before_an_engine_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"Trainers\.count: .*; found 0"):
+        Engine.local(trainers=0)
+    with pytest.raises(ConfigError, match=r"shard_base=True splits the base model.*set trainers=2 or more"):
+        Engine.local(shard_base=True)
+    monkeypatch.setattr("woodshed.engine.client.config.gpu_ids", lambda: ("0", "1"))
+    model = ServedModel(name="policy", path=str(model_folder(tmp_path)), trainable=True, gpu_memory_fraction=0.9)
+    with pytest.raises(ConfigError, match="trainers is 3, each needs a GPU of its own, and this machine has 2"):
+        check_config(config(tmp_path, trainers=Trainers(count=3)))
+    with pytest.raises(ConfigError, match=r"on GPU 1 of 2; at most 0\.9 can be given away, the rest is the trainer's"):
+        check_config(config(tmp_path, models=(model, second(model)), trainers=Trainers(count=2)))
+
+    check_config(config(tmp_path, trainers=Trainers(count=2)))
+    assert Engine.local(trainers=2, shard_base=True).trainers == Trainers(count=2, shard_base=True)
+
+
+def second(model: ServedModel) -> ServedModel:
+    """Return a model that is served, on the other GPU of two."""
+    return model.model_copy(update={"name": "judge", "trainable": False, "gpu_memory_fraction": 0.95})

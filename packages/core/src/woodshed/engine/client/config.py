@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -72,6 +72,23 @@ class ServedModel(Settings):
         return self.path.endswith(".gguf")
 
 
+class Trainers(Settings):
+    """The processes that train a policy."""
+
+    count: int = Field(default=1, ge=1)
+    """How many share the work of each step, with a GPU each where there are any. A run may go on with another number:
+    gradient and checkpoints are those of one."""
+    shard_base: bool = False
+    """Whether the base model is split over them (FSDP2), because one card cannot hold it. Slower: each gathers a layer
+    at a time from the others. Each still loads the whole model into main memory first."""
+
+    def __init__(self, **values: Any) -> None:
+        """Refuse to split over one."""
+        super().__init__(**values)
+        if self.shard_base and self.count == 1:
+            raise ConfigError("shard_base=True splits the base model over trainers; set trainers=2 or more")
+
+
 class EngineConfig(Settings):
     """Everything `python -m woodshed.engine` needs to know."""
 
@@ -84,6 +101,7 @@ class EngineConfig(Settings):
     api_key: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     """Names under which a proxy in front of a loopback engine reaches it, such as `engine.example.com`."""
+    trainers: Trainers = Trainers()
     parent_pid: int | None = None
     """The engine shuts down when the process with this id is no longer its parent."""
 
@@ -106,7 +124,7 @@ def check_config(config: EngineConfig) -> EngineConfig:
             f"host {config.host!r} is reachable from other machines and no api_key is set; "
             "set one, or listen on 127.0.0.1"
         )
-    check_split(config.models, len(gpu_ids()))
+    check_split(config.models, len(gpu_ids()), config.trainers.count)
     home = config.home.expanduser().absolute()
     return config.model_copy(update={"home": home, "models": tuple(check_model(model) for model in config.models)})
 
@@ -125,13 +143,17 @@ def check_trainer(trainer: TrainerKind, load_in_4bit: bool) -> None:
         )
 
 
-def check_split(models: Sequence[ServedModel], count: int = 1) -> None:
-    """Check that the models fit on the `count` GPUs that they share with the trainer, which takes the first of them.
+def check_split(models: Sequence[ServedModel], count: int = 1, trainers: int = 1) -> None:
+    """Check that the models fit on the `count` GPUs that they share with the trainers, which take the first of them.
 
     Raises:
-        ConfigError: A server is to be spread over more GPUs than there are; or those on one GPU take more of it than
-            there is, or leave less than a tenth to a trainer that needs some.
+        ConfigError: A server is to be spread over more GPUs than there are, or there are more trainers; or those on one
+            GPU take more of it than there is, or leave less than a tenth to a trainer that needs some.
     """
+    if count and trainers > count:
+        raise ConfigError(
+            f"trainers is {trainers}, each needs a GPU of its own, and this machine has {count}: expected no more"
+        )
     for model in models:
         if model.tensor_parallel > max(count, 1):
             raise ConfigError(
@@ -142,7 +164,7 @@ def check_split(models: Sequence[ServedModel], count: int = 1) -> None:
     shares = {name: model.gpu_memory_fraction for model in models for name in model.server_names()}
     for gpu in range(count):
         here = {name: share for name, share in shares.items() if gpu in placed[name]}
-        taken, limit = sum(here.values()), 0.9 if gpu == 0 and any(model.trainable for model in models) else 1.0
+        taken, limit = sum(here.values()), 0.9 if gpu < trainers and any(model.trainable for model in models) else 1.0
         if taken > limit + 1e-9:
             raise ConfigError(
                 f"the models' gpu_memory_fraction add up to {taken:g} "

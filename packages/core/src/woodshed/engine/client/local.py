@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from woodshed.engine.client.client import EngineClient
-from woodshed.engine.client.config import LOOPBACK, EngineConfig, ServedModel, check_config, to_models
+from woodshed.engine.client.config import LOOPBACK, EngineConfig, ServedModel, Trainers, check_config, to_models
 from woodshed.engine.client.private_files import write_private
 from woodshed.engine.client.provision import engine_python
 from woodshed.engine.client.served import check_served
@@ -50,6 +50,7 @@ class LocalEngine:
     api_key: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
     python: Path | None = None
+    trainers: Trainers = field(default_factory=Trainers)
 
     @asynccontextmanager
     async def running(
@@ -94,6 +95,7 @@ class LocalEngine:
                 api_key=self.api_key or (secrets.token_urlsafe(32) if self.host in LOOPBACK else None),
                 allowed_hosts=self.allowed_hosts,
                 models=tuple(served.values()),
+                trainers=self.trainers,
                 parent_pid=os.getpid(),
             )
         )
@@ -143,6 +145,8 @@ class Engine:
         api_key: str | None = None,
         allowed_hosts: Sequence[str] = (),
         python: str | Path | None = None,
+        trainers: int = 1,
+        shard_base: bool = False,
     ) -> LocalEngine:
         """Return an engine that is started on this machine when a run needs it.
 
@@ -156,6 +160,11 @@ class Engine:
             allowed_hosts: Names under which a proxy on this machine passes requests on, such as `engine.example.com`;
                 an engine on loopback answers to no other name.
             python: Interpreter of the engine environment; the one that `woodshed engine install` made otherwise.
+            trainers: Processes that share the work of each training step, with a GPU each where there are any.
+            shard_base: Whether the base model is split over the trainers, because one card cannot hold it whole.
+
+        Raises:
+            ConfigError: A setting cannot be used, such as 0 trainers.
         """
         return LocalEngine(
             models=to_models(models or {}),
@@ -165,6 +174,7 @@ class Engine:
             api_key=api_key,
             allowed_hosts=tuple(allowed_hosts),
             python=None if python is None else Path(python),
+            trainers=Trainers(count=trainers, shard_base=shard_base),
         )
 
     @staticmethod

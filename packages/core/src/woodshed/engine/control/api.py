@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import woodshed
+from woodshed.engine.client.config import Trainers
 from woodshed.engine.client.provision import has_gpu
 from woodshed.engine.control.files import Files
 from woodshed.engine.control.policies import Policies
@@ -43,6 +44,7 @@ class ControlApi:
         home: Path,
         shut_down: Callable[[], None],
         restart: Callable[[ModelServer], Awaitable[None]],
+        trainers: Trainers,
     ) -> None:
         """Control one engine.
 
@@ -54,6 +56,7 @@ class ControlApi:
             home: The engine's folder; checkpoints go under `home/policies`.
             shut_down: Called when a client asks the engine to stop.
             restart: Stops one vLLM server and returns once it has started again.
+            trainers: The processes that train a policy.
         """
         self._upstreams = upstreams
         self._sessions = sessions
@@ -61,7 +64,7 @@ class ControlApi:
         self._counters = counters
         self._replicas = Replicas(upstreams, counters, restart, gpu=has_gpu())
         self._shut_down = shut_down
-        self._policies = Policies(upstreams, sessions, counters, home)
+        self._policies = Policies(upstreams, sessions, counters, home, trainers)
         self._queries = Queries(upstreams, self._policies, sessions, home)
         self._files = Files(home)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+from woodshed.engine.client.config import Trainers
 from woodshed.engine.control.responses import NotFound
 from woodshed.engine.gateway.counters import Counters
 from woodshed.engine.gateway.sessions import Sessions
@@ -46,8 +47,16 @@ class ServedPolicy:
 class Policies:
     """All policies that are open for training; each belongs to one run at a time."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], sessions: Sessions, counters: Counters, home: Path) -> None:
+    def __init__(
+        self,
+        upstreams: Mapping[str, Upstream],
+        sessions: Sessions,
+        counters: Counters,
+        home: Path,
+        trainers: Trainers,
+    ) -> None:
         """Train models of `upstreams` on calls of `sessions`, with checkpoints under `home/policies`."""
+        self._trainers = trainers
         self._counters = counters
         self._upstreams = upstreams
         self._sessions = sessions
@@ -132,7 +141,8 @@ class Policies:
     async def _launch(self, request: OpenPolicy, slots: LoraSlots) -> ServedPolicy:
         """Start a trainer at the run's newest checkpoint and serve that checkpoint's adapter."""
         home = self._home / "policies" / request.name / request.run_id
-        trainer = Trainer(self._upstreams[request.name].model.path, home, request)
+        path = self._upstreams[request.name].model.path
+        trainer = Trainer(path, home, request, trainers=self._trainers)
         try:
             state = await trainer.start()
             if state.version:

@@ -20,19 +20,22 @@ from woodshed.errors import TrainError
 from woodshed.types import LoraSettings, OpenPolicy
 
 
-def load_with_lora(model_path: str, settings: OpenPolicy, device: torch.device) -> Any:
+def load_with_lora(
+    model_path: str, settings: OpenPolicy, device: torch.device, dtype: torch.dtype | None = None
+) -> Any:
     """Return a PEFT model on `device` whose LoRA does not change the base model yet.
+
+    The base model is in `dtype`, by default the one in which this device trains faster.
 
     Raises:
         TrainError: The model cannot be loaded, its LoRA does not fit, or Unsloth is needed and cannot run here.
     """
     loader = choose_loader(settings, cuda=device.type == "cuda")
     load = _by_unsloth if loader == "unsloth" else _by_peft
-    return load(model_path, settings, device)
+    return load(model_path, settings, device, dtype or faster_dtype(device.type))
 
 
-def _by_peft(model_path: str, settings: OpenPolicy, device: torch.device) -> Any:
-    dtype = faster_dtype(device.type)
+def _by_peft(model_path: str, settings: OpenPolicy, device: torch.device, dtype: torch.dtype) -> Any:
     try:
         model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError) as error:
@@ -43,7 +46,7 @@ def _by_peft(model_path: str, settings: OpenPolicy, device: torch.device) -> Any
         raise _not_fitting(settings.lora, model_path, error) from error
 
 
-def _by_unsloth(model_path: str, settings: OpenPolicy, device: torch.device) -> Any:
+def _by_unsloth(model_path: str, settings: OpenPolicy, device: torch.device, dtype: torch.dtype) -> Any:
     # Imported by name, because a machine without a GPU has no Unsloth whose types could be checked.
     fast: Any = importlib.import_module("unsloth").FastLanguageModel
     try:
@@ -51,7 +54,7 @@ def _by_unsloth(model_path: str, settings: OpenPolicy, device: torch.device) -> 
             model_name=model_path,
             # Its forward pass would silently cut a longer sequence.
             max_seq_length=AutoConfig.from_pretrained(model_path).max_position_embeddings,
-            dtype=faster_dtype(device.type),
+            dtype=dtype,
             load_in_4bit=settings.load_in_4bit,
             # vLLM runs in its own process, and gradient checkpointing is done by `attention.decoder`.
             fast_inference=False,

@@ -11,6 +11,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -27,13 +28,22 @@ class LogRatios:
     def __init__(self, rollout_ids: Sequence[str]) -> None:
         """Start empty; `rollout_ids` are those that the micro-batches count by index."""
         self._ids = rollout_ids
-        self._found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self._found: dict[str, dict[str, list[float]]] = defaultdict(partial(defaultdict, list))
 
     def add(self, part: MicroBatch, new_M: Tensor) -> None:
         """Add a micro-batch; `new_M` are the trainer's log-probabilities of its tokens."""
         values = (new_M - part.old_logprobs_M).tolist()
         for rollout, call_id, value in zip(part.rollout_of_M.tolist(), part.calls_M, values, strict=True):
             self._found[self._ids[rollout]][call_id].append(round(value, _DIGITS))
+
+    def __add__(self, other: LogRatios) -> LogRatios:
+        """Return the log ratios of both."""
+        both = LogRatios(self._ids)
+        for found in (self._found, other._found):
+            for rollout_id, by_call in found.items():
+                for call_id, values in by_call.items():
+                    both._found[rollout_id][call_id] += values
+        return both
 
     def save(self, home: Path, version: int) -> None:
         """Write the file of the step that made `version`; a disk that refuses it costs a view, and no step."""

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from woodshed.engine.client.config import Trainers
 from woodshed.engine.trainer.checkpoint import Checkpoints
 from woodshed.engine.trainer.worker_protocol import (
     ANSWERS,
@@ -34,6 +35,7 @@ _CLOSE_WITHIN_S = 5.0
 _LOG_LINES = 20
 _DEATHS = 3
 """How often the process may die during one step."""
+_ONE = Trainers()
 _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -48,30 +50,35 @@ class _TrainerDied(Exception):
 
 
 class Trainer:
-    """Trains one policy's LoRA in a process of its own, which dies with this one.
+    """Trains one policy's LoRA in a process of its own, or in several, which die with this one.
 
-    Steps are taken one at a time, in the order of the calls. If the process dies, it is started again from the newest
-    checkpoint and the step is sent again; one whose checkpoint was finished returns its report and trains nothing. If
-    it keeps dying, the call raises `TrainError` with the last lines of its log.
+    Steps are taken one at a time, in the order of the calls. If the process dies, or one of several, all are started
+    again from the newest checkpoint and the step is sent again; one whose checkpoint was finished returns its report
+    and trains nothing. If they keep dying, the call raises `TrainError` with the last lines of their log.
     """
 
-    def __init__(self, model_path: str, home: Path, policy: OpenPolicy) -> None:
+    def __init__(self, model_path: str, home: Path, policy: OpenPolicy, *, trainers: Trainers = _ONE) -> None:
         """Prepare; nothing runs before `start`.
 
         Args:
             model_path: Folder or hub name of the base model.
             home: Folder for this policy's checkpoints and the trainer's log; no other policy may use it.
             policy: Name, LoRA, optimizer, loss and seed.
+            trainers: The processes that share the work of each step.
         """
+        self._trainers = trainers
+        self._home = home
         self.log = home / "trainer.log"
-        self._start = Start(model_path=model_path, home=str(home), policy=policy, parent_pid=os.getpid())
+        self._start = Start(
+            model_path=model_path, home=str(home), policy=policy, parent_pid=os.getpid(), shard_base=trainers.shard_base
+        )
         self._checkpoints = Checkpoints(home)
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
 
     @property
     def pid(self) -> int | None:
-        """Process id of the running trainer, or None."""
+        """Process id of the running trainer, or of the launcher of several; None where none runs."""
         alive = self._process is not None and self._process.returncode is None
         return self._process.pid if alive and self._process is not None else None
 
@@ -146,7 +153,7 @@ class Trainer:
         with self.log.open("ab") as log:
             # In a session of its own, so that Ctrl-C reaches only the parent, which then ends this process.
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "woodshed.engine.trainer.worker"),
+                *self._command(),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -159,6 +166,12 @@ class Trainer:
             raise TrainError(answer.message)
         assert isinstance(answer, Ready)
         return answer.state
+
+    def _command(self) -> tuple[str, ...]:
+        if self._trainers.count == 1:
+            return (sys.executable, "-m", "woodshed.engine.trainer.worker")
+        launch = (sys.executable, "-m", "woodshed.engine.trainer.launch")
+        return (*launch, str(self._trainers.count), str(self._home), str(os.getpid()))
 
     async def _stepped(self, request: StepRequest, sessions: Mapping[str, SealedSession]) -> StepReport:
         recorded = [r.rollout_id for r in request.rollouts if r.rollout_id in sessions]

@@ -6,7 +6,9 @@ import logging
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property, reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from woodshed.errors import TrainError
 from woodshed.loss.grpo import BatchTotals, LossOut, grpo_loss, log_ratio_sums
 from woodshed.loss.metrics import TokenStats
 from woodshed.loss.presets import loss_terms
+from woodshed.tokens import deal_rows
 
 _log = logging.getLogger("woodshed.trainer")
 
@@ -36,12 +39,18 @@ _MIN_PACK = 4096
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepSums:
-    """Sums over the micro-batches of a batch, apart from the gradient."""
+    """Sums over the micro-batches of a batch, apart from the gradient; those of several ranks add up."""
 
     loss: float
     stats: TokenStats
     drift: Drift
     log_ratios: LogRatios
+    packed_tokens: int
+    micro_batches: int
+
+    def __add__(self, other: StepSums) -> StepSums:
+        """Return the sums over the micro-batches of both."""
+        return StepSums(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
 class StepRunner:
@@ -50,9 +59,11 @@ class StepRunner:
     def __init__(self, policy: LoraPolicy) -> None:
         """Measure which forward mode the model supports and how much memory it needs."""
         self.policy = policy
+        self.ranks = policy.ranks
         self.terms = loss_terms(policy.settings.loss)
         self.vocabulary = int(policy.model.get_input_embeddings().weight.shape[0])
-        choice = choose_forward_mode(policy.model, self.vocabulary, policy.device)
+        found = choose_forward_mode(policy.model, self.vocabulary, policy.device)
+        choice = self.ranks.from_first(lambda: found)
         self.mode = choice.mode
         self.slower = SlowerMode(choice)
         self.memory = memory_model(policy.model, self.vocabulary, self.mode, policy.device)
@@ -93,14 +104,14 @@ class StepRunner:
             **sums.stats.metrics(),
             **sums.drift.metrics(),
             **_staleness(batch, version),
-            **self._sizes(batch, parts),
+            **self._sizes(batch, sums),
             **self._memory(parts),
             "train_tokens_per_s": sums.stats.tokens / seconds,
             "step_seconds": seconds,
         }
 
     def micro_batches(self, batch: TrainingBatch) -> list[MicroBatch]:
-        """Return the batch in micro-batches that fit the token budget and the memory; sets the number of threads."""
+        """Return this rank's micro-batches, which fit the token budget and the memory; sets the number of threads."""
         # Without a KL term or entropy bonus, a rollout with advantage 0 adds exactly 0 to the loss, so it is left out.
         rows = [
             TrainingRow(row=row, rollout=k, advantages=rollout.advantages(row))
@@ -108,7 +119,10 @@ class StepRunner:
             for row in rollout.rows
         ]
         longest = max((len(training_row.row.token_ids) for training_row in rows), default=1)
-        available = available_bytes(self.policy.device)
+        if self.ranks.count > 1:
+            shares = deal_rows([training_row.row.token_ids for training_row in rows], self.ranks.count)
+            rows = [rows[k] for k in shares[self.ranks.rank]]
+        available = min(self.ranks.gather(self._available))
         max_positions = self.memory.max_positions(available, checkpointed=False)
         self.checkpointed = self.mode in ALONG_A_TREE and max_positions < max(
             longest, min(_MIN_PACK, self.token_budget)
@@ -119,6 +133,9 @@ class StepRunner:
         budget = max(1, min(self.token_budget, max_positions))
         parts = self._packed(rows, budget)
         self.slower.packed(rows, parts)
+        if self.policy.is_sharded:
+            most = max(self.ranks.gather(lambda: len(parts)))
+            parts += [self._idle] * (most - len(parts))
         longest_part = max((part.input_ids_BN.numel() for part in parts), default=0)
         torch.set_num_threads(threads_worth(longest_part, self._parameters, self._threads))
         return parts
@@ -137,24 +154,36 @@ class StepRunner:
         return micro_batches(rows, token_budget=budget, mode=mode, device=self.policy.device)
 
     def accumulate(self, batch: TrainingBatch, parts: list[MicroBatch], version: int = 0) -> StepSums:
-        """Accumulate the gradient of all micro-batches and return their sums; the optimizer is not used."""
-        tokens_of_R = self._tensor([r.tokens for r in self._counted(batch)], torch.long)
+        """Accumulate the gradient of all micro-batches and return their sums; the optimizer is not used.
+
+        `parts` are this rank's; gradient and sums are those of all ranks.
+        """
+        counted = self._counted(batch)
+        tokens_of_R = self._tensor([r.tokens for r in counted], torch.long)
         totals = BatchTotals(rollouts=len(batch.rollouts), tokens=batch.tokens)
-        log_ratio_of_R = (
-            self._log_ratios(parts, len(tokens_of_R)) if self.terms.by_sequence and len(parts) > 1 else None
-        )
-        loss, stats, drift = 0.0, TokenStats(), Drift()
-        log_ratios = LogRatios([r.rollout_id for r in self._counted(batch)])
-        for part in parts:
-            out, new_M = self._loss(part, tokens_of_R, totals, log_ratio_of_R)
-            value = out.loss.item()
-            if not math.isfinite(value):
-                raise TrainError(f"the loss is {value}; no step was taken and the weights are as before")
-            out.loss.backward()
-            loss, stats = loss + value, stats + out.stats
-            drift += Drift.of(new_M, part.old_logprobs_M, part.version_M == version)
-            log_ratios.add(part, new_M)
-        return StepSums(loss=loss, stats=stats, drift=drift, log_ratios=log_ratios)
+        is_cut = len(parts) > 1 or self.ranks.count > 1
+        log_ratio_of_R = self._log_ratios(parts, len(counted)) if self.terms.by_sequence and is_cut else None
+
+        def own() -> StepSums:
+            loss, stats, drift, log_ratios = 0.0, TokenStats(), Drift(), LogRatios([r.rollout_id for r in counted])
+            for part in parts:
+                out, new_M = self._loss(part, tokens_of_R, totals, log_ratio_of_R)
+                value = out.loss.item()
+                if not math.isfinite(value):
+                    raise TrainError(f"the loss is {value}; no step was taken and the weights are as before")
+                out.loss.backward()
+                loss, stats = loss + value, stats + out.stats
+                drift += Drift.of(new_M, part.old_logprobs_M, part.version_M == version)
+                log_ratios.add(part, new_M)
+            return StepSums(
+                loss=loss, stats=stats, drift=drift, log_ratios=log_ratios, 
+                micro_batches=sum(len(part.token_M) > 0 for part in parts),
+                packed_tokens=sum(part.input_ids_BN.numel() for part in parts if len(part.token_M)),
+            )  # fmt: skip
+
+        sums = reduce(add, self.ranks.gather(own))
+        self.ranks.sum_gradients(self.policy.parameters)
+        return sums
 
     def _loss(
         self, part: MicroBatch, tokens_of_R: Tensor, totals: BatchTotals, log_ratio_of_R: Tensor | None
@@ -183,6 +212,7 @@ class StepRunner:
             new_M = self._no_grad_logprobs(part, adapter=True)
             sampled_M = torch.ones_like(part.token_M, dtype=torch.bool)
             sums_R += log_ratio_sums(new_M, part.old_logprobs_M, sampled_M, part.rollout_of_M, rollouts)
+        self.ranks.sum(sums_R)
         return sums_R
 
     def _no_grad_logprobs(self, part: MicroBatch, *, adapter: bool) -> Tensor:
@@ -193,29 +223,45 @@ class StepRunner:
     def _counted(self, batch: TrainingBatch) -> tuple[TrainedRollout, ...]:
         return batch.rollouts if self.terms.beyond_advantage else batch.learning
 
-    def _sizes(self, batch: TrainingBatch, parts: list[MicroBatch]) -> dict[str, float]:
+    def _sizes(self, batch: TrainingBatch, sums: StepSums) -> dict[str, float]:
         counted = self._counted(batch)
         return {
             "rollouts": float(len(batch.rollouts)),
             "rollouts_with_gradient": float(len(counted)),
             "rows": float(sum(len(r.rows) for r in counted)),
             "row_tokens": float(sum(len(row.token_ids) for r in counted for row in r.rows)),
-            "packed_tokens": float(sum(part.input_ids_BN.numel() for part in parts)),
-            "micro_batches": float(len(parts)),
+            "packed_tokens": float(sums.packed_tokens),
+            "micro_batches": float(sums.micro_batches),
             "untrained_calls": float(batch.untrained_calls),
         }
 
     def _memory(self, parts: list[MicroBatch]) -> dict[str, float]:
-        """Return the predicted and the measured memory, and warn if the step took much more than predicted."""
-        predicted = max(self.memory.predicted(part, checkpointed=self.checkpointed) for part in parts) / 2**20
+        """Return the predicted and the measured memory of the rank with most, and warn where it took much more."""
+        predicted = max((self.memory.predicted(part, checkpointed=self.checkpointed) for part in parts), default=0.0)
         figures = {
             **self._peak.figures(),
-            "peak_step_predicted_mb": predicted,
+            "peak_step_predicted_mb": predicted / 2**20,
             "checkpointed": float(self.checkpointed),
         }
-        if figures["peak_step_mb"] > 1.5 * predicted + 256:
-            _log.warning("the step took %.0f MiB of memory, predicted were %.0f", figures["peak_step_mb"], predicted)
-        return figures
+        if figures["peak_step_mb"] > 1.5 * figures["peak_step_predicted_mb"] + 256:
+            _log.warning(
+                "the step took %.0f MiB of memory, predicted were %.0f",
+                figures["peak_step_mb"],
+                figures["peak_step_predicted_mb"],
+            )
+        by_rank = self.ranks.gather(lambda: figures)
+        return {name: max(of_rank[name] for of_rank in by_rank) for name in figures}
+
+    def _available(self) -> float:
+        """Return this rank's share of the memory that a step may plan with."""
+        shared = self.ranks.local_count if self.policy.device.type == "cpu" else 1
+        return available_bytes(self.policy.device) / shared
+
+    @cached_property
+    def _idle(self) -> MicroBatch:
+        from woodshed.engine.trainer.sharding import idle_micro_batch
+
+        return idle_micro_batch(self.mode, self.policy.device)
 
     def _tensor(self, values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=self.policy.device)

@@ -13,6 +13,9 @@ from woodshed.types.record import Record
 LENGTH = struct.Struct(">Q")
 """Prefix of every frame: how many bytes of JSON follow."""
 
+LAUNCHER, MEETING = "WOODSHED_TRAINER_LAUNCHER", "WOODSHED_TRAINER_MEETING"
+"""Environment variables of one rank of several: process id of what started it, and the file where the ranks meet."""
+
 
 class Start(Record):
     """Engine → worker, once: load the model and the newest checkpoint."""
@@ -22,6 +25,7 @@ class Start(Record):
     home: str
     policy: OpenPolicy
     parent_pid: int
+    shard_base: bool = False
 
 
 class Step(Record):

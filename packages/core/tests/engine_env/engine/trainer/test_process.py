@@ -14,9 +14,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
+from safetensors.torch import load_file
 from tiny_trainer import POLICY, SESSIONS, numbered, request
 
+from woodshed.engine.client.config import Trainers
 from woodshed.engine.trainer import Trainer
 from woodshed.engine.trainer.policy_run import PolicyRun
 from woodshed.engine.trainer.worker_protocol import Start, Step
@@ -24,6 +27,7 @@ from woodshed.errors import TrainError
 from woodshed.testing.waiting import eventually
 
 pytestmark = pytest.mark.slow
+LEARNING_RATE = POLICY.optimizer.learning_rate
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +145,64 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+async def test_a_rank_killed_in_a_step_costs_no_rollout_and_leaves_no_process(
+    model_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight = PolicyRun(Start(model_path=model_path, home=str(tmp_path / "straight"), policy=POLICY, parent_pid=0))
+    for number in (1, 2):
+        straight.step(Step(request=numbered(number), sessions=SESSIONS))
+    of = Trainer(model_path, tmp_path / "shared", POLICY, trainers=Trainers(count=2))
+    try:
+        assert (await of.step(numbered(1), SESSIONS)).version == 1
+        launcher, (first, second) = of.pid, ranks_of(of.pid)
+        assert launcher is not None
+        os.kill(second, signal.SIGSTOP)  # the first waits for its part of the gradient
+        waiting = asyncio.create_task(of.step(numbered(2), SESSIONS))
+        await asyncio.sleep(0.5)
+        os.kill(second, signal.SIGKILL)
+        report = await waiting
+        again = ranks_of(of.pid)
+        assert await of.step(numbered(2), SESSIONS) == report
+        kept = of.adapter_path(2)
+    finally:
+        await of.close()
+
+    assert report.version == 2 and report.metrics["rollouts"] == 8 and report.metrics["micro_batches"] == 2
+    assert not {first, second, launcher} & {*again, of.pid}
+    said = next(m for m in caplog.messages if "exit status" in m)
+    assert "step 's2'" in said and f"trainer 2 of 2 (process {second}) ended with signal SIGKILL" in said
+    of_two = load_file(kept / "adapter_model.safetensors")
+    of_one = load_file(straight.checkpoints.path(2) / "adapter" / "adapter_model.safetensors")
+    # Adam makes as large a step of a gradient near 0, of which rounding is a large part: a hundredth of one update.
+    assert all((of_two[name] - weights).abs().max() < 1e-2 * LEARNING_RATE for name, weights in of_one.items())
+    await eventually(lambda: not any(map(alive, (first, second, launcher, *again))), "no process is left", 5)
+
+
+async def test_ranks_die_with_the_engine_and_a_model_that_none_can_load_is_named(
+    model_path: str, tmp_path: Path
+) -> None:
+    missing = Trainer("no/such/folder", tmp_path / "missing", POLICY, trainers=Trainers(count=2))
+    with pytest.raises(TrainError, match="'no/such/folder' cannot be loaded"):
+        await missing.start()
+    assert missing.pid is None
+    of = Trainer(model_path, tmp_path / "there", POLICY, trainers=Trainers(count=2))
+    try:
+        await of.start()
+        ranks, launcher = ranks_of(of.pid), of.pid
+        assert launcher is not None and len(ranks) == 2
+        os.kill(launcher, signal.SIGKILL)
+
+        await eventually(lambda: not any(map(alive, ranks)), "the ranks have ended with their launcher", 5)
+    finally:
+        await of.close()
+
+
+def ranks_of(launcher: int | None) -> list[int]:
+    """Return the process ids of the ranks, the first one first."""
+    ranks = {}
+    for child in psutil.Process(launcher).children():
+        if "RANK" in (environment := child.environ()):
+            ranks[int(environment["RANK"])] = child.pid
+    return [ranks[rank] for rank in sorted(ranks)]

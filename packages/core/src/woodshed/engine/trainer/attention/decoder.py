@@ -19,6 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from woodshed.engine.trainer.attention.kernels import gated_silu, lora_linear, rms_norm, rotary
 from woodshed.engine.trainer.attention.tree import TreePlan, tree_attention
 
+ALONG_TREE = "run_along_tree"
+"""Method that a layer has instead of `run_layer` where its weights must be gathered first (`sharding`)."""
+
 
 def predicting_states(
     model: Any,
@@ -44,13 +47,25 @@ def predicting_states(
     angles = _angles(body.rotary_emb, states_ND, position_ids_N)
     *layers, final = body.layers
     for layer in layers:
-        if checkpointed and torch.is_grad_enabled():
-            states_ND = checkpoint(
-                _layer, layer, states_ND, angles, plan, use_reentrant=False, preserve_rng_state=False
-            )
-        else:
-            states_ND = _layer(layer, states_ND, angles, plan)
-    return _norm(body.norm, _layer(final, states_ND, angles, last))
+        states_ND = _run(layer, states_ND, angles, plan, checkpointed)
+    return _norm(body.norm, _run(final, states_ND, angles, last, False))
+
+
+def run_layer(layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan, checkpointed: bool) -> Tensor:
+    """Return a layer's output, for the queries of `plan`."""
+    if checkpointed and torch.is_grad_enabled():
+        out: Tensor = checkpoint(_layer, layer, states_ND, angles, plan, use_reentrant=False, preserve_rng_state=False)
+        return out
+    return _layer(layer, states_ND, angles, plan)
+
+
+def decoder_layers(model: Any) -> list[Any]:
+    """Return the decoder's layers, first to last.
+
+    Raises:
+        AttributeError: It keeps them elsewhere.
+    """
+    return list(_causal(model).model.layers)
 
 
 def head_weight(model: Any) -> Tensor:
@@ -79,6 +94,12 @@ def _angles(rotation: Any, states_ND: Tensor, position_ids_N: Tensor) -> tuple[T
     return tuple(
         x[position_ids_N].to(states_ND.dtype) for x in rotation.get_cached(length, states_ND.device.index or 0)
     )
+
+
+def _run(layer: Any, *values: Any) -> Tensor:
+    run = getattr(layer, ALONG_TREE, None)
+    out: Tensor = run_layer(layer, *values) if run is None else run(*values)
+    return out
 
 
 def _layer(layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan) -> Tensor:
