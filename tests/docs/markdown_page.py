@@ -77,4 +77,6 @@ def sentences(page: Path) -> list[str]:
 def _text(token: Token) -> str:
     if token.type in ("softbreak", "hardbreak"):
         return " "
-    return f"`{token.content}`" if token.type == "code_inline" else token.content  # so that a sentence may begin with it
+    return (
+        f"`{token.content}`" if token.type == "code_inline" else token.content
+    )  # so that a sentence may begin with it

@@ -97,3 +97,13 @@ def test_every_decision_is_listed() -> None:
     listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (DOCS / "decisions" / "index.md").read_text())
 
     assert sorted(listed) == sorted(p.name for p in (DOCS / "decisions").glob("0*.md"))
+
+
+def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
+    headings = re.findall(r"^##+ .*$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+    releases = [h for h in headings if h.startswith("## ")]
+    assert releases[0] == "## [Unreleased]"
+    assert all(re.fullmatch(r"## \[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", h) for h in releases[1:])
+    assert {h.removeprefix("### ") for h in headings if h.startswith("### ")} <= kinds

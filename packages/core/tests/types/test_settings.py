@@ -56,7 +56,7 @@ def test_every_public_record_is_settings_or_a_value_of_a_run() -> None:
     ],
 )  # fmt: skip
 def test_a_bad_setting_names_its_field_what_was_found_and_what_was_expected(make: Any, said: str) -> None:
-    with pytest.raises(woodshed.ConfigError, match=said) as refused:
+    with pytest.raises(woodshed.ConfigError, match=f"(?m){said}") as refused:
         make()
 
     assert "errors.pydantic.dev" not in str(refused.value)

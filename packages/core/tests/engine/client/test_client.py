@@ -55,7 +55,7 @@ async def test_nothing_there_is_unreachable_and_named() -> None:
 
 async def test_an_engines_refusal_keeps_its_words() -> None:
     async with answering(409, failure("EngineError", "rollout 'r' is sealed")) as (url, _), EngineClient(url) as client:
-        with pytest.raises(EngineError, match=r"^rollout 'r' is sealed$"):
+        with pytest.raises(EngineError, match=r"(?m)^rollout 'r' is sealed$"):
             await client.open_session(OpenSession(rollout_id="r", policy="p"))
 
 
