@@ -99,6 +99,14 @@ def test_every_decision_is_listed() -> None:
     assert sorted(listed) == sorted(p.name for p in (DOCS / "decisions").glob("0*.md"))
 
 
+def test_every_page_is_in_the_sites_navigation() -> None:
+    listed = re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1], re.MULTILINE)
+
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.glob("**/*.md")}
+    assert pages - set(listed) == set()
+    assert len(listed) == len(set(listed))
+
+
 def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
     headings = re.findall(r"^##+ .*$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
