@@ -65,6 +65,12 @@ def start(
         list[str] | None,
         typer.Option(help=f"Share of the GPU's memory for the model's vLLM; 0.4 otherwise. {_EACH}"),
     ] = None,
+    replicas: Annotated[
+        list[str] | None, typer.Option(help=f"vLLM servers that serve the model; 1 otherwise. {_EACH}")
+    ] = None,
+    tensor_parallel: Annotated[
+        list[str] | None, typer.Option(help=f"GPUs that each of these servers is spread over; 1 otherwise. {_EACH}")
+    ] = None,
 ) -> None:
     """Run an engine that many runs can use, one after the other; stop it with Ctrl-C.
 
@@ -92,6 +98,8 @@ def start(
         "lora_slots": lora_slots,
         "max_num_seqs": max_num_seqs,
         "gpu_memory_fraction": gpu_memory_fraction,
+        "replicas": replicas,
+        "tensor_parallel": tensor_parallel,
     }
     serve_forever(
         models=model,
