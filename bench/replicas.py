@@ -91,8 +91,10 @@ async def kill_one(client: EngineClient, home: Path) -> dict[str, Any]:
         os.kill(pid, signal.SIGKILL)
 
     talk, _ = await rollouts(client, "killed", kill)
-    while not all(one.state == "ready" for one in (model := (await client.health()).models[0]).replicas):
+    (model,) = (await client.health()).models
+    while any(one.state != "ready" for one in model.replicas):
         await asyncio.sleep(0.2)
+        (model,) = (await client.health()).models
     return {
         "calls": talk.calls,
         "failed_rollouts": talk.failed,

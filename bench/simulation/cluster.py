@@ -63,6 +63,7 @@ class Replica:
 
     @property
     def in_flight(self) -> int:
+        """Calls that it answers or that wait here."""
         return len(self._left) + len(self.seats.queue)
 
     def answer(self, tokens: float) -> Generator[simpy.Event, Any, None]:

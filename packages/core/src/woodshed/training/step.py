@@ -126,13 +126,13 @@ async def _train_step(
     )  # fmt: skip
     context.store.save_step(step, report, row)
     if left_out := int(report.metrics.get("replicas_left_out", 0)):
-        warning = (
+        missing = (
             f"{left_out} of {context.policy.replicas} replicas of the policy did not take part in the swap to version "
             f"{report.version}, because they are down or do not answer; until they have caught up the others take "
             "their calls (`woodshed engine status` and the engine's log name them)"
         )
-        _log.warning("step %d: %s", step + 1, warning)
-        context.store.add_warnings([f"step {step + 1}: {warning}"])
+        _log.warning("step %d: %s", step + 1, missing)
+        context.store.add_warnings([f"step {step + 1}: {missing}"])
     if (warning := drift_unmeasured(context.store.history())) is not None:
         _log.warning("step %d: %s", step + 1, warning)
         context.store.add_warnings([f"step {step + 1}: {warning}"])

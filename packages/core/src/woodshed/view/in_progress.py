@@ -1,4 +1,4 @@
-"""What a run does at this moment: rollouts that wait or run, groups that wait for their judge, the step, the replicas."""
+"""What a run does now: rollouts that wait or run, groups that wait for their judge, the step, the replicas."""
 
 from __future__ import annotations
 
