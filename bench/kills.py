@@ -40,14 +40,17 @@ MATRIX: list[tuple[str, Callable[[Life], points.Held], tuple[str, ...]]] = [
     ("trainer's step", points.stepping, ("client", "gateway", "trainer")),
     ("writing checkpoint", points.writing_checkpoint, ("client", "gateway", "trainer")),
     ("swapping LoRA", points.swapping, ("client", "gateway", "vLLM")),
+    ("sampling, 2 replicas", points.by_two(points.sampling), ("replica",)),
+    ("swapping LoRA, 2 replicas", points.by_two(points.swapping), ("replica",)),
     ("evaluating after", points.evaluating("after"), ("gateway",)),
 ]
 SHARED_STEP = ("trainer rank killed mid-step", points.stepping, ("trainer", "second trainer", "launcher"))
 """Only where several trainers share a step."""
-STEPS = 26
+STEPS = 29
 _SAMPLED = (
-    "judging", "idle", "judged, no step yet", "trainer's step", SHARED_STEP[0], "writing checkpoint", "swapping LoRA",
-)  # fmt: skip
+    *("judging", "idle", "judged, no step yet", "trainer's step", SHARED_STEP[0], "writing checkpoint"),
+    *("swapping LoRA", "swapping LoRA, 2 replicas"),
+)
 """Points at which the step in hand is sampled: it can be finished once the judge's gate is open."""
 _ENDS_WITHIN_S = 60.0
 
@@ -67,6 +70,8 @@ class Row:
     resumed_s: float | None
     """From the kill until the work in hand then is finished; None where it was killed again before."""
     trained_once: bool = False
+    failed: int = 0
+    """Rollouts of that step or evaluation that did not come to their end."""
 
 
 def main() -> None:
@@ -95,6 +100,7 @@ def main() -> None:
     if asked.json:
         asked.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
     good = whole and not judge.paid_twice and all(row.trained_once and not row.orphans for row in rows)
+    good = good and not any(row.failed for row in rows if row.process in ("vLLM", "replica"))
     if good and not asked.folder:
         shutil.rmtree(folder)
     sys.exit(0 if good else f"not every promise was kept; see {folder}")
@@ -134,7 +140,7 @@ def _goal(life: Life, name: str, step: int, stored: int) -> Callable[[], bool]:
     """Return what is to come true after a kill: that the work in hand then is finished."""
     if name in _SAMPLED:
         return lambda: life.step() > step
-    if name == "sampling":
+    if name.startswith("sampling"):
         return lambda: life.rollouts(step) == GROUPS * MEMBERS
     if name.startswith("evaluating "):
         # Two were in flight; the one after them is sampled after the kill.
@@ -176,6 +182,7 @@ def _finish(life: Life, rows: list[Row]) -> bool:
     once = steps_trained_once(life)
     for row in rows:
         row.trained_once = once[min(row.step, life.steps - 1)]
+        row.failed = life.failed(row.point.removeprefix("evaluating ") if "evaluating" in row.point else row.step)
     summary = json.loads((life.folder / "summary.json").read_text())
     updates = optimizer_updates(life)
     print(f"optimizer updates {updates}, steps {summary['steps']}, trained once {sum(once.values())} of {life.steps}")
@@ -193,12 +200,14 @@ def _end(life: Life) -> None:
 
 
 def _print(rows: list[Row], life: Life, judge: GatedJudge, whole: bool, seconds: float) -> None:
-    print("\n| point | process | kills | client goes on | trained once | paid twice | orphans | gone s | resumed s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "\n| point | process | kills | client goes on | trained once | paid twice | failed rollouts | orphans | gone s | resumed s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(
             f"| {row.point} | {row.process} | 1 | {'yes' if row.survived else 'started again'} | "
-            f"{'yes' if row.trained_once else 'NO'} | {row.paid_twice} | {row.orphans} | {row.gone_s:.1f} | "
+            f"{'yes' if row.trained_once else 'NO'} | {row.paid_twice} | {row.failed} | {row.orphans} | {row.gone_s:.1f} | "
             f"{'' if row.resumed_s is None else f'{row.resumed_s:.1f}'} |"
         )
     print(

@@ -16,12 +16,12 @@ HELD_OUT = 3
 
 
 def main() -> None:
-    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL ROLLOUT_TIMEOUT_S TRAINERS`."""
-    folder, steps, judge_url, timeout_s, trainers = sys.argv[1:]
+    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL ROLLOUT_TIMEOUT_S TRAINERS REPLICAS`."""
+    folder, steps, judge_url, timeout_s, trainers, replicas = sys.argv[1:]
     training = woodshed.Training(
         rollout=rollout_of("langgraph"),
         scenarios=train_scenarios(),
-        policy=woodshed.Policy(str(policy_path()), max_model_len=512),
+        policy=woodshed.Policy(str(policy_path()), max_model_len=512, replicas=int(replicas)),
         reward=woodshed.Ruler(Judge("judge", base_url=judge_url, api_key="none", structured="none")),
         evaluation=woodshed.Evaluation(
             scenarios=held_out_scenarios()[:HELD_OUT],

@@ -36,6 +36,8 @@ class Life:
         self.judge = judge
         self.trainers = trainers
         self.starts = 0
+        self.replicas = 1
+        """vLLM servers of the policy from the next start on."""
         self.began = 0.0
         self._client: subprocess.Popen[bytes] | None = None
         self._http = httpx.Client(trust_env=False, timeout=5)
@@ -63,7 +65,7 @@ class Life:
             self._client = subprocess.Popen(
                 [
                     *(sys.executable, str(_CHILD), str(self.folder), str(self.steps), self.judge.url),
-                    *(str(300 + self.starts), str(self.trainers)),
+                    *(str(300 + self.starts), str(self.trainers), str(self.replicas)),
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
@@ -88,7 +90,7 @@ class Life:
         """Return the id of one of the training's processes, if it runs."""
         if self.client is None or name == "client":
             return self.client
-        if name == "vLLM":
+        if name in ("vLLM", "replica"):
             return self._vllm()
         if name == "second trainer":
             return processes.rank(self.client, 1)
@@ -107,6 +109,11 @@ class Life:
     def rollouts(self, group: int | str) -> int:
         """Return how many rollouts of a step or an evaluation are stored."""
         return int(self._one("run.sqlite", "SELECT count(*) FROM trajectories WHERE slot GLOB ?", f"{group}/*") or 0)
+
+    def failed(self, group: int | str) -> int:
+        """Return how many stored rollouts of a step or an evaluation did not come to their end."""
+        query = "SELECT count(*) FROM trajectories WHERE slot GLOB ? AND json_extract(body, '$.status') != 'completed'"
+        return int(self._one("run.sqlite", query, f"{group}/*") or 0)
 
     def judged(self, step: int) -> int:
         """Return how many groups of a step have a stored verdict."""
@@ -167,9 +174,10 @@ class Life:
 
     def _vllm(self) -> int | None:
         file = self.home / "servers.json"
-        with suppress(OSError, ValueError):  # not there yet, or just being written
+        with suppress(OSError, ValueError, KeyError):  # not there yet, or just being written
             if file.stat().st_mtime > self.began:
-                return int(json.loads(file.read_text())["policy"]["pid"] or 0) or None
+                listed = json.loads(file.read_text())
+                return int((listed.get("policy") or listed["policy#1"])["pid"] or 0) or None
         return None
 
     def _engine_url(self) -> str:

@@ -123,6 +123,19 @@ def swapping(life: Life) -> Held:
     return [(vllm, True)]
 
 
+def by_two(reach: Callable[[Life], Held]) -> Callable[[Life], Held]:
+    """Return a point in a training that goes on with two replicas of the policy, the first of which is held."""
+
+    def reached(life: Life) -> Held:
+        if life.replicas != 2:
+            life.replicas = 2
+            _start_again(life)
+            life.wait(lambda: life.process("replica"), "both replicas have started")
+        return reach(life)
+
+    return reached
+
+
 def _between_rollouts(life: Life, group: Callable[[], int | str], first: int, total: int) -> Held:
     for _ in range(_TRIES):
         life.wait(lambda: first < life.rollouts(group()) < total, f"a rollout of {group()} is stored")

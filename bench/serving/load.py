@@ -133,7 +133,7 @@ async def converse(url: str, keys: Sequence[str]) -> Load:
                 status, _, raw = await connection.post("/v1/chat/completions", json.dumps(call).encode())
                 result.calls += 1
                 result.failed += status != 200
-                messages = [*messages, *_next(json.loads(raw)["choices"][0]["message"], turn)]
+                messages = [*messages, *follow_up(json.loads(raw)["choices"][0]["message"], turn)]
             connection.close()
 
     await asyncio.gather(*(caller() for _ in range(CONCURRENT)))
@@ -148,7 +148,7 @@ def opening(number: int) -> list[dict[str, Any]]:
     ]
 
 
-def _next(answer: dict[str, Any], turn: int) -> Iterator[dict[str, Any]]:
+def follow_up(answer: dict[str, Any], turn: int) -> Iterator[dict[str, Any]]:
     """Yield the answer as a client sends it back, and the messages after it."""
     calls = answer.get("tool_calls") or []
     yield {"role": "assistant", "content": answer["content"] or ""} | ({"tool_calls": calls} if calls else {})

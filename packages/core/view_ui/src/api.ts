@@ -249,12 +249,24 @@ export interface Item {
   last_call_s?: number | null;
 }
 
+export interface Replica {
+  name: string;
+  state: string;
+  in_flight: number;
+  sessions: number;
+  calls: number;
+  starts: number;
+  cached_calls: number | null;
+  cached_tokens: number | null;
+}
+
 export interface InProgress {
   process: { pid: number; since_s: number } | null;
   finished: boolean;
   now_s: number;
   phase: string;
   counts?: { running: number; waiting: number; judging: number };
+  replicas?: Replica[];
   items: Item[];
 }
 

@@ -16,6 +16,7 @@ from woodshed import __version__
 from woodshed.capture.user_frames import user_line, user_traceback
 from woodshed.cli.engine_logs import logs
 from woodshed.cli.engine_start import start
+from woodshed.cli.engine_status import restart, status
 from woodshed.cli.export import export
 from woodshed.cli.judge_check import judge_check
 from woodshed.cli.mcp import mcp
@@ -34,6 +35,8 @@ app.add_typer(engine_app, name="engine")
 app.command()(mcp)
 engine_app.command()(start)
 engine_app.command()(logs)
+engine_app.command()(status)
+engine_app.command()(restart)
 app.command()(judge_check)
 app.command()(export_traces)
 app.command()(from_traces)

@@ -68,6 +68,12 @@ def start(
     trainers: Annotated[
         int, typer.Option(min=1, help="Processes that share each training step, with a GPU each where there are any.")
     ] = 1,
+    replicas: Annotated[
+        list[str] | None, typer.Option(help=f"vLLM servers that serve the model; 1 otherwise. {_EACH}")
+    ] = None,
+    tensor_parallel: Annotated[
+        list[str] | None, typer.Option(help=f"GPUs that each of these servers is spread over; 1 otherwise. {_EACH}")
+    ] = None,
 ) -> None:
     """Run an engine that many runs can use, one after the other; stop it with Ctrl-C.
 
@@ -95,6 +101,8 @@ def start(
         "lora_slots": lora_slots,
         "max_num_seqs": max_num_seqs,
         "gpu_memory_fraction": gpu_memory_fraction,
+        "replicas": replicas,
+        "tensor_parallel": tensor_parallel,
     }
     serve_forever(
         models=model,

@@ -1,4 +1,4 @@
-"""What a run does at this moment: each rollout that waits or runs, each group that waits for its judge, the step."""
+"""What a run does now: rollouts that wait or run, groups that wait for their judge, the step, the replicas."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import Any
 
 from woodshed.training.run.read_store import ReadStore
+from woodshed.training.run.totals import REPLICAS
 from woodshed.view.conversation import Json
 from woodshed.view.reader import Process, RunReader
 
@@ -26,12 +27,14 @@ def in_progress(run: RunReader) -> Json:
         waiting, running = _rollouts(run, store, process)
         judging = _judging(run, store)
         done = len(store.history())
+        replicas = store.fact(REPLICAS) or []
     return {
         "process": {"pid": process.pid, "since_s": process.since_s},
         "finished": finished,
         "now_s": time.time(),
         "phase": _phase(waiting, running, judging, done),
         "counts": {"running": len(running), "waiting": len(waiting), "judging": len(judging)},
+        "replicas": replicas,
         "items": [*running, *judging, *waiting][:_MOST],
     }
 

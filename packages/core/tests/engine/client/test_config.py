@@ -128,7 +128,7 @@ def test_unsloth_without_a_gpu_is_refused_before_an_engine_starts(monkeypatch: p
 def test_models_that_leave_the_trainer_no_room_on_the_gpu_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("woodshed.engine.client.config.has_gpu", lambda: True)
+    monkeypatch.setattr("woodshed.engine.client.config.gpu_ids", lambda: ("0",))
     path = str(model_folder(tmp_path))
 
     def models(*shares: float, trainable: bool = True) -> tuple[ServedModel, ...]:

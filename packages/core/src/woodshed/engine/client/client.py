@@ -34,6 +34,7 @@ from woodshed.types import (
     ReadCallsRequest,
     Rendered,
     RenderRequest,
+    ReplicaHealth,
     SavedAdapter,
     SealedSession,
     Serving,
@@ -217,6 +218,14 @@ class EngineClient:
     async def resume(self) -> None:
         """Answer model calls again."""
         await self._send("POST", "resume")
+
+    async def restart_replica(self, model: str, number: int) -> ReplicaHealth:
+        """Restart one of a model's vLLM servers (from 1) once its calls have ended; it gets no new ones meanwhile.
+
+        Raises:
+            EngineError: There is no such server, it is being restarted already, or does not start any more.
+        """
+        return self._read(ReplicaHealth, await self._send("POST", f"models/{model}/replicas/{number}/restart"))
 
     async def shutdown(self) -> None:
         """Stop the engine and everything it started."""

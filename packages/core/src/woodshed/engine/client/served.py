@@ -37,6 +37,12 @@ def check_served(url: str, asked: Sequence[ServedModel], served: Sequence[ModelH
                 "wait for older ones. `woodshed engine start --lora-slots %d` avoids it",
                 url, slots, model.name, model.lora_slots, model.lora_slots,
             )  # fmt: skip
+        if "replicas" in model.model_fields_set and model.replicas != (served_by := settings_of[model.name].replicas):
+            _log.warning(
+                "the engine at %s serves %r by %d replica%s, asked for are %d; only the speed of rollouts changes. "
+                "`woodshed engine start --replicas %d` serves as many",
+                url, model.name, served_by, "" if served_by == 1 else "s", model.replicas, model.replicas,
+            )  # fmt: skip
     if differences:
         raise ConfigError(
             f"the engine at {url} serves other than this run asks for:\n  "

@@ -132,6 +132,8 @@ class Policies:
             if version != policy.slots.version:
                 await policy.slots.swap(version, policy.trainer.adapter_path(version))
                 self._counters.serve(policy.opened.run_id, version)
+                if self._upstreams[name].model.replicas > 1:
+                    report = report.model_copy(update={"metrics": report.metrics | policy.slots.swap_metrics()})
             return report
 
     async def close(self) -> None:

@@ -71,6 +71,10 @@ class LoraSlots:
         """Version of the weights that new calls get."""
         return self._current.version
 
+    def swap_metrics(self) -> dict[str, float]:
+        """Return what the last swap took, and on how many servers it went on without them."""
+        return {"swap_s": self.swap_s or 0.0, "replicas_left_out": float(len(self.left_out))}
+
     def serves(self, server: ModelServer) -> bool:
         """Whether a server holds what new calls get."""
         return self._on[server.name].serves(self._current)

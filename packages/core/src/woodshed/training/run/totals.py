@@ -22,6 +22,8 @@ from woodshed.types import EngineHealth
 _log = logging.getLogger("woodshed.training")
 _EVERY_S = 1.0
 _FACT = "totals"
+REPLICAS = "replicas"
+"""Fact of a run: the state of each vLLM server behind its engine, as of a second ago, for `woodshed view`."""
 
 
 class RunTotals:
@@ -34,6 +36,7 @@ class RunTotals:
         """Go on from what the store has."""
         self._store = store
         self._clock: float | None = None
+        self._replicas: list[dict[str, Any]] | None = None
         kept: dict[str, Any] = store.fact(_FACT) or {}
         self._seconds = float(kept.get("seconds", store.fact("seconds") or 0.0))
         self.peak_rss_mb = float(kept.get("peak_rss_mb", 0.0))
@@ -62,7 +65,7 @@ class RunTotals:
 
         async def sampled() -> None:
             try:
-                await self.sample(client)
+                self._save_replicas(await self.sample(client))
             except EngineError as error:
                 _log.debug("no sample of the engine's memory: %s", error)
 
@@ -78,6 +81,14 @@ class RunTotals:
         health = await client.health()
         self.peak_rss_mb = max(self.peak_rss_mb, health.rss_mb + _own_peak_mb())
         return health
+
+    def _save_replicas(self, health: EngineHealth) -> None:
+        replicas = [
+            replica.model_dump(mode="json", exclude={"rss_mb"}) for model in health.models for replica in model.replicas
+        ]
+        if replicas != self._replicas:
+            self._store.save_fact(REPLICAS, replicas)
+            self._replicas = replicas
 
     def _save(self) -> None:
         self._store.save_fact(_FACT, {"seconds": self.seconds, "peak_rss_mb": self.peak_rss_mb})

@@ -1,0 +1,133 @@
+"""A discrete-event model of what answers calls: replicas that share hosts, behind one gateway with its store."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What was measured, or is assumed, of one replica, the gateway and the store."""
+
+    tokens_per_s: float
+    """Of one replica with very many calls in flight."""
+    half_at: float
+    """Calls in flight at which a replica reaches half of that."""
+    per_call_s: float
+    """Before the first token: prompt, queue, connection."""
+    gateway_s: float
+    """Processor time of the gateway for a call; it is one process."""
+    store_s: float
+    """Of that, what writing the call's record takes alone: one writer, whatever the number of gateways."""
+    max_num_seqs: int = 64
+    cores: float | None = None
+    """Cores that all replicas share, each using one at most; None where each has a machine of its own."""
+
+
+class Host:
+    """Replicas that share processors: each has one where there are enough, else an equal share."""
+
+    def __init__(self, env: simpy.Environment, cores: float | None) -> None:
+        self.env = env
+        self._cores = cores
+        self._busy: set[Replica] = set()
+
+    def share(self) -> float:
+        """Return how much of a core a busy replica gets."""
+        return 1.0 if self._cores is None else min(1.0, self._cores / max(len(self._busy), 1))
+
+    def changed(self, replica: Replica, is_busy: bool) -> None:
+        """Note whether a replica computes; the others become slower or faster where the cores are shared."""
+        was = len(self._busy)
+        (self._busy.add if is_busy else self._busy.discard)(replica)
+        if self._cores is not None and len(self._busy) != was:
+            for other in tuple(self._busy - {replica}):
+                other.settle()
+
+
+class Replica:
+    """One vLLM server: all its calls in flight share its tokens per second, which grow with their number."""
+
+    def __init__(self, host: Host, rates: Rates) -> None:
+        self._env, self._host, self._rates = host.env, host, rates
+        self._left: dict[simpy.Event, float] = {}
+        self._at = 0.0
+        self._speed = 0.0
+        self._plan = 0
+        self.seats = simpy.Resource(host.env, rates.max_num_seqs)
+        self.busy_s = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that it answers or that wait here."""
+        return len(self._left) + len(self.seats.queue)
+
+    def answer(self, tokens: float) -> Generator[simpy.Event, Any, None]:
+        """Take as long as a call with that many tokens does."""
+        with self.seats.request() as seat:
+            yield seat
+            yield self._env.timeout(self._rates.per_call_s)
+            done = self._env.event()
+            self._advance()
+            self._left[done] = tokens
+            self._host.changed(self, True)
+            self.settle()
+            yield done
+
+    def settle(self) -> None:
+        """Count what was done since the last change, and plan the next end of a call."""
+        self._advance()
+        for event in [event for event, left in self._left.items() if left <= 1e-9]:
+            del self._left[event]
+            event.succeed()
+        if not self._left:
+            self._host.changed(self, False)
+            return
+        calls = len(self._left)
+        whole = self._rates.tokens_per_s * calls / (calls + self._rates.half_at)
+        self._speed = whole / calls * self._host.share()
+        self._plan += 1
+        self._env.process(self._next(self._plan, min(self._left.values()) / self._speed))
+
+    def _advance(self) -> None:
+        passed = self._env.now - self._at
+        self._at = self._env.now
+        if self._left:
+            self.busy_s += passed
+            for event in self._left:
+                self._left[event] -= passed * self._speed
+
+    def _next(self, plan: int, seconds: float) -> Generator[simpy.Event, Any, None]:
+        yield self._env.timeout(seconds)
+        if plan == self._plan:
+            self.settle()
+
+
+class Cluster:
+    """The replicas behind one gateway."""
+
+    def __init__(self, env: simpy.Environment, replicas: int, rates: Rates) -> None:
+        self.env, self.rates = env, rates
+        host = Host(env, rates.cores)
+        self.replicas = [Replica(host, rates) for _ in range(replicas)]
+        self.gateway = simpy.Resource(env, 1)
+        self.gateway_busy_s = self.store_busy_s = 0.0
+        self.calls = 0
+
+    def least_busy(self) -> Replica:
+        """Return where a new rollout is placed; hashing with bounded load comes close to it."""
+        return min(self.replicas, key=lambda replica: replica.in_flight)
+
+    def call(self, replica: Replica, tokens: float) -> Generator[simpy.Event, Any, None]:
+        """Take as long as a call through the gateway does."""
+        with self.gateway.request() as turn:
+            yield turn
+            yield self.env.timeout(self.rates.gateway_s)
+        self.gateway_busy_s += self.rates.gateway_s
+        self.store_busy_s += self.rates.store_s
+        self.calls += 1
+        yield from replica.answer(tokens)
