@@ -65,7 +65,7 @@ def _bytes_kept(
     model: Any, vocabulary: int, mode: ForwardMode, device: torch.device, tokens: int, predicting: int
 ) -> int:
     """Return the bytes that a forward pass saves for its backward pass, without weights, each storage once."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    weights = {_local(p).untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -82,6 +82,12 @@ def _bytes_kept(
     total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     del logprobs_M
     return total
+
+
+def _local(weight: Any) -> torch.Tensor:
+    """Return a weight, or this rank's share of one that is split over ranks (`sharding`)."""
+    local: torch.Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
+    return local
 
 
 def _with_trained(row: Any, trained: tuple[bool, ...]) -> Any:

@@ -53,7 +53,8 @@ def test_gradient_and_metrics_are_those_of_one_process(
             # Bit-identical, or the ranks would drift apart.
             assert torch.equal(several["gradient"], of_rank[0][name]["gradient"])
     assert [found["grpo/one row"]["parts"] for found in of_rank] == [1] + [0] * (count - 1)
-    assert all(found["grpo/uneven"]["parts"] for found in of_rank)
+    # The longest row of three trees is one share, so a third rank may have nothing.
+    assert sum(found["grpo/uneven"]["parts"] > 0 for found in of_rank) >= 2
 
 
 def test_resuming_with_other_numbers_of_ranks_gives_the_weights_of_one_process(model_path: str, tmp_path: Path) -> None:
