@@ -12,7 +12,7 @@ from google.adk.models.google_llm import Gemini
 from google.genai import types
 from running import QUIET, ask, runner_of, said
 
-from woodshed.capture import Hook, HookSet
+from woodshed.capture import Hook, HookSet, VersionRange
 from woodshed.errors import HookError, UnsupportedVersionError
 from woodshed.testing import ScriptedEngine, say, scripted_rollout
 from woodshed_adk import AdkInstrumentor, instrument
@@ -69,9 +69,11 @@ def test_every_hook_that_must_exist_does() -> None:
 
 def test_a_version_below_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     before = hooked()
-    monkeypatch.setattr(AdkInstrumentor, "_hooks", HookSet(HOOKS, supported=("google-adk>=99",)))
+    monkeypatch.setattr(
+        AdkInstrumentor, "_hooks", HookSet(HOOKS, supported=(VersionRange("google-adk", "99", "99.1"),))
+    )
 
-    with pytest.raises(UnsupportedVersionError, match=r"'google-adk' 2\.\S+ is installed; .*with 'google-adk>=99'"):
+    with pytest.raises(UnsupportedVersionError, match=r"'google-adk' 2\.\S+ is installed; .*with 'google-adk>=99,"):
         instrument()
     assert all(hooked()[target] is before[target] for target in before)
 

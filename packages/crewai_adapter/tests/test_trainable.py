@@ -15,7 +15,7 @@ from crewai.project import CrewBase, crew
 from crewai.project import agent as crew_agent
 from crewai.project import task as crew_task
 
-from woodshed.capture import Hook, HookSet
+from woodshed.capture import Hook, HookSet, VersionRange
 from woodshed.errors import ConfigError, HookError, UnsupportedVersionError
 from woodshed.testing import ScriptedEngine, say, scripted_rollout
 from woodshed_crewai import CrewAIInstrumentor, instrument, trainable
@@ -118,9 +118,9 @@ def test_uninstrument_restores_by_identity_and_double_instrument_wraps_once() ->
 
 def test_a_version_below_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     before = hooked()
-    monkeypatch.setattr(CrewAIInstrumentor, "_hooks", HookSet(HOOKS, supported=("crewai>=99",)))
+    monkeypatch.setattr(CrewAIInstrumentor, "_hooks", HookSet(HOOKS, supported=(VersionRange("crewai", "99", "99.1"),)))
 
-    with pytest.raises(UnsupportedVersionError, match=r"'crewai' 1\.15\.\d+ is installed; .* tested with 'crewai>=99'"):
+    with pytest.raises(UnsupportedVersionError, match=r"'crewai' 1\.15\.\d+ is installed; .* tested with 'crewai>=99,"):
         instrument()
     assert all(hooked()[target] is before[target] for target in before)
 

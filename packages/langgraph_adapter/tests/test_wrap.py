@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.graph import MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 
-from woodshed.capture import Hook, HookSet, Rollout
+from woodshed.capture import Hook, HookSet, Rollout, VersionRange
 from woodshed.capture.clients import sync_client
 from woodshed.errors import ConfigError, HookError, UnsupportedVersionError
 from woodshed.testing import ScriptedEngine, say, scripted_rollout
@@ -68,10 +68,12 @@ def test_every_hook_that_must_exist_does() -> None:
 
 def test_a_version_below_the_range_is_refused_and_nothing_is_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     before = hooked()
-    monkeypatch.setattr(LangGraphInstrumentor, "_hooks", HookSet(HOOKS, supported=("langgraph>=99",)))
+    monkeypatch.setattr(
+        LangGraphInstrumentor, "_hooks", HookSet(HOOKS, supported=(VersionRange("langgraph", "99", "99.1"),))
+    )
 
     with pytest.raises(
-        UnsupportedVersionError, match=r"'langgraph' 1\.\S+ is installed; .* tested with 'langgraph>=99'"
+        UnsupportedVersionError, match=r"'langgraph' 1\.\S+ is installed; .* tested with 'langgraph>=99,"
     ):
         instrument()
     assert all(hooked()[target] is before[target] for target in before)

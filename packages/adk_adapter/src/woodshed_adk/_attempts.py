@@ -8,11 +8,10 @@ stays in the conversation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from woodshed.capture import AttemptScope, OpenCall, Rollout, Steps, current_call_context, in_call_context, in_rollout
+from woodshed.capture import AttemptScope, OpenCall, Rollout, Steps, current_call_context, in_rollout, in_scope
 from woodshed_adk._replay import call_behind
 
 
@@ -47,7 +46,7 @@ def _scope_of(runner: Any) -> _NodeScope | None:
 def around_node(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Steps:
     """Run a node, with all its attempts, in a scope of its own."""
     scope = _NodeScope(instance)
-    with in_call_context(replace(current_call_context(), scope=scope)):
+    with in_scope(scope):
         ended = yield partial(wrapped, *args, **kwargs)
     scope.succeed()
     scope.finished = ended.error is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +14,8 @@ from woodshed.capture import (
     Steps,
     ToolSpan,
     current_call_context,
-    in_call_context,
     in_rollout,
+    in_scope,
 )
 from woodshed_adk._convert import dumps, told_text
 
@@ -29,7 +28,7 @@ class _ToolSpan(ToolSpan):
     def __init__(self, rollout: Rollout, agent: str, call: Any) -> None:
         """Open the record."""
         context = current_call_context()
-        with in_call_context(replace(context, scope=AttemptScope(parent=context.scope, agent=agent, key=call.id))):
+        with in_scope(AttemptScope(parent=context.scope, agent=agent, key=call.id)):
             super().__init__(
                 rollout,
                 tool_call_id=call.id,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeVar, overload
 
 from google.adk.workflow._base_node import BaseNode
 
-from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
+from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor, VersionRange
 from woodshed.errors import ConfigError
 from woodshed_adk import _attempts as attempts
 from woodshed_adk import _tools as tools
@@ -60,7 +60,7 @@ HOOKS = (
 class AdkInstrumentor(Instrumentor):
     """Hooks Google ADK process-wide, once; outside a rollout the hooks do nothing."""
 
-    supported: ClassVar[tuple[str, ...]] = ("google-adk>=2.10,<=2.13.0",)
+    supported: ClassVar[tuple[VersionRange, ...]] = (VersionRange("google-adk", "2.10", "2.13.0"),)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 
     def uninstrument(self) -> None:

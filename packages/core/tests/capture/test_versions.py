@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from woodshed.capture import Hook, HookSet
+from woodshed.capture import Hook, HookSet, VersionRange
 from woodshed.errors import HookError, UnsupportedVersionError
 
 
@@ -27,7 +27,7 @@ class Framework:
 
     def hooks(self, path: str = "call") -> HookSet:
         hook = Hook(self.name, path, lambda wrapped, instance, args, kwargs: f"<{wrapped()}>")
-        return HookSet([hook], supported=[f"{self.name}>=1.15.2,<=1.15.28"])
+        return HookSet([hook], supported=[VersionRange(self.name, "1.15.2", "1.15.28")])
 
     def call(self) -> str:
         return str(__import__(self.name).call())
@@ -43,7 +43,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("version", ["1.15.2", "1.15.28"])
+@pytest.mark.parametrize("version", ["1.15.2", "1.15.28", "1.15.28+local.1"])
 def test_both_ends_of_the_range_are_hooked_without_a_word(
     framework: Framework, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:

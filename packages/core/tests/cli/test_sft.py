@@ -22,9 +22,11 @@ def test_the_arguments_become_the_policys_settings(tmp_path: Path) -> None:
         fresh=False,
         learning_rate=1e-3,
         epochs=1,
+        track="tensorboard",
     )
 
     policy = training.policy
     assert (policy.model, policy.max_model_len, policy.chat_template) == ("model.gguf", 256, "mine.jinja")
     assert policy.lora == LoraSettings(rank=8, alpha=16.0)
+    assert training.track == "tensorboard"
     assert (training.config.epochs, training.config.optimizer.learning_rate) == (1, 1e-3)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +20,8 @@ from woodshed.capture import (
     Rollout,
     Steps,
     current_call_context,
-    in_call_context,
     in_rollout,
+    in_scope,
 )
 from woodshed_crewai._convert import agent_name, task_name
 from woodshed_crewai._executions import executing
@@ -69,7 +68,7 @@ def work_at(scope: AttemptScope | None) -> Work | None:
 
 @contextmanager
 def _inside(work: AttemptScope) -> Iterator[None]:
-    with in_call_context(replace(current_call_context(), scope=work)):
+    with in_scope(work):
         yield
     work.succeed()
 
@@ -182,7 +181,7 @@ def around_output(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwar
     if work.output is None:
         work.output = Replaced(parent=work, agent=work.agent, key=around_output)
     work.output.begin()
-    with in_call_context(replace(context, scope=work.output)):
+    with in_scope(work.output):
         return (yield partial(wrapped, *args, **kwargs))
 
 
@@ -191,5 +190,5 @@ def around_guardrail(rollout: Rollout, wrapped: Any, instance: Any, args: Any, k
     """Judge an answer beside the work it came from: a rejected answer is superseded, its rejection is not."""
     context, work = current_call_context(), work_at(current_call_context().scope)
     beside = AttemptScope(parent=work.parent if work else None, agent=context.agent, key=around_guardrail)
-    with in_call_context(replace(context, scope=beside)):
+    with in_scope(beside):
         return wrapped(*args, **kwargs)

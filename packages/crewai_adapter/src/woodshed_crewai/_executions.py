@@ -10,10 +10,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-from woodshed.capture import AttemptScope, OpenCall, Rollout, Steps, current_call_context, in_call_context, in_rollout
+from woodshed.capture import AttemptScope, OpenCall, Rollout, Steps, current_call_context, in_rollout, in_scope
 from woodshed.types import Failure
 
 _log = logging.getLogger("woodshed.crewai")
@@ -73,7 +72,7 @@ def executing(timeout_s: float | None = None) -> Iterator[None]:
     """Run a block as an execution of the current work."""
     execution = Execution(timeout_s=timeout_s)
     try:
-        with in_call_context(replace(current_call_context(), scope=execution)):
+        with in_scope(execution):
             yield
     except BaseException as error:
         execution.abandon(error)

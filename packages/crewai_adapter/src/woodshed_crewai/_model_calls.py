@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from woodshed.capture import AttemptScope, Rollout, Steps, current_call_context, in_call_context, in_rollout
+from woodshed.capture import AttemptScope, Rollout, Steps, current_call_context, in_rollout, in_scope
 
 
 class Replaced(AttemptScope):
@@ -120,7 +119,7 @@ def _inside(scope: ModelCall) -> Iterator[ModelCall]:
         context.scope.begin()
     if isinstance(context.scope, Override):
         context.scope.asked.append(scope)
-    with in_call_context(replace(context, scope=scope)):
+    with in_scope(scope):
         yield scope
     scope.succeed()
     if isinstance(scope, Override):
@@ -132,5 +131,5 @@ def around_one_answer(rollout: Rollout, wrapped: Any, instance: Any, args: Any, 
     """Plan until the plan is ready, or ask once more in another form where an answer could not be read."""
     context = current_call_context()
     scope = _OneAnswer(parent=context.scope, agent=context.agent, key=wrapped)
-    with in_call_context(replace(context, scope=scope)):
+    with in_scope(scope):
         return (yield partial(wrapped, *args, **kwargs))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from crewai.llms import base_llm
@@ -18,7 +17,7 @@ from woodshed.capture import (
     Rollout,
     author_settings,
     current_call_context,
-    in_call_context,
+    in_scope,
     model_params,
     model_span,
 )
@@ -101,7 +100,7 @@ def instructor_client(rollout: Rollout, instance: Any) -> Any:
         scope.try_again()
         headers: dict[str, str] = {}
         sent = to_params(kwargs, headers)
-        with in_call_context(replace(context, scope=scope)), _span(rollout, instance) as call, in_flight(call):
+        with in_scope(scope), _span(rollout, instance) as call, in_flight(call):
             headers[CALL_ID_HEADER] = call.call_id
             call.task = getattr(work_at(context.scope), "task", None)
             return create(*args, **sent)

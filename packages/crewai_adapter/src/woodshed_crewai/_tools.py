@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,7 @@ def _span(rollout: Rollout, tool_call_id: str | None, name: str, arguments: Any)
     context = current_call_context()
     work = work_at(context.scope)
     if rollout.recorder.asked_by(tool_call_id) is None and work is not None and work.last_call_id:
-        context = replace(context, parent_call_id=work.last_call_id)
+        context = context._replace(parent_call_id=work.last_call_id)
     with (
         in_call_context(context),
         ToolSpan(rollout, tool_call_id=tool_call_id, name=name, arguments=arguments) as span,

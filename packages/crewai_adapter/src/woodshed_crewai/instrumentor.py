@@ -10,7 +10,7 @@ from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 from crewai.llms.providers.openai.completion import OpenAICompletion
 
-from woodshed.capture import SDK_HOOKS, Around, Hook, HookSet, Instrumentor
+from woodshed.capture import SDK_HOOKS, Around, Hook, HookSet, Instrumentor, VersionRange
 from woodshed.errors import ConfigError
 from woodshed_crewai import _attempts as attempts
 from woodshed_crewai import _executions as executions
@@ -163,7 +163,7 @@ HOOKS = (
 class CrewAIInstrumentor(Instrumentor):
     """Hooks CrewAI process-wide, once; outside a rollout the hooks do nothing."""
 
-    supported: ClassVar[tuple[str, ...]] = ("crewai>=1.15.2,<=1.15.30",)
+    supported: ClassVar[tuple[VersionRange, ...]] = (VersionRange("crewai", "1.15.2", "1.15.30"),)
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 
     def instrument(self) -> None:

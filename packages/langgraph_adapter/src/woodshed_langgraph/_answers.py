@@ -71,15 +71,18 @@ class Ask:
         for part in self.parts:
             part.failed = part.failed or any(_knows(answer, (message,)) in (0, 1) for answer in part.answers)
 
-    def settle(self, scope: AttemptScope | None, came_out: Sequence[Answer] | None) -> None:
+    def settle(self, scope: AttemptScope | None, came_out: Iterable[Answer] | None) -> None:
         """Supersede the parts that were thrown away; None for `came_out` says that the work failed."""
+        if len(self.parts) < 2:
+            return
         parts = [part for part in self.parts if any(not call.superseded for call in part.calls())]
         places = {part.place: [rival for rival in parts if rival.place == part.place] for part in parts}
         if len(parts) == len(places):
             return
         keep: list[Ask] = []
+        used = None if came_out is None else tuple(came_out)
         for rivals in places.values():
-            keep += rivals[-1:] if came_out is None or len(rivals) == 1 else _known(rivals, came_out)
+            keep += rivals[-1:] if used is None or len(rivals) == 1 else _known(rivals, used)
         _add_sources(keep, parts)
         for rivals in places.values():
             if not any(rival in keep for rival in rivals):
@@ -159,14 +162,14 @@ def _says(answer: Answer) -> tuple[str, set[str]]:
     return text, calls
 
 
-def model_answers(writes: Iterable[tuple[str, Any]]) -> list[Answer]:
-    """Return a model's messages in what a node writes to the state."""
-    return [(message,) for _, value in writes for message in messages_in(value) if isinstance(message, AIMessage)]
+def model_answers(writes: Iterable[tuple[str, Any]]) -> Iterator[Answer]:
+    """Yield a model's messages in what a node writes to the state."""
+    return ((message,) for _, value in writes for message in messages_in(value) if isinstance(message, AIMessage))
 
 
-def tool_answers(output: Any) -> list[Answer]:
-    """Return the messages in a tool's output."""
-    return [(message,) for message in messages_in(output) if isinstance(message, ToolMessage)]
+def tool_answers(output: Any) -> Iterator[Answer]:
+    """Yield the messages in a tool's output."""
+    return ((message,) for message in messages_in(output) if isinstance(message, ToolMessage))
 
 
 def messages_in(value: Any) -> Iterator[BaseMessage]:

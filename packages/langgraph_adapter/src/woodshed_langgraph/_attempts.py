@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from langgraph.errors import GraphBubbleUp
 
-from woodshed.capture import AttemptScope, OpenCall, Rollout, Steps, current_call_context, in_call_context, in_rollout
+from woodshed.capture import AttemptScope, OpenCall, Rollout, Steps, current_call_context, in_rollout, in_scope
 from woodshed_langgraph._answers import Ask, model_answers
 from woodshed_langgraph._convert import agent_name
 
@@ -163,7 +162,7 @@ def around_node(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs
     task = args[0]
     scope = _task_scope(rollout, task)
     try:
-        with in_call_context(replace(current_call_context(), scope=scope)):
+        with in_scope(scope):
             result = yield partial(wrapped, *args, **kwargs)
     except GraphBubbleUp:
         raise
@@ -189,7 +188,7 @@ def around_retry(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwarg
     """Run a `with_retry` block in a scope of its own; its run manager names it."""
     context, run_manager = current_call_context(), args[1] if len(args) > 1 else kwargs["run_manager"]
     scope = Scope(parent=context.scope, agent=context.agent, key=run_manager, attempt=0)
-    with in_call_context(replace(context, scope=scope)):
+    with in_scope(scope):
         result = yield partial(wrapped, *args, **kwargs)
     scope.succeed()
     return result
@@ -212,7 +211,7 @@ def around_fallbacks(rollout: Rollout, wrapped: Any, instance: Any, args: Any, k
     # With an exception key the next runnable is told of the error: the answer behind it was worked on.
     if instance.exception_key is None:
         scope = _Fallbacks(parent=context.scope, agent=context.agent, key=None, attempt=0)
-    with in_call_context(replace(context, scope=scope)):
+    with in_scope(scope):
         return (yield partial(wrapped, *args, **kwargs))
 
 

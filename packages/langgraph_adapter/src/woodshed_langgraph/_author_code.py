@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -66,18 +66,26 @@ def with_held(values: dict[str, Any], replace: Callable[[BaseChatModel], Any]) -
     return {
         name: _replaced(value, replace)
         for name, value in values.items()
-        if not name.startswith("_woodshed") and _holds(value)
+        if type(value) not in _PLAIN and _holds(value) and not name.startswith("_woodshed")
     }
 
 
+_PLAIN = frozenset((type(None), str, bool, int, float))
+"""Types of most fields; to ask whether a value is a model runs code of `abc`."""
+
+
 def _holds(value: Any) -> bool:
+    if isinstance(value, dict):
+        return _any_holds(value.values())
+    if isinstance(value, (list, tuple)):
+        return _any_holds(value)
     if isinstance(value, BaseChatModel):
         return True
-    if isinstance(value, Runnable) and not isinstance(value, BaseTool):
-        return any(_holds(item) for item in vars(value).values())
-    if isinstance(value, (list, tuple, dict)):
-        return any(_holds(item) for item in (value.values() if isinstance(value, dict) else value))
-    return False
+    return isinstance(value, Runnable) and not isinstance(value, BaseTool) and _any_holds(vars(value).values())
+
+
+def _any_holds(values: Iterable[Any]) -> bool:
+    return any(_holds(value) for value in values if type(value) not in _PLAIN)
 
 
 def _replaced(value: Any, replace: Callable[[BaseChatModel], Any]) -> Any:

@@ -132,7 +132,7 @@ class Trainable(Bound):
 
     def _woodshed_arguments(self, generate: Any, run_manager: Any, kwargs: Any) -> dict[str, Any]:
         """Return the arguments of a `_generate`, with the run manager where it takes one, as LangChain does."""
-        given = {"run_manager": run_manager} if "run_manager" in inspect.signature(generate).parameters else {}
+        given = {"run_manager": run_manager} if _takes_run_manager(getattr(generate, "__func__", generate)) else {}
         return given | self._woodshed_translated(kwargs)
 
     def _woodshed_translated(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +144,11 @@ class Trainable(Bound):
             return self
         client = async_client(self._woodshed_rollout, self.max_retries)  # type: ignore[arg-type]
         return copy_with(self, async_client=client.chat.completions, root_async_client=client)
+
+
+@functools.lru_cache(maxsize=256)
+def _takes_run_manager(generate: Any) -> bool:
+    return "run_manager" in inspect.signature(generate).parameters
 
 
 @functools.cache

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from langgraph.errors import GraphBubbleUp
 
-from woodshed.capture import OpenTool, Rollout, Steps, ToolSpan, current_call_context, in_call_context, in_rollout
+from woodshed.capture import OpenTool, Rollout, Steps, ToolSpan, current_call_context, in_rollout, in_scope
 from woodshed_langgraph._answers import Ask, tool_answers
 from woodshed_langgraph._attempts import Scope
 from woodshed_langgraph._convert import tool_output
@@ -57,7 +56,7 @@ class _InnerSpan:
         self.tool = tool
         self._scope = Scope(parent=context.scope, agent=context.agent, key=None)
         self._ask = context.scope.runs_of_tool.part() if isinstance(context.scope, _NodeScope) else Ask()
-        self._context = in_call_context(replace(context, scope=self._scope))
+        self._context = in_scope(self._scope)
 
     def __enter__(self) -> Self:
         """Forget the exception of an earlier try."""
@@ -96,7 +95,7 @@ def around_tool_call(rollout: Rollout, wrapped: Any, instance: Any, args: Any, k
     with _ToolSpan(rollout, tool_call_id=call["id"], name=call["name"], arguments=call["args"]) as span:
         scope = _NodeScope(span.tool)
         try:
-            with in_call_context(replace(current_call_context(), scope=scope)):
+            with in_scope(scope):
                 output = yield partial(wrapped, *args, **kwargs)
         except GraphBubbleUp:
             raise

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
-from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor
+from woodshed.capture import SDK_HOOKS, Hook, HookSet, Instrumentor, VersionRange
 from woodshed.errors import ConfigError
 from woodshed_langgraph import _attempts as attempts
 from woodshed_langgraph import _tools as tools
@@ -68,10 +68,10 @@ HOOKS = (
 class LangGraphInstrumentor(Instrumentor):
     """Hooks LangGraph process-wide, once; outside a rollout the hooks do nothing."""
 
-    supported: ClassVar[tuple[str, ...]] = (
-        "langgraph>=1.1.5,<=1.2.24",
-        "langchain-core>=1.2.10,<=1.8.3",
-        "langchain-openai>=1.0,<=1.7.4",
+    supported: ClassVar[tuple[VersionRange, ...]] = (
+        VersionRange("langgraph", "1.1.5", "1.2.24"),
+        VersionRange("langchain-core", "1.2.10", "1.8.3"),
+        VersionRange("langchain-openai", "1.0", "1.7.4"),
     )
     _hooks: ClassVar[HookSet] = HookSet(HOOKS, supported=supported)
 

@@ -1,7 +1,7 @@
 """Framework call → trajectory: whose rollout is this, what happened in it, and how a framework is hooked."""
 
 from woodshed.capture.assemble import assemble
-from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context
+from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context, in_scope
 from woodshed.capture.context import bind, current_rollout, live_rollout, require_rollout, take_late_calls, untracked
 from woodshed.capture.handoffs import HANDOFF_HOOKS as HANDOFF_HOOKS
 from woodshed.capture.hooks import Around, Hook, HookSet
@@ -19,6 +19,7 @@ from woodshed.capture.recorder import CALL_ID_HEADER, OpenCall, OpenTool, Record
 from woodshed.capture.rollout import Rollout, RolloutFunction, rollout
 from woodshed.capture.sdk_guard import SDK_HOOKS
 from woodshed.capture.spans import ToolSpan, model_span
+from woodshed.capture.versions import VersionRange
 
 __all__ = [
     "CALL_ID_HEADER",
@@ -36,6 +37,7 @@ __all__ = [
     "RolloutFunction",
     "Steps",
     "ToolSpan",
+    "VersionRange",
     "assemble",
     "author_settings",
     "bind",
@@ -43,6 +45,7 @@ __all__ = [
     "current_rollout",
     "in_call_context",
     "in_rollout",
+    "in_scope",
     "live_rollout",
     "method_name",
     "model_params",

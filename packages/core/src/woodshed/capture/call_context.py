@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextvars
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from typing import Any, NamedTuple
 
 from woodshed.capture.context import is_here, runner
 from woodshed.capture.generators import holding
@@ -77,8 +76,7 @@ class AttemptScope:
             self.try_again()
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(NamedTuple):
     """The work a call is part of, the tool it runs in, and the earlier call that asked for that tool."""
 
     scope: AttemptScope | None = None
@@ -92,13 +90,13 @@ class CallContext:
         return self.scope.agent if self.scope else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Entered:
+class _Entered(NamedTuple):
     context: CallContext
     owner: weakref.ref[Any] | None
     """The task or thread that entered the block; None where a worker took the context over."""
 
 
+_NOWHERE = CallContext()
 _entered: contextvars.ContextVar[_Entered | None] = propagate(
     contextvars.ContextVar("woodshed_call_context", default=None)
 )
@@ -107,14 +105,17 @@ _entered: contextvars.ContextVar[_Entered | None] = propagate(
 def current_call_context() -> CallContext:
     """Return the context of a call made here; an empty one outside any hooked work."""
     entered = _entered.get()
-    return entered.context if entered else CallContext()
+    return entered.context if entered else _NOWHERE
 
 
-@contextmanager
-def in_call_context(context: CallContext) -> Iterator[None]:
-    """Make `context` the current call context for this block and for the tasks and threads it starts."""
-    with holding(_entered, _Entered(context, runner())):
-        yield
+def in_call_context(context: CallContext) -> AbstractContextManager[None]:
+    """Make `context` the current call context for a block and for the tasks and threads it starts."""
+    return holding(_entered, _Entered(context, runner()))
+
+
+def in_scope(scope: AttemptScope | None) -> AbstractContextManager[None]:
+    """Make the calls of a block, and of the tasks and threads it starts, a part of `scope`."""
+    return in_call_context(current_call_context()._replace(scope=scope))
 
 
 def adopt_call_context(context: CallContext) -> None:

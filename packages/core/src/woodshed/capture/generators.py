@@ -12,7 +12,7 @@ import contextvars
 import dis
 import inspect
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from types import FrameType
 from typing import Any, Literal
 
@@ -70,21 +70,31 @@ def _is_at_yield(frame: FrameType) -> bool:
     return code[after : after + 1] == bytes([_RESUME]) and code[after + 1] & 3 == 1
 
 
-@contextlib.contextmanager
-def holding(variable: contextvars.ContextVar[Any], value: Any, block: Block | None = None) -> Iterator[None]:
+class holding(contextlib.AbstractContextManager[None]):  # a class: it is entered several times a model call
     """Set a variable for the length of a block, which another context may end than the one it began in."""
-    token, elsewhere = variable.set(value), False
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_block", "_token", "_value", "_variable")
+
+    def __init__(self, variable: contextvars.ContextVar[Any], value: Any, block: Block | None = None) -> None:
+        """Name the variable and its value; `block` learns where it was left."""
+        self._variable, self._value, self._block = variable, value, block
+
+    def __enter__(self) -> None:
+        """Set the variable."""
+        self._token = self._variable.set(self._value)
+
+    def __exit__(self, *_: object) -> None:
+        """Put back what the variable held before."""
+        elsewhere = False
         try:
-            variable.reset(token)
+            self._variable.reset(self._token)
         except ValueError:
             elsewhere = True
-            if variable.get() is value:
-                variable.set(None if token.old_value is contextvars.Token.MISSING else token.old_value)
-        if block is not None:
-            block.leave(elsewhere=elsewhere)
+            if self._variable.get() is self._value:
+                before = self._token.old_value
+                self._variable.set(None if before is contextvars.Token.MISSING else before)
+        if self._block is not None:
+            self._block.leave(elsewhere=elsewhere)
 
 
 async def stepped(items: AsyncGenerator[Any, Any]) -> AsyncIterator[Any]:

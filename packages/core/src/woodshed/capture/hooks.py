@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import wrapt
 
-from woodshed.capture.versions import check_version, warn_once
+from woodshed.capture.versions import VersionRange, check_version, warn_once
 from woodshed.errors import HookError
 
 
@@ -53,8 +53,8 @@ class _Switch:
 class HookSet:
     """A framework's hooks: version checked first, all targets resolved before any is changed, undone exactly."""
 
-    def __init__(self, hooks: Sequence[Hook], *, supported: Sequence[str] = ()) -> None:
-        """`supported` are requirement strings such as `langgraph>=1.1.5,<=1.2.22`, whose ends were tested."""
+    def __init__(self, hooks: Sequence[Hook], *, supported: Sequence[VersionRange] = ()) -> None:
+        """`supported` are the versions that the targets were found in."""
         self._hooks = tuple(hooks)
         self._supported = tuple(supported)
         self._lock = threading.RLock()

@@ -112,13 +112,17 @@ def _driven(body: AroundInRollout) -> AroundInRollout:
 
     def inner(rollout: Rollout, wrapped: Any, instance: Any, args: Any, kwargs: Any, /) -> Any:
         steps: Steps = body(rollout, wrapped, instance, args, kwargs)
-        if inspect.iscoroutinefunction(wrapped):
-            return _drive_coroutine(steps)
-        if inspect.isasyncgenfunction(wrapped):
-            return _drive_async_generator(steps)
-        return _drive(steps)
+        return _driver(getattr(wrapped, "__func__", wrapped))(steps)
 
     return inner
+
+
+@functools.lru_cache(maxsize=512)
+def _driver(target: Any) -> Callable[[Steps], Any]:
+    """Return what drives a body around this function."""
+    if inspect.iscoroutinefunction(target):
+        return _drive_coroutine
+    return _drive_async_generator if inspect.isasyncgenfunction(target) else _drive
 
 
 def _drive(steps: Steps) -> Any:

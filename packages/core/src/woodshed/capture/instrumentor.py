@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from woodshed.capture.hooks import HookSet
+from woodshed.capture.versions import VersionRange
 
 
 class Instrumentor:
     """Hooks one framework process-wide, once; outside a rollout the hooks do nothing."""
 
-    supported: ClassVar[tuple[str, ...]]
-    """Requirement strings of the tested versions, such as `crewai>=1.15.2,<=1.15.30`: oldest and newest tested."""
+    supported: ClassVar[tuple[VersionRange, ...]]
+    """The framework's tested versions, and those of packages that hooked functions are in."""
     _hooks: ClassVar[HookSet]
 
     @property

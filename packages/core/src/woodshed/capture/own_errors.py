@@ -7,8 +7,8 @@ error of an SDK, known by the gateway's code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from typing import Any
 
 from woodshed.capture.causes import causes
 from woodshed.capture.rollout import Rollout
@@ -41,14 +41,22 @@ def _refusal(error: BaseException) -> WoodshedError | None:
     return kind(str(body.get("message") or error)) if kind is not None and isinstance(body, dict) else None
 
 
-@contextmanager
-def watched(rollout: Rollout) -> Iterator[None]:
+class watched(AbstractContextManager[None]):  # a class: every hooked call enters one
     """Fail the rollout by an error of woodshed's own that leaves the block, and let it pass."""
-    try:
-        yield
-    except BaseException as error:
-        note_own_error(rollout, error)
-        raise
+
+    __slots__ = ("_rollout",)
+
+    def __init__(self, rollout: Rollout) -> None:
+        """Watch for this rollout."""
+        self._rollout = rollout
+
+    def __enter__(self) -> None:
+        """Nothing to do yet."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Look at what leaves the block."""
+        if error is not None:
+            note_own_error(self._rollout, error)
 
 
 def note_own_error(rollout: Rollout, error: BaseException | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from woodshed.capture.context import live_rollout
@@ -24,6 +24,8 @@ _OURS = ("authorization", "api-key", "x-api-key", "host", "content-type", "conte
 """Headers that say whose call it is, or what its body is."""
 _HEADERS = ("headers", "extra_headers")
 """LiteLLM's word and the SDK's."""
+_OF_A_REQUEST = {**MODEL_SETTINGS, **REQUEST_SETTINGS}
+_OF_A_MODEL = {**REQUEST_SETTINGS, **MODEL_SETTINGS}
 _UNKNOWN = ChatSetting(names=(), place="model", fate="dropped", why="")
 
 _said: set[tuple[str, str]] = set()
@@ -41,8 +43,8 @@ def policy_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """
     headers = _headers({n: v for field in _HEADERS for n, v in (params.get(field) or {}).items()})
     sent = _arguments(
-        _wire({n: v for n, v in params.items() if n not in ("extra_body", *_HEADERS)}, _of_a_request),
-        _wire(params.get("extra_body") or {}, _of_a_request),
+        _wire({n: v for n, v in params.items() if n not in ("extra_body", *_HEADERS)}, _OF_A_REQUEST),
+        _wire(params.get("extra_body") or {}, _OF_A_REQUEST),
     )
     return {**sent, "extra_headers": headers} if headers else sent
 
@@ -58,7 +60,7 @@ def model_params(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a setting that the policy cannot have, and that the agent would be another one without.
     """
-    return _arguments(_wire(settings, _of_a_model), {})
+    return _arguments(_wire(settings, _OF_A_MODEL), {})
 
 
 def note_model_settings(settings: Mapping[str, Any]) -> None:
@@ -70,33 +72,26 @@ def note_model_settings(settings: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a setting that the policy cannot have, and that the agent would be another one without.
     """
-    _wire(settings, _of_a_model)
+    _wire(settings, _OF_A_MODEL)
 
 
 def author_settings(model: Any) -> dict[str, Any]:
     """Return the fields of a pydantic model that its author has set to something else than their default."""
     fields = type(model).model_fields
-    return {
-        name: value
-        for name in sorted(model.model_fields_set & fields.keys())
-        if not _same(value := getattr(model, name, None), fields[name].get_default(call_default_factory=False))
-    }
+    given: dict[str, Any] = {}
+    for name in sorted(model.model_fields_set & fields.keys()):
+        value, field = getattr(model, name, None), fields[name]
+        if not _same(value, field.default if field.default_factory is None else None):
+            given[name] = value
+    return given
 
 
-def _of_a_request(name: str) -> ChatSetting:
-    return REQUEST_SETTINGS.get(name) or MODEL_SETTINGS.get(name) or _UNKNOWN
-
-
-def _of_a_model(name: str) -> ChatSetting:
-    return MODEL_SETTINGS.get(name) or REQUEST_SETTINGS.get(name) or _UNKNOWN
-
-
-def _wire(given: Mapping[str, Any], row_of: Callable[[str], ChatSetting]) -> dict[str, Any]:
+def _wire(given: Mapping[str, Any], rows: Mapping[str, ChatSetting]) -> dict[str, Any]:
     """Return the fields of a request's body among `given`, under the engine's names."""
     wire: dict[str, Any] = {}
     mapped: dict[str, Any] = {}
     for name, value in given.items():
-        row = row_of(name)
+        row = rows.get(name, _UNKNOWN)
         if not is_idle(value, row) and _judge(name, value, row) and row.place == "request":
             (wire if row.to is None else mapped)[row.to or name] = value
     return mapped | wire
@@ -150,7 +145,7 @@ _OWN_HEADER = ChatSetting(names=(), place="model", fate="dropped", why="the roll
 
 def _same(value: Any, default: Any) -> bool:
     # Only plain values are compared: an author's object (a client, an array) may refuse to be.
-    plain = isinstance(default, str | int | float | list | dict | tuple)
+    plain = isinstance(default, (str, int, float, list, dict, tuple))
     return value is default or (plain and type(value) is type(default) and bool(value == default))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -74,7 +73,7 @@ class ToolSpan:
         asked_by = rollout.recorder.asked_by(tool_call_id, context.agent) or context.parent_call_id
         self._control_flow = control_flow
         self._rollout = rollout
-        self._context = in_call_context(replace(context, tool=self.tool, parent_call_id=asked_by))
+        self._context = in_call_context(context._replace(tool=self.tool, parent_call_id=asked_by))
 
     def __enter__(self) -> Self:
         """Make this tool part of the call context of everything inside."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from importlib import metadata
+from typing import NamedTuple
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from woodshed.errors import UnsupportedVersionError
 
@@ -18,34 +18,39 @@ _log = logging.getLogger("woodshed.capture")
 _warned: set[str] = set()
 
 
-def check_version(requirement: str) -> str | None:
-    """Return what to warn of where the installed version is newer than the tested ones, else None.
+class VersionRange(NamedTuple):
+    """The versions of a distribution that an adapter is tested with: its floor and its ceiling."""
 
-    Args:
-        requirement: the tested range, such as `crewai>=1.15.2,<=1.15.30`: its ceiling is the newest tested version.
+    distribution: str
+    oldest: str
+    newest: str
+
+    def __str__(self) -> str:
+        """Write it as a requirement, such as `crewai>=1.15.2,<=1.15.30`."""
+        return f"{self.distribution}>={self.oldest},<={self.newest}"
+
+
+def check_version(tested: VersionRange) -> str | None:
+    """Return what to warn of where the installed version is newer than the tested ones, else None.
 
     Raises:
         UnsupportedVersionError: the distribution is not installed, or its version is below the floor. Also one above
             the ceiling, where the environment variable `WOODSHED_STRICT_VERSIONS` is 1.
     """
-    wanted = Requirement(requirement)
+    name = tested.distribution
     try:
-        installed = metadata.version(wanted.name)
+        installed = metadata.version(name)
     except metadata.PackageNotFoundError:
         raise UnsupportedVersionError(
-            f"{wanted.name!r} is not installed; this adapter needs {requirement!r}: pip install '{requirement}'"
+            f"{name!r} is not installed; this adapter needs '{tested}': pip install '{tested}'"
         ) from None
-    if wanted.specifier.contains(installed, prereleases=True):
-        return None
-    ceilings = [part for part in wanted.specifier if part.operator in ("<", "<=")]
-    floors = SpecifierSet(",".join(str(part) for part in wanted.specifier if part not in ceilings))
-    if os.environ.get(STRICT_VERSIONS) == "1" or not floors.contains(installed, prereleases=True):
+    version = Version(Version(installed).public)  # a build's own label, such as `+cu130`, makes no version newer
+    is_newer = version > Version(tested.newest)
+    if version < Version(tested.oldest) or (is_newer and os.environ.get(STRICT_VERSIONS) == "1"):
         raise UnsupportedVersionError(
-            f"{wanted.name!r} {installed} is installed; this adapter is tested with {requirement!r}: "
-            f"pip install '{requirement}'"
+            f"{name!r} {installed} is installed; this adapter is tested with '{tested}': pip install '{tested}'"
         )
-    newest = ", ".join(part.version if part.operator == "<=" else f"below {part.version}" for part in ceilings)
-    return f"{wanted.name} {installed} is newer than what was tested, {newest}"
+    return f"{name} {installed} is newer than what was tested, {tested.newest}" if is_newer else None
 
 
 def warn_once(warning: str) -> None:

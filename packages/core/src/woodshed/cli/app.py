@@ -175,6 +175,9 @@ def sft(
     seed: Annotated[int, typer.Option(help="Seed of the order and of the held-out share.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the SFT run; default runs/sft.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; the SFT run in the folder is renamed.")] = False,
+    track: Annotated[
+        str, typer.Option(help="Trackers, with commas: wandb, mlflow, tensorboard, trackio.", metavar="NAMES")
+    ] = "",
     engine: Annotated[str | None, typer.Option(help="Address of a running engine; default: start one here.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="WOODSHED_API_KEY", help="That engine's key.")] = None,
 ) -> None:
@@ -203,6 +206,7 @@ def sft(
         engine=engine_at(engine, api_key),
         run_dir=run_dir,
         fresh=fresh,
+        track=track,
         learning_rate=learning_rate,
         epochs=epochs,
         batch_size=batch_size,

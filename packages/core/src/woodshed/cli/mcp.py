@@ -74,6 +74,9 @@ def mcp(
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an unfinished training is renamed.")] = False,
+    track: Annotated[
+        str, typer.Option(help="Trackers, with commas: wandb, mlflow, tensorboard, trackio.", metavar="NAMES")
+    ] = "",
 ) -> None:
     """Train a model to use an MCP server.
 
@@ -116,7 +119,7 @@ def mcp(
         where, policy=policy, judge=judge, judge_url=judge_url, max_tokens=max_tokens, max_model_len=max_model_len,
         engine=_engine(engine, engine_key, serve or ()), framework=framework, generator=writer, tools=names,
         allow=allow_tool or (), count=scenarios, held_out=held_out, limits=limits, folder=folder, fresh=fresh,
-        instructions=instructions,
+        instructions=instructions, track=track,
         config={"steps": steps, "group_size": group_size, "scenarios_per_step": scenarios_per_step, "seed": seed},
     )  # fmt: skip
     training.run()

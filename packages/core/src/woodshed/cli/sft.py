@@ -30,13 +30,14 @@ def build(
     engine: LocalEngine | ConnectedEngine,
     run_dir: Path | None,
     fresh: bool,
+    track: str = "",
     learning_rate: float,
     **settings: Any,
 ) -> SftTraining:
     """Return the SFT training that the command-line arguments describe."""
     config = SftConfig(optimizer=OptimizerSettings(learning_rate=learning_rate), **settings)
     training = sft_training(
-        source, policy=model, choice=choice, engine=engine, config=config, run_dir=run_dir, fresh=fresh
+        source, policy=model, choice=choice, engine=engine, config=config, run_dir=run_dir, fresh=fresh, track=track
     )
     changes: dict[str, Any] = {"max_model_len": max_model_len} if max_model_len is not None else {}
     if chat_template is not None:

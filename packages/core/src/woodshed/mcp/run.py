@@ -29,8 +29,10 @@ from woodshed.training.config import Evaluation, Measure, Policy, TrainConfig, s
 from woodshed.training.event_loop import run_to_end
 from woodshed.training.finished import Run
 from woodshed.training.loop import VERDICTS, Training
+from woodshed.training.on_step import OnStep, check_on_step
 from woodshed.training.report.files import write_summary
 from woodshed.training.run.store import RunStore
+from woodshed.training.track.names import check_installed, tracker_names
 
 _TRAINING = "training"
 """Folder of the training inside the run's folder, so that renaming a finished training keeps the scenarios."""
@@ -88,6 +90,15 @@ class McpTraining:
     fresh: bool = False
     checks: bool = True
     """Whether to run the checks before the first rollout (`Training.checks`)."""
+    track: str | Sequence[str] = ()
+    """As `Training.track`."""
+    on_step: OnStep | None = None
+    """As `Training.on_step`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no function, and names that are no tracker's: scenarios cost time."""
+        check_on_step(self.on_step)
+        tracker_names(self.track)
 
     def run(self) -> McpRun:
         """Train, and return when the run is finished."""
@@ -103,6 +114,7 @@ class McpTraining:
         console = console or Console(soft_wrap=True)
         folder = self.folder or Path("runs") / self.server.name
         agent_function = load_agent(self.framework)
+        check_installed(tracker_names(self.track))
         sessions = Sessions(server=self.server, limits=self.limits)
         try:
             scenarios = await scenarios_async(
@@ -142,6 +154,8 @@ class McpTraining:
             run_dir=folder / _TRAINING,
             fresh=self.fresh,
             checks=self.checks,
+            track=self.track,
+            on_step=self.on_step,
         )
 
     async def _report(

@@ -164,4 +164,6 @@ MODEL_SETTINGS = MappingProxyType({n: row for row in CHAT_SETTINGS if row.place 
 def is_idle(value: Any, row: ChatSetting | None) -> bool:
     """Return whether a setting's value asks for nothing."""
     # `False == 0` and `1.0 == True`, so the kind is compared, too.
-    return value is None or (row is not None and any(type(value) is type(idle) and value == idle for idle in row.idle))
+    if value is None or row is None or not row.idle:
+        return value is None
+    return any(type(value) is type(idle) and value == idle for idle in row.idle)

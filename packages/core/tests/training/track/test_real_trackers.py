@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sft_engine import SftEngine, conversations
 from tracked_runs import SETTINGS, begin, finish, measure, send, take_step, whole_run
 
+import woodshed
 from woodshed.testing.waiting import eventually
 from woodshed.training.track.position import TRACKING, read_position
 from woodshed.training.track.processes import behind, tracking
@@ -320,6 +322,23 @@ def test_tensorboard_reads_both_lives_as_one_run(tmp_path: Path) -> None:
     assert '"rank": 8' in texts["config/text_summary"]
     assert texts["warnings/text_summary"] == "- the judge is slow"
     assert '"success_after": 0.9' in texts["summary/text_summary"]
+
+
+def test_tensorboard_has_the_losses_of_an_sft_and_of_what_it_holds_out(tmp_path: Path) -> None:
+    needs("tensorboardX")
+    needs("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    woodshed.sft(
+        conversations(tmp_path), policy="m", engine=SftEngine(), run_dir=tmp_path / "r", epochs=2, batch_size=1,  # type: ignore[arg-type]
+        held_out=0.5, track=["tensorboard"],
+    )  # fmt: skip
+    read = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    read.Reload()
+
+    assert {e.step: e.value for e in read.Scalars("nll")} == pytest.approx({1: 2.0, 2: 1.9, 3: 1.8, 4: 1.7})
+    assert {e.step: e.value for e in read.Scalars("held_out/loss")} == pytest.approx({0: 2.0, 2: 1.8, 4: 1.6})
+    assert "summary/text_summary" in read.Tags()["tensors"]
 
 
 # --- Trackio ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from woodshed.engine.client.local import ConnectedEngine, Engine, LocalEngine
 from woodshed.errors import ConfigError
 from woodshed.training.config import Policy
 from woodshed.training.event_loop import run_to_end
+from woodshed.training.on_step import OnStep, check_on_step
+from woodshed.training.report.held_out_loss import BEFORE
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
 from woodshed.training.run.storage import storage
@@ -26,6 +28,8 @@ from woodshed.training.sft.dataset import Choice, SftExample, examples_of_run, r
 from woodshed.training.sft.progress import SftProgress
 from woodshed.training.sft.summary import SftSummary
 from woodshed.training.sft.trainer import SftTrainer
+from woodshed.training.track.names import check_installed, tracker_names
+from woodshed.training.track.processes import behind, tracking
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +55,15 @@ class SftTraining:
     config: SftConfig = field(default_factory=SftConfig)
     run_dir: Path | str | None = None
     fresh: bool = False
+    track: str | Sequence[str] = ()
+    """As `Training.track`."""
+    on_step: OnStep | None = None
+    """As `Training.on_step`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no function, and names that are no tracker's."""
+        check_on_step(self.on_step)
+        tracker_names(self.track)
 
     def run(self) -> SftRun:
         """Train, and return when finished. Inside a running event loop it uses a thread of its own."""
@@ -66,6 +79,8 @@ def sft(
     engine: LocalEngine | ConnectedEngine | None = None,
     run_dir: Path | str | None = None,
     fresh: bool = False,
+    track: str | Sequence[str] = (),
+    on_step: OnStep | None = None,
     config: SftConfig | None = None,
     **settings: Any,
 ) -> SftRun:
@@ -86,6 +101,8 @@ def sft(
         engine: where the policy is served and trained; `Engine.local()` by default.
         run_dir: folder of this SFT; `runs/sft` by default.
         fresh: start anew; the SFT in that folder is renamed.
+        track: trackers that get every row and held-out loss: any of `wandb`, `mlflow`, `tensorboard`, `trackio`.
+        on_step: called with the row of each step, once it is stored; see `Training.on_step`.
         config: all settings at once, instead of `settings`.
         **settings: fields of `SftConfig`.
 
@@ -97,7 +114,7 @@ def sft(
         raise ConfigError(f"pass either config= or single settings, not both; found config and {sorted(settings)}")
     return sft_training(
         source, policy=policy, choice=Choice(min_score=min_score, top=top), engine=engine or Engine.local(),
-        config=config or SftConfig(**settings), run_dir=run_dir, fresh=fresh,
+        config=config or SftConfig(**settings), run_dir=run_dir, fresh=fresh, track=track, on_step=on_step,
     ).run()  # fmt: skip
 
 
@@ -124,6 +141,8 @@ def _is_file(source: Path) -> bool:
 
 async def sft_async(training: SftTraining) -> SftRun:
     """Run SFT inside an existing event loop; see `sft`."""
+    names = tracker_names(training.track)
+    check_installed(names)
     examples = (
         examples_of_file(training.source)
         if _is_file(training.source)
@@ -136,12 +155,14 @@ async def sft_async(training: SftTraining) -> SftRun:
         try:
             _discard_unstarted(store)
             store.claim(_identity(training, examples))
+            progress = SftProgress(folder=folder, epochs=training.config.epochs, fresh=training.fresh)
             if store.fact("finished"):
-                return _finished(store)
-            epochs = training.config.epochs
-            with storage(folder), SftProgress(folder=folder, epochs=epochs, fresh=training.fresh) as progress:
-                summary = await _trained(training, examples, held, adapter, store, progress)
-                progress.finished(summary, training.policy)
+                async with tracking(behind(names, store), store, progress.message):
+                    return _finished(store)
+            async with tracking(names, store, progress.message):
+                with storage(folder), progress:
+                    summary = await _trained(training, examples, held, adapter, store, progress)
+                    progress.finished(summary, training.policy)
             history = tuple(store.history())
         finally:
             store.close()
@@ -169,6 +190,7 @@ async def _trained(
             config=training.config,
             source=training.source,
             progress=progress,
+            on_step=training.on_step,
         )
         await trainer.import_examples(examples)
         await trainer.open(adapter)
@@ -196,7 +218,7 @@ def _discard_unstarted(store: RunStore) -> None:
     """Let an SFT that took no step, such as one whose file was refused, start again with other settings."""
     if not store.history():
         (store.folder / "config.json").unlink(missing_ok=True)
-        for name in ("run_id", "tokens", "held out before"):
+        for name in ("run_id", "tokens", BEFORE):
             store.save_fact(name, None)
 
 

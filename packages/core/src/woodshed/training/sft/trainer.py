@@ -14,7 +14,9 @@ from woodshed.engine.client.adapter_files import fetch_adapter
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import ConfigError, RequestRefused
 from woodshed.training.config import Policy
+from woodshed.training.on_step import OnStep, called
 from woodshed.training.report.files import write_history, write_summary
+from woodshed.training.report.held_out_loss import BEFORE, after_epoch
 from woodshed.training.run.storage import storage
 from woodshed.training.run.store import RunStore
 from woodshed.training.sft.config import SftConfig
@@ -44,6 +46,7 @@ class SftTrainer:
     config: SftConfig
     source: Path
     progress: SftProgress
+    on_step: OnStep | None = None
 
     @property
     def name(self) -> str:
@@ -99,7 +102,7 @@ class SftTrainer:
         """
         config = self.config
         await self._check_base(training[: config.batch_size])
-        self.progress.measured_before(await self._measure("before", held))
+        self.progress.measured_before(await self._measure(BEFORE, held))
         batches = -(-len(training) // config.batch_size)
         for epoch in range(config.epochs):
             self.progress.epoch_started(epoch, batches)
@@ -108,7 +111,7 @@ class SftTrainer:
                 await self._step(epoch, batch, order[batch * config.batch_size : (batch + 1) * config.batch_size])
                 self.progress.advance()
             rows = [row for row in self.store.history() if row["epoch"] == epoch]
-            self.progress.epoch_done(epoch, mean_loss(rows), rows, await self._measure(f"epoch {epoch}", held))
+            self.progress.epoch_done(epoch, mean_loss(rows), rows, await self._measure(after_epoch(epoch), held))
 
     async def _check_base(self, examples: Sequence[int]) -> None:
         """Refuse rollouts sampled by a different model of the same name; checked before the first step."""
@@ -138,8 +141,8 @@ class SftTrainer:
             steps=len(history),
             loss_first=mean_loss([row for row in history if row["epoch"] == 0]),
             loss_last=mean_loss([row for row in history if row["epoch"] == epochs - 1]),
-            held_out_before=self.store.fact("held out before"),
-            held_out_after=self.store.fact(f"held out epoch {epochs - 1}"),
+            held_out_before=self.store.fact(BEFORE),
+            held_out_after=self.store.fact(after_epoch(epochs - 1)),
             seconds=round(seconds, 1),
             model=self.policy.model,
             adapter=str(adapter.absolute()),
@@ -159,17 +162,16 @@ class SftTrainer:
         step = len(self.store.history())
         row = {"step": step, "epoch": epoch, "version": report.version, **figures}
         self.store.save_step(step, report, row)
+        await called(self.on_step, row)
 
     async def _measure(self, name: str, held: Sequence[int]) -> float | None:
         """Return the held-out loss of the current policy, in nats per token."""
-        if not held or (saved := self.store.fact(f"held out {name}")) is not None:
+        if not held or (saved := self.store.fact(name)) is not None:
             return saved if held else None
         size, rows = self.config.batch_size, []
         for start in range(0, len(held), size):
-            rows.append(
-                (await self._request_step(f"held out {name}/{start}", held[start : start + size], "evaluate")).metrics
-            )
-        self.store.save_fact(f"held out {name}", loss := mean_loss(rows))
+            rows.append((await self._request_step(f"{name}/{start}", held[start : start + size], "evaluate")).metrics)
+        self.store.save_fact(name, loss := mean_loss(rows))
         return loss
 
     async def _request_step(self, step_id: str, examples: Sequence[int], objective: Objective) -> StepReport:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from woodshed.training.report.evaluations import EvaluationFigures, evaluations
+from woodshed.training.report.evaluations import evaluations
+from woodshed.training.report.held_out_loss import held_out_losses
 from woodshed.training.run.settings import read_settings
 from woodshed.training.run.store import RunStore
 from woodshed.training.track.position import read_position, write_position
 from woodshed.training.track.tracker import Opened, TrackedRun, Tracker
-from woodshed.training.track.values import evaluation_values, row_values
+from woodshed.training.track.values import evaluation_values, loss_values, row_values
 
 
 class Feed:
@@ -70,23 +71,22 @@ class Feed:
 
     def _new(self) -> Iterator[tuple[int, dict[str, float], dict[str, Any]]]:
         """Yield steps taken, numbers and the change of position, in the order in which it all happened."""
-        history, points = self._snapshot()
+        history, measured = self._snapshot()
         sent = set(self.position.evaluations)
-        events: list[tuple[int, int, Any]] = [(p.step, 1, p) for p in points if p.step not in sent]
-        events += [(k + 1, 0, row) for k, row in enumerate(history) if k >= self.position.steps]
-        for step, _, found in sorted(events, key=lambda event: event[:2]):
-            if isinstance(found, EvaluationFigures):
-                yield step, evaluation_values(found), {"evaluations": (*self.position.evaluations, step)}
-            else:
-                yield step, row_values(found), {"steps": step}
+        events = [(step, 1, values) for step, values in measured.items() if step not in sent]
+        events += [(k + 1, 0, row_values(row)) for k, row in enumerate(history) if k >= self.position.steps]
+        for step, is_measured, values in sorted(events, key=lambda event: event[:2]):
+            yield step, values, {"evaluations": (*self.position.evaluations, step)} if is_measured else {"steps": step}
 
-    def _snapshot(self) -> tuple[list[dict[str, Any]], tuple[EvaluationFigures, ...]]:
-        """Return rows and evaluations that belong together: the last evaluation is named by the number of rows."""
+    def _snapshot(self) -> tuple[list[dict[str, Any]], dict[int, dict[str, float]]]:
+        """Return rows and what was measured between them; they belong together: the last is named by the rows."""
         history = self._store.history()
         while True:
-            points = evaluations(self._store, history)
+            measured = {point.step: evaluation_values(point) for point in evaluations(self._store, history)}
+            # An SFT measures a loss where a run measures success.
+            measured |= {step: loss_values(loss) for step, loss in held_out_losses(self._store, history).items()}
             if len(again := self._store.history()) == len(history):
-                return history, points
+                return history, measured
             history = again
 
     def _move(self, **change: Any) -> None:

@@ -32,6 +32,11 @@ def evaluation_values(point: EvaluationFigures) -> dict[str, float]:
     return numbers({f"{HELD_OUT}{name}": value for name, value in named.items()})
 
 
+def loss_values(loss: float) -> dict[str, float]:
+    """Return an SFT's held-out loss, in nats per token."""
+    return numbers({f"{HELD_OUT}loss": loss})
+
+
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Return the values that are numbers, a bool as 0 or 1."""
     return {name: float(value) for name, value in values.items() if isinstance(value, bool | int | float)}
