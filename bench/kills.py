@@ -201,14 +201,15 @@ def _end(life: Life) -> None:
 
 def _print(rows: list[Row], life: Life, judge: GatedJudge, whole: bool, seconds: float) -> None:
     print(
-        "\n| point | process | kills | client goes on | trained once | paid twice | failed rollouts | orphans | gone s | resumed s |"
+        "\n| point | process | client goes on | trained once | paid twice | failed rollouts | orphans | gone s | "
+        "resumed s |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row.point} | {row.process} | 1 | {'yes' if row.survived else 'started again'} | "
-            f"{'yes' if row.trained_once else 'NO'} | {row.paid_twice} | {row.failed} | {row.orphans} | {row.gone_s:.1f} | "
-            f"{'' if row.resumed_s is None else f'{row.resumed_s:.1f}'} |"
+            f"| {row.point} | {row.process} | {'yes' if row.survived else 'started again'} | "
+            f"{'yes' if row.trained_once else 'NO'} | {row.paid_twice} | {row.failed} | {row.orphans} | "
+            f"{row.gone_s:.1f} | {'' if row.resumed_s is None else f'{row.resumed_s:.1f}'} |"
         )
     print(
         f"\n{len(rows)} kills, {life.starts} starts, {judge.verdicts} verdicts, {judge.paid_twice} paid twice; the run "
