@@ -14,6 +14,7 @@ import pytest
 import woodshed
 from woodshed.cli.files import load_training
 from woodshed.testing import ScriptedEngine, say, scripted_rollout
+from woodshed_tiny_world import pretrained
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("packages/*/README.md"), *ROOT.glob("docs/*.md")])
@@ -29,15 +30,26 @@ def test_every_python_block_compiles(page: Path) -> None:
         compile(block, f"{page.name}#{number}", "exec", flags=0x2000)  # top-level await is allowed
 
 
-def test_the_readmes_example_is_a_training_that_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
+async def test_the_readmes_program_is_a_training_whose_rollouts_and_reward_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "fetch", lambda: tmp_path / "model.gguf")
     (block,) = (b for b in blocks(ROOT / "README.md") if "Training(" in b)
     file = tmp_path / "practise.py"
     file.write_text(block)
 
     training = load_training(file)
+    with ScriptedEngine(lambda request: say("It is Paris.")) as engine:
+        with scripted_rollout(engine):
+            said = await training.rollout("France")
+    attempts = [
+        woodshed.Trajectory(rollout_id=text, scenario_id="France", output=text) for text in (said, "Paris", "Rome", "")
+    ]
+    reward = training.reward.bound(base_url="", api_key="", scenarios={"France": "France"})
+    judgement = await reward.judge_group(attempts)
 
-    assert training.config.steps == 40
+    assert said == "It is Paris."
+    assert {s.rollout_id: s.value for s in judgement.scores} == {said: 1 / 3, "Paris": 1, "Rome": 0, "": 0}
     assert len([line for line in block.splitlines() if line.strip()]) <= 30
 
 
