@@ -24,6 +24,10 @@ ELSEWHERE = {
     "packages/crewai_adapter/README.md": "adapters/crewai.md",
     "packages/adk_adapter/README.md": "adapters/adk.md",
     "packages/tiny_world/README.md": "tiny_world.md",
+    "examples/orders/README.md": "examples/orders.md",
+    "examples/shop_real/README.md": "examples/shop_real.md",
+    "examples/email_search/README.md": "examples/email_search.md",
+    "examples/tiny_world/README.md": "examples/tiny_world.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "CODE_OF_CONDUCT.md": "code_of_conduct.md",
@@ -52,7 +56,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         target = (here / parts.path).resolve()
         if not target.exists() or not target.is_relative_to(ROOT):
             return found[0]  # mkdocs says so
-        path = target.relative_to(ROOT).as_posix()
+        path = (target / "README.md" if (target / "README.md").exists() else target).relative_to(ROOT).as_posix()
         on_site = ELSEWHERE.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
         if on_site is not None and files.get_file_from_path(on_site) is not None:
             relative = os.path.relpath(on_site, Path(page.file.src_uri).parent)
