@@ -154,16 +154,15 @@ def test_trainers_that_cannot_be_are_refused_before_an_engine_starts(
     with pytest.raises(ConfigError, match=r"shard_base=True splits the base model.*set trainers=2 or more"):
         Engine.local(shard_base=True)
     monkeypatch.setattr("woodshed.engine.client.config.gpu_ids", lambda: ("0", "1"))
-    model = ServedModel(name="policy", path=str(model_folder(tmp_path)), trainable=True, gpu_memory_fraction=0.9)
+    path = str(model_folder(tmp_path))
+    policy = ServedModel(name="policy", path=path, trainable=True, gpu_memory_fraction=0.5)
+    judge = ServedModel(name="judge", path=path, replicas=2, gpu_memory_fraction=0.48)
+    two = Trainers(count=2)
     with pytest.raises(ConfigError, match="trainers is 3, each needs a GPU of its own, and this machine has 2"):
         check_config(config(tmp_path, trainers=Trainers(count=3)))
     with pytest.raises(ConfigError, match=r"on GPU 1 of 2; at most 0\.9 can be given away, the rest is the trainer's"):
-        check_config(config(tmp_path, models=(model, second(model)), trainers=Trainers(count=2)))
+        check_config(config(tmp_path, models=(policy, judge), trainers=two))
 
-    check_config(config(tmp_path, trainers=Trainers(count=2)))
+    check_config(config(tmp_path, models=(policy, judge)))  # a single trainer takes GPU 0
+    check_config(config(tmp_path, trainers=two))
     assert Engine.local(trainers=2, shard_base=True).trainers == Trainers(count=2, shard_base=True)
-
-
-def second(model: ServedModel) -> ServedModel:
-    """Return a model that is served, on the other GPU of two."""
-    return model.model_copy(update={"name": "judge", "trainable": False, "gpu_memory_fraction": 0.95})
