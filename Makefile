@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
+.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills bench-replicas simulate oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -120,7 +120,7 @@ types: install
 check: lint imports types ## What CI checks before the tests: format, lint, import directions, types.
 
 bench: engine ## Measure the speed claims against their rivals, ratios printed.
-	@for f in $(filter-out bench/kills.py bench/judge_real.py,$(wildcard bench/[a-z]*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+	@for f in $(filter-out bench/kills.py bench/judge_real.py bench/simulate.py,$(wildcard bench/[a-z]*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
 .oracle/.stamp: pyproject.toml packages/core/pyproject.toml | .tools/bin/uv
 	@echo "making .oracle (the losses and the trainer ours are compared with)"
@@ -151,6 +151,17 @@ bench-judge-real: engine ## Measure RULER by a real pretrained judge, Qwen2.5-Co
 
 bench-kills: engine ## Kill a training at ten points, process by process (kill -9), and check what is left of it: a table.
 	@$(BIN)/python bench/kills.py
+
+bench-replicas: engine ## Measure 1, 2 and 3 replicas on this machine: prefix cache, spread, swaps, and one that is killed.
+	@$(BIN)/python bench/replicas.py
+
+.simulation/.stamp: pyproject.toml | .tools/bin/uv
+	@test -x .simulation/bin/python || .tools/bin/uv venv -q -p $(PYTHON) .simulation
+	@.tools/bin/uv pip install -q --python .simulation/bin/python --group bench -e packages/core
+	@touch $@
+
+simulate: .simulation/.stamp ## Predict throughput and what limits it with 1 to 1,000 replicas (CHECK=--check compares it with real ones).
+	@.simulation/bin/python bench/simulate.py $(CHECK)
 
 view: ## Build the page of `woodshed view` anew (needs node and npm); its output is committed.
 	@cd packages/core/view_ui && npm ci --no-audit --no-fund --ignore-scripts >/dev/null && npm run -s build

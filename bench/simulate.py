@@ -123,9 +123,10 @@ def simulated(replicas: int, rates: Rates, answers: tuple[int, ...]) -> float:
 
     def caller():  # type: ignore[no-untyped-def]
         for _ in waiting:
-            replica = cluster.least_busy()
+            replica = cluster.place()
             for _ in range(TURNS):
                 yield from cluster.call(replica, next(lengths))
+            replica.rollouts -= 1
 
     callers = [env.process(caller()) for _ in range(CONCURRENT)]
     env.run(env.all_of(callers))

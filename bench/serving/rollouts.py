@@ -16,6 +16,7 @@ from woodshed.types import OpenSession
 
 WEIGHTS = Path(__file__).parents[2] / "packages/tiny_world/src/woodshed_tiny_world/weights/policy"
 CONVERSATIONS, TURNS, CONCURRENT = 36, 4, 12
+NOTE = " ".join(f"On day {day} a customer asked for item {day * 7 % 31} and came back twice." for day in range(5))
 AtHalf = Callable[[], Awaitable[None]]
 
 
@@ -45,7 +46,8 @@ async def converse(
     async def caller() -> None:
         for number, key in waiting:
             connection, messages, before = Connection(url, key), opening(number), None
-            messages[-1]["content"] += f" ({name} {number})"  # what another round left in a cache is of no use
+            # Of its own, as a document in a prompt is: only the replica that has seen it has it in its cache.
+            messages[-1]["content"] += f" {name} {number}: {NOTE}"
             for turn in range(TURNS):
                 call = {"model": "policy", "messages": messages, "tools": TOOLS, "max_tokens": LONGEST, "seed": number}
                 status, headers, raw = await connection.post("/v1/chat/completions", json.dumps(call).encode())

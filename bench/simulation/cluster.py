@@ -60,11 +60,8 @@ class Replica:
         self._plan = 0
         self.seats = simpy.Resource(host.env, rates.max_num_seqs)
         self.busy_s = 0.0
-
-    @property
-    def in_flight(self) -> int:
-        """Calls that it answers or that wait here."""
-        return len(self._left) + len(self.seats.queue)
+        self.rollouts = 0
+        """Rollouts that are placed here."""
 
     def answer(self, tokens: float) -> Generator[simpy.Event, Any, None]:
         """Take as long as a call with that many tokens does."""
@@ -118,9 +115,11 @@ class Cluster:
         self.gateway_busy_s = self.store_busy_s = 0.0
         self.calls = 0
 
-    def least_busy(self) -> Replica:
-        """Return where a new rollout is placed; hashing with bounded load comes close to it."""
-        return min(self.replicas, key=lambda replica: replica.in_flight)
+    def place(self) -> Replica:
+        """Place a new rollout where the fewest are; hashing with bounded load comes close to it."""
+        replica = min(self.replicas, key=lambda replica: replica.rollouts)
+        replica.rollouts += 1
+        return replica
 
     def call(self, replica: Replica, tokens: float) -> Generator[simpy.Event, Any, None]:
         """Take as long as a call through the gateway does."""

@@ -10,6 +10,9 @@ from typing import Any
 import simpy
 from simulation.cluster import Cluster, Rates
 
+_LIMITS = 0.7
+"""Share of the time from which a part is said to limit the whole."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -55,8 +58,9 @@ class Forecast:
 
     @property
     def bottleneck(self) -> str:
-        """What works most of the time."""
-        return max(self.busy, key=self.busy.__getitem__)
+        """What works most of the time; where nothing does, it is the time that a rollout and its verdict take."""
+        name = max(self.busy, key=self.busy.__getitem__)
+        return name if self.busy[name] > _LIMITS else f"latency ({name})"
 
 
 class Training:
@@ -135,10 +139,11 @@ class Training:
         load = self._load
         with self._permits.request() as permit:
             yield permit
-            version, replica, total = self._version, self._cluster.least_busy(), 0.0
+            version, replica, total = self._version, self._cluster.place(), 0.0
             for _ in range(load.calls_per_rollout):
                 tokens = self._random.choice(load.answers)
                 yield from self._cluster.call(replica, tokens)
                 yield self.env.timeout(load.tool_s)
                 total += tokens
+            replica.rollouts -= 1
         return total, version

@@ -126,7 +126,7 @@ async def _train_step(
     )  # fmt: skip
     context.store.save_step(step, report, row)
     unmeasured = drift_unmeasured(context.store.history())
-    for warning in filter(None, (*report.warnings, _left_out(report, context.policy.replicas), unmeasured)):
+    for warning in filter(None, (*report.warnings, _left_out(report), unmeasured)):
         _log.warning("step %d: %s", step + 1, warning)
         context.store.add_warnings([f"step {step + 1}: {warning}"])
     if report.trained or not fresh:  # the next step's groups are fresh again
@@ -134,14 +134,14 @@ async def _train_step(
     return nothing_trained(fresh, report, config.score_tolerance)
 
 
-def _left_out(report: StepReport, replicas: int) -> str | None:
+def _left_out(report: StepReport) -> str | None:
     """Return that the swap went on without some replicas; None if all took part."""
     if not (missing := int(report.metrics.get("replicas_left_out", 0))):
         return None
     return (
-        f"{missing} of {replicas} replicas of the policy did not take part in the swap to version {report.version}, "
-        "because they are down or do not answer; until they have caught up the others take their calls "
-        "(`woodshed engine status` and the engine's log name them)"
+        f"the swap to version {report.version} went on without {missing} of the policy's replicas, because they are "
+        "down or do not answer; until they have caught up the others take their calls (`woodshed engine status` and "
+        "the engine's log name them)"
     )
 
 

@@ -11,7 +11,7 @@ from woodshed.types.loss import LossSettings
 from woodshed.types.record import Record
 from woodshed.types.settings import Settings
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Version of the control plane; client and engine must agree."""
 
 

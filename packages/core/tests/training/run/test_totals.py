@@ -14,8 +14,8 @@ from woodshed.engine.client.client import EngineClient
 from woodshed.testing.loopback import LoopbackHandler, LoopbackServer
 from woodshed.testing.waiting import eventually
 from woodshed.training.run.store import RunStore
-from woodshed.training.run.totals import RunTotals
-from woodshed.types import EngineHealth
+from woodshed.training.run.totals import REPLICAS, RunTotals
+from woodshed.types import EngineHealth, ModelHealth, ModelSettings, ReplicaHealth
 
 
 class _Handler(LoopbackHandler):
@@ -93,3 +93,23 @@ async def test_seconds_count_however_a_life_ends(tmp_path: Path) -> None:
 
         assert RunTotals(store).seconds == pytest.approx(lives, abs=0.2)
     store.close()
+
+
+async def test_the_state_of_each_replica_is_in_the_store_while_the_run_goes_on(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    settings = ModelSettings(model="m", trainable=True, max_lora_rank=16, lora_slots=3, replicas=2)
+    with _engine() as engine:
+        for state in ("ready", "starting"):
+            replicas = (
+                ReplicaHealth(name="policy#1", state="ready", in_flight=3, rss_mb=7.0),
+                ReplicaHealth(name="policy#2", state=state, in_flight=0),  # type: ignore[arg-type]
+            )
+            model = ModelHealth(name="policy", model="m", vllm="0", ready=True, settings=settings, replicas=replicas)
+            engine.health = EngineHealth(woodshed="0", models=(model,))
+            async with EngineClient(engine.url) as client, RunTotals(store).of(client):
+                await eventually(
+                    lambda state=state: [r["state"] for r in store.fact(REPLICAS) or ()] == ["ready", state],
+                    "it is stored",
+                )
+
+    assert [(r["name"], r["in_flight"]) for r in store.fact(REPLICAS)] == [("policy#1", 3), ("policy#2", 0)]

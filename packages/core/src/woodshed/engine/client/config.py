@@ -178,9 +178,7 @@ def check_split(models: Sequence[ServedModel], count: int = 1, trainers: int = 1
 
 
 def gpus_of(models: Sequence[ServedModel], count: int) -> dict[str, tuple[int, ...]]:
-    """Return server → indices of its GPUs, of `count`: the first for all of them where no model asks for more."""
-    if all(model.replicas == model.tensor_parallel == 1 for model in models):
-        return {model.name: (0,) for model in models}
+    """Return server → indices of its GPUs, of `count`."""
     wanted = {name: (m.tensor_parallel, m.gpu_memory_fraction) for m in models for name in m.server_names()}
     return spread(wanted, count)
 
