@@ -56,7 +56,8 @@ def server_environment(model: ServedModel, key: str) -> dict[str, str]:
     They are sent to it through a pipe, so that `key`, which its port asks for, is in no list of processes.
     """
     # The name in `patches.door`, which is imported only inside vLLM.
-    return {"WOODSHED_VLLM_KEY": key} | ({} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"})
+    sleeps = {"VLLM_SERVER_DEV_MODE": "1"} if model.gpu_sharing == "sleep" else {}  # opens `/sleep` and `/wake_up`
+    return {"WOODSHED_VLLM_KEY": key} | sleeps | ({} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"})
 
 
 def visible_devices(models: Sequence[ServedModel], ids: Sequence[str]) -> dict[str, dict[str, str]]:

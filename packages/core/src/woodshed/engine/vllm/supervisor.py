@@ -190,6 +190,7 @@ class Supervisor:
 
     async def _launch(self, server: ModelServer) -> None:
         """Start one server, send it first calls and let others through."""
+        await server.awake()
         model, name, began = server.model, server.name, time.monotonic()
         port, server.key = free_port(), secrets.token_urlsafe(32)
         started: asyncio.Future[int] = asyncio.get_running_loop().create_future()

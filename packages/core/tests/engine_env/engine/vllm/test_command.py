@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from woodshed.engine.client.config import ServedModel, check_model
-from woodshed.engine.vllm.command import command_line, dtype_for, fork_server_environment
+from woodshed.engine.vllm.command import command_line, dtype_for, fork_server_environment, server_environment
 from woodshed.errors import ConfigError
 
 
@@ -82,3 +82,13 @@ def test_on_a_gpu_vllm_starts_without_flashinfer_unless_it_is_asked_for(monkeypa
 
     assert default["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
     assert fork_server_environment(1, gpu=True)["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+
+
+def test_a_model_that_sleeps_is_started_so_and_no_other_opens_vllms_inner_endpoints(tmp_path: Path) -> None:
+    split = ServedModel(name="policy", path=folder(tmp_path, "bfloat16"), trainable=True)
+    sleep = split.model_copy(update={"gpu_sharing": "sleep"})
+    lines = [command_line(model, 8000, gpu=True) for model in (split, sleep)]
+    environments = [server_environment(model, "key") for model in (split, sleep)]
+
+    assert ["--enable-sleep-mode" in line for line in lines] == [False, True]
+    assert ["VLLM_SERVER_DEV_MODE" in environment for environment in environments] == [False, True]
