@@ -162,8 +162,8 @@ def check_sharing(models: Sequence[ServedModel], trainers: int = 1) -> None:
         )
     if sleeping and trainers > 1:
         raise ConfigError(
-            f"gpu_sharing='sleep' (models {sleeping}) takes turns with one trainer, and trainers is {trainers}: use one, "
-            "or gpu_sharing='split'"
+            f"gpu_sharing='sleep' (models {sleeping}) takes turns with one trainer, and trainers is {trainers}: "
+            "use one, or gpu_sharing='split'"
         )
 
 

@@ -144,6 +144,7 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
     if gpu:
         return [
             *arguments,
+            *(("--enable-sleep-mode",) if model.gpu_sharing == "sleep" else ()),
             *("--gpu-memory-utilization", str(model.gpu_memory_fraction)),
             *("--tensor-parallel-size", str(model.tensor_parallel)),
         ]
