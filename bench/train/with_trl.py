@@ -18,7 +18,17 @@ warnings.filterwarnings("ignore")
 
 from datasets import Dataset  # noqa: E402
 from peft import LoraConfig  # noqa: E402
-from shapes import ALPHA, CASES, RANK, SHAPES, TARGETS, advantages, logprob, make_model  # noqa: E402
+from shapes import (  # noqa: E402
+    ALPHA,
+    CASES,
+    RANK,
+    SHAPES,
+    TARGETS,
+    Attempt,
+    advantages,
+    logprob,
+    make_model,
+)
 from tokenizers import Tokenizer, models  # noqa: E402
 from transformers import PreTrainedTokenizerFast, TrainerCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
@@ -39,9 +49,30 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def serve(precision: str, case: str, hidden: int, rollouts: int, answer: Callable[[dict[str, float]], bool]) -> None:
-    """Take steps until `answer` returns False."""
+    """Take steps on a CPU until `answer` returns False."""
     shape = SHAPES[hidden]
-    attempts = CASES[case](rollouts, shape.vocabulary)
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            make_model(shape, precision), CASES[case](rollouts, shape.vocabulary), rollouts, shape.vocabulary, answer,
+            rank=RANK, alpha=ALPHA, output_dir=folder, use_cpu=True, bf16=precision == "bf16",
+        )  # fmt: skip
+
+
+def train(
+    model: Any,
+    attempts: list[Attempt],
+    rollouts: int,
+    vocabulary: int,
+    answer: Callable[[dict[str, float]], bool],
+    *,
+    rank: int,
+    alpha: float,
+    **settings: Any,
+) -> None:
+    """Take steps on given rollouts until `answer`, which gets each one's seconds, returns False.
+
+    `settings` are those of `GRPOConfig` that a machine decides.
+    """
     worth = advantages(rollouts)
     given_rollouts = {
         "prompt_ids": [list(a.prompt) for a in attempts],
@@ -50,28 +81,28 @@ def serve(precision: str, case: str, hidden: int, rollouts: int, answer: Callabl
         "logprobs": [[logprob(k) for k in range(len(a.tokens))] for a in attempts],
     }
     count = len(attempts)
-    with tempfile.TemporaryDirectory() as folder:
-        config = GRPOConfig(
-            output_dir=folder, per_device_train_batch_size=count, gradient_accumulation_steps=1, num_generations=count,
-            max_completion_length=max(len(a.tokens) for a in attempts), max_steps=10_000, learning_rate=1e-5,
-            report_to=[], logging_steps=100_000, save_strategy="no", use_cpu=True, beta=0.0, disable_tqdm=True, seed=0,
-            dataloader_pin_memory=False, bf16=precision == "bf16", gradient_checkpointing=False, loss_type="dapo",
-            scale_rewards="none",
-        )  # fmt: skip
-        trainer = GRPOTrainer(
-            model=make_model(shape, precision),
-            reward_funcs=lambda completions, **_: [worth[a.rollout] for a in attempts],
-            args=config,
-            train_dataset=Dataset.from_list([{"prompt": "w5"}] * 2 * count),
-            processing_class=_tokenizer(shape.vocabulary),
-            rollout_func=lambda prompts, trainer: given_rollouts,
-            peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), task_type="CAUSAL_LM"),
-        )
-        trainer.add_callback(_Watch(answer))
-        trainer.train()
+    config = GRPOConfig(
+        per_device_train_batch_size=count, gradient_accumulation_steps=1, num_generations=count,
+        max_completion_length=max(len(a.tokens) for a in attempts), max_steps=10_000, learning_rate=1e-5,
+        report_to=[], logging_steps=100_000, save_strategy="no", beta=0.0, disable_tqdm=True, seed=0,
+        dataloader_pin_memory=False, loss_type="dapo", scale_rewards="none",
+        **{"gradient_checkpointing": False, **settings},
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=lambda completions, **_: [worth[a.rollout] for a in attempts],
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": "w5"}] * 2 * count),
+        processing_class=tokenizer(vocabulary),
+        rollout_func=lambda prompts, trainer: given_rollouts,
+        peft_config=LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM"),
+    )
+    trainer.add_callback(_Watch(answer))
+    trainer.train()
 
 
-def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of as many invented words."""
     words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, **{f"w{k}": k for k in range(3, vocabulary)}}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")),

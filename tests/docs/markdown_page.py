@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/README.md"), *ROOT.glob("examples/**/*.md")]
 )
-_FRAGMENTS = {"README.md": {1: "a crew that is left out", 2: "an agent that is left out"}}
+_FRAGMENTS = {"README.md": {2: "a crew that is left out"}}
 """Page without comments → number of a Python block → why it isn't run."""
 _DIRECTIVE = re.compile(r"<!--\s*(setup|ends with (?P<error>\w+)|not run):(?P<text>.*?)-->", re.DOTALL)
 

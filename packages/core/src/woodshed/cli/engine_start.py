@@ -68,6 +68,13 @@ def start(
     trainers: Annotated[
         int, typer.Option(min=1, help="Processes that share each training step, with a GPU each where there are any.")
     ] = 1,
+    gpu_sharing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="split (the default): vLLM and the trainer each have a part of the GPU; sleep: they take turns. "
+            f"{_EACH}"
+        ),
+    ] = None,
     replicas: Annotated[
         list[str] | None, typer.Option(help=f"vLLM servers that serve the model; 1 otherwise. {_EACH}")
     ] = None,
@@ -101,6 +108,7 @@ def start(
         "lora_slots": lora_slots,
         "max_num_seqs": max_num_seqs,
         "gpu_memory_fraction": gpu_memory_fraction,
+        "gpu_sharing": gpu_sharing,
         "replicas": replicas,
         "tensor_parallel": tensor_parallel,
     }

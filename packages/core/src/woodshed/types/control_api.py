@@ -201,9 +201,10 @@ class ModelSettings(Record):
     replicas: int = 1
 
 
-ReplicaState = Literal["ready", "starting", "left out", "draining", "given up"]
-"""`starting`: for the first time, or after its death. `left out`: it has not loaded the weights that the others serve.
-`draining`: it gets no new call and is restarted after its last. `given up`: it kept dying."""
+ReplicaState = Literal["ready", "starting", "asleep", "left out", "draining", "given up"]
+"""`starting`: for the first time, or after its death. `asleep`: while a trainer has the GPU (`gpu_sharing="sleep"`).
+`left out`: it has not loaded the weights that the others serve. `draining`: it gets no new call and is restarted after
+its last. `given up`: it kept dying."""
 
 
 class ReplicaHealth(Record):

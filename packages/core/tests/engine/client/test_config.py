@@ -166,3 +166,28 @@ def test_trainers_that_cannot_be_are_refused_before_an_engine_starts(
     check_config(config(tmp_path, models=(policy, judge)))  # a single trainer takes GPU 0
     check_config(config(tmp_path, trainers=two))
     assert Engine.local(trainers=2, shard_base=True).trainers == Trainers(count=2, shard_base=True)
+
+
+def test_without_a_gpu_nothing_sleeps_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("woodshed.engine.client.config.has_gpu", lambda: False)
+    engine = Engine.local(gpu_sharing="sleep", models={"judge": str(model_folder(tmp_path))})
+    policy = Policy(str(model_folder(tmp_path))).served()
+
+    with pytest.raises(ConfigError, match=r"gpu_sharing='sleep' \(models \['policy', 'judge'\]\) needs an NVIDIA GPU"):
+        engine._config([policy], tmp_path)
+
+
+def test_a_sleeping_engine_shares_every_model_by_turns_and_may_take_the_whole_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("woodshed.engine.client.config.has_gpu", lambda: True)
+    monkeypatch.setattr("woodshed.engine.client.config.gpu_ids", lambda: ("0", "1"))
+    policy = Policy(str(model_folder(tmp_path))).served().model_copy(update={"gpu_memory_fraction": 0.92})
+
+    asleep = Engine.local(gpu_sharing="sleep")._config([policy], tmp_path)
+    with pytest.raises(ConfigError, match=r"add up to 0\.92"):
+        Engine.local()._config([policy], tmp_path)
+    with pytest.raises(ConfigError, match=r"with one trainer, and trainers is 2"):
+        Engine.local(gpu_sharing="sleep", trainers=2)._config([policy], tmp_path)
+
+    assert [model.gpu_sharing for model in asleep.models] == ["sleep"]

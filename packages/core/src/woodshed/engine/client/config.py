@@ -21,6 +21,7 @@ _GGUF_MAGIC = b"GGUF"
 
 LoraRank = Literal[8, 16, 32, 64, 128, 256]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+GpuSharing = Literal["split", "sleep"]
 
 
 class ServedModel(Settings):
@@ -54,6 +55,9 @@ class ServedModel(Settings):
     """Memory for the KV cache in GiB on a machine without a GPU; None means enough for all calls, at most 4."""
     gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
     """Share of the GPU's memory that this model's vLLM takes when it starts; the trainer uses what is left."""
+    gpu_sharing: GpuSharing = "split"
+    """How vLLM and the trainer share a GPU. `split`: each has its part all the time. `sleep`: they take turns; vLLM's
+    weights wait in main memory while a step is taken, and its calls wait, too (docs/one_gpu.md)."""
     replicas: int = Field(default=1, ge=1, le=64)
     """How many vLLM servers serve the model, on this machine; a rollout stays on one (docs/replicas.md)."""
     tensor_parallel: int = Field(default=1, ge=1, le=64)
@@ -124,6 +128,7 @@ def check_config(config: EngineConfig) -> EngineConfig:
             f"host {config.host!r} is reachable from other machines and no api_key is set; "
             "set one, or listen on 127.0.0.1"
         )
+    check_sharing(config.models, config.trainers.count)
     check_split(config.models, len(gpu_ids()), config.trainers.count)
     home = config.home.expanduser().absolute()
     return config.model_copy(update={"home": home, "models": tuple(check_model(model) for model in config.models)})
@@ -140,6 +145,25 @@ def check_trainer(trainer: TrainerKind, load_in_4bit: bool) -> None:
         raise ConfigError(
             f"{setting} needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L); use trainer='auto' and "
             "load_in_4bit=False, or an engine on a machine with one: Engine.connect(url)"
+        )
+
+
+def check_sharing(models: Sequence[ServedModel], trainers: int = 1) -> None:
+    """Check that vLLM can sleep where it is to.
+
+    Raises:
+        ConfigError: A model is to sleep, and there is no NVIDIA GPU, or there are several trainers.
+    """
+    sleeping = [model.name for model in models if model.gpu_sharing == "sleep"]
+    if sleeping and not has_gpu():
+        raise ConfigError(
+            f"gpu_sharing='sleep' (models {sleeping}) needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L): "
+            "vLLM's CPU build cannot sleep. Leave gpu_sharing out; without a GPU nothing is shared"
+        )
+    if sleeping and trainers > 1:
+        raise ConfigError(
+            f"gpu_sharing='sleep' (models {sleeping}) takes turns with one trainer, and trainers is {trainers}: "
+            "use one, or gpu_sharing='split'"
         )
 
 
@@ -164,7 +188,8 @@ def check_split(models: Sequence[ServedModel], count: int = 1, trainers: int = 1
     shares = {name: model.gpu_memory_fraction for model in models for name in model.server_names()}
     for gpu in range(count):
         here = {name: share for name, share in shares.items() if gpu in placed[name]}
-        taken, limit = sum(here.values()), 0.9 if gpu < trainers and any(model.trainable for model in models) else 1.0
+        is_split = any(model.trainable and model.gpu_sharing == "split" for model in models)
+        taken, limit = sum(here.values()), 0.9 if gpu < trainers and is_split else 1.0
         if taken > limit + 1e-9:
             raise ConfigError(
                 f"the models' gpu_memory_fraction add up to {taken:g} "

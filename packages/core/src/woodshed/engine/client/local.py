@@ -23,7 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from woodshed.engine.client.client import EngineClient
-from woodshed.engine.client.config import LOOPBACK, EngineConfig, ServedModel, Trainers, check_config, to_models
+from woodshed.engine.client.config import (
+    LOOPBACK,
+    EngineConfig,
+    GpuSharing,
+    ServedModel,
+    Trainers,
+    check_config,
+    to_models,
+)
 from woodshed.engine.client.private_files import write_private
 from woodshed.engine.client.provision import engine_python
 from woodshed.engine.client.served import check_served
@@ -51,6 +59,7 @@ class LocalEngine:
     allowed_hosts: tuple[str, ...] = ()
     python: Path | None = None
     trainers: Trainers = field(default_factory=Trainers)
+    gpu_sharing: GpuSharing | None = None
 
     @asynccontextmanager
     async def running(
@@ -85,7 +94,7 @@ class LocalEngine:
                 following.cancel()
 
     def _config(self, models: Sequence[ServedModel], home: Path | None) -> EngineConfig:
-        served = {model.name: model for model in (*models, *self.models)}
+        served = {model.name: self._shared(model) for model in (*models, *self.models)}
         return check_config(
             EngineConfig(
                 home=self.home or home or Path("woodshed-engine"),
@@ -99,6 +108,9 @@ class LocalEngine:
                 parent_pid=os.getpid(),
             )
         )
+
+    def _shared(self, model: ServedModel) -> ServedModel:
+        return model if self.gpu_sharing is None else model.model_copy(update={"gpu_sharing": self.gpu_sharing})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +159,7 @@ class Engine:
         python: str | Path | None = None,
         trainers: int = 1,
         shard_base: bool = False,
+        gpu_sharing: GpuSharing | None = None,
     ) -> LocalEngine:
         """Return an engine that is started on this machine when a run needs it.
 
@@ -162,6 +175,8 @@ class Engine:
             python: Interpreter of the engine environment; the one that `woodshed engine install` made otherwise.
             trainers: Processes that share the work of each training step, with a GPU each where there are any.
             shard_base: Whether the base model is split over the trainers, because one card cannot hold it whole.
+            gpu_sharing: `ServedModel.gpu_sharing` of every model, the run's policy included: `sleep` fits larger models
+                and longer rollouts on a small GPU, `split` (the default) trains without interrupting calls.
 
         Raises:
             ConfigError: A setting cannot be used, such as 0 trainers.
@@ -175,6 +190,7 @@ class Engine:
             allowed_hosts=tuple(allowed_hosts),
             python=None if python is None else Path(python),
             trainers=Trainers(count=trainers, shard_base=shard_base),
+            gpu_sharing=gpu_sharing,
         )
 
     @staticmethod

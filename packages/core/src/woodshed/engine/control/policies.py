@@ -12,6 +12,7 @@ from woodshed.engine.gateway.counters import Counters
 from woodshed.engine.gateway.sessions import Sessions
 from woodshed.engine.gateway.upstream import Upstream
 from woodshed.engine.trainer import Trainer
+from woodshed.engine.vllm.gpu_turns import GpuTurns
 from woodshed.engine.vllm.lora_slots import LoraSlots
 from woodshed.errors import EngineError, PolicyLost
 from woodshed.types import OpenPolicy, PolicyState, StepReport, StepRequest
@@ -63,6 +64,9 @@ class Policies:
         self._home = home
         self._by_name: dict[str, ServedPolicy] = {}
         self._locks = {name: asyncio.Lock() for name in upstreams}
+        everyone = list(upstreams.values())
+        servers = [replica.server for upstream in everyone for replica in upstream.replicas]
+        self._turns = GpuTurns(servers, everyone[0].http)
 
     def all(self) -> tuple[ServedPolicy, ...]:
         """Return every open policy."""
@@ -125,12 +129,14 @@ class Policies:
             is_repeated = request.step_id in policy.state.steps
             rollouts = () if is_repeated else request.rollouts
             sessions = {r.rollout_id: self._sessions.sealed(r.rollout_id) for r in rollouts}
-            report = await policy.trainer.step(request, sessions)
+            async with self._turns.trainers():
+                report = await policy.trainer.step(request, sessions)
             if request.objective != "evaluate":
                 policy.add_step(report)
             version = policy.state.version
             if version != policy.slots.version:
-                await policy.slots.swap(version, policy.trainer.adapter_path(version))
+                async with self._turns.vllm():
+                    await policy.slots.swap(version, policy.trainer.adapter_path(version))
                 self._counters.serve(policy.opened.run_id, version)
                 if self._upstreams[name].model.replicas > 1:
                     report = report.model_copy(update={"metrics": report.metrics | policy.slots.swap_metrics()})
@@ -143,12 +149,15 @@ class Policies:
     async def _launch(self, request: OpenPolicy, slots: LoraSlots) -> ServedPolicy:
         """Start a trainer at the run's newest checkpoint and serve that checkpoint's adapter."""
         home = self._home / "policies" / request.name / request.run_id
-        path = self._upstreams[request.name].model.path
-        trainer = Trainer(path, home, request, trainers=self._trainers)
+        model = self._upstreams[request.name].model
+        leaves_gpu = model.gpu_sharing == "sleep"
+        trainer = Trainer(model.path, home, request, trainers=self._trainers, leaves_gpu=leaves_gpu)
         try:
-            state = await trainer.start()
+            async with self._turns.trainers():
+                state = await trainer.start()
             if state.version:
-                await slots.swap(state.version, trainer.adapter_path(state.version))
+                async with self._turns.vllm():
+                    await slots.swap(state.version, trainer.adapter_path(state.version))
         except BaseException:
             await trainer.close()
             raise

@@ -49,6 +49,8 @@ class Replica:
             return "given up"
         if not self.server.is_ready:
             return "starting"
+        if self.server.is_asleep:
+            return "asleep"
         if self.is_draining:
             return "draining"
         return "ready" if self._slots is None or self._slots.serves(self.server) else "left out"

@@ -57,7 +57,9 @@ class Trainer:
     and trains nothing. If they keep dying, the call raises `TrainError` with the last lines of their log.
     """
 
-    def __init__(self, model_path: str, home: Path, policy: OpenPolicy, *, trainers: Trainers = _ONE) -> None:
+    def __init__(
+        self, model_path: str, home: Path, policy: OpenPolicy, *, trainers: Trainers = _ONE, leaves_gpu: bool = False
+    ) -> None:
         """Prepare; nothing runs before `start`.
 
         Args:
@@ -65,12 +67,18 @@ class Trainer:
             home: Folder for this policy's checkpoints and the trainer's log; no other policy may use it.
             policy: Name, LoRA, optimizer, loss and seed.
             trainers: The processes that share the work of each step.
+            leaves_gpu: Whether the model is on the GPU only during a step, for vLLM to have the room in between.
         """
         self._trainers = trainers
         self._home = home
         self.log = home / "trainer.log"
         self._start = Start(
-            model_path=model_path, home=str(home), policy=policy, parent_pid=os.getpid(), shard_base=trainers.shard_base
+            model_path=model_path,
+            home=str(home),
+            policy=policy,
+            parent_pid=os.getpid(),
+            shard_base=trainers.shard_base,
+            leaves_gpu=leaves_gpu,
         )
         self._checkpoints = Checkpoints(home)
         self._process: asyncio.subprocess.Process | None = None

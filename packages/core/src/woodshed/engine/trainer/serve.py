@@ -26,11 +26,13 @@ def serve(read: Callable[[], bytes | None], send: Callable[[Answer], None], rank
     try:
         ranks.each(lambda: import_loader(start.policy))
         # transformers and PEFT, which these import, must be imported after Unsloth.
+        from woodshed.engine.trainer.gpu_turn import GpuTurn
         from woodshed.engine.trainer.memory import keep_freed_memory
         from woodshed.engine.trainer.policy_run import PolicyRun
 
         keep_freed_memory()
         run = PolicyRun(start, ranks)
+        turn = GpuTurn(run.policy.model, run.policy.device, leaves=start.leaves_gpu)
     except TrainError as error:
         answer(Refused(message=str(error)))
         return
@@ -38,10 +40,13 @@ def serve(read: Callable[[], bytes | None], send: Callable[[Answer], None], rank
     while (body := ranks.from_first(read)) is not None:
         message = QUESTIONS.validate_json(body)
         assert isinstance(message, Step)
+        result: Answer
         try:
-            answer(Stepped(report=run.step(message)))
+            with turn.taken():
+                result = Stepped(report=run.step(message))
         except TrainError as error:
-            answer(Refused(message=str(error), drift=isinstance(error, DriftError)))
+            result = Refused(message=str(error), drift=isinstance(error, DriftError))
+        answer(result)
         # Anything else ends this process: the parent starts it again from the newest checkpoint.
 
 

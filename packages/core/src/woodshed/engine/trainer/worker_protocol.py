@@ -26,6 +26,8 @@ class Start(Record):
     policy: OpenPolicy
     parent_pid: int
     shard_base: bool = False
+    leaves_gpu: bool = False
+    """Whether the model is on the GPU only during a step."""
 
 
 class Step(Record):

@@ -27,7 +27,7 @@ def fork_server_environment(models: int, *, gpu: bool) -> dict[str, str]:
     """Return the environment variables that must be set before vLLM is imported."""
     common = {
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "DO_NOT_TRACK": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         # The gateway keeps its connections open. A server that closes an idle one may do so just as a call is sent on
@@ -37,7 +37,9 @@ def fork_server_environment(models: int, *, gpu: bool) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if gpu:
-        return common
+        # Its kernels are compiled during a first call, by a compiler that many machines lack, and a call whose
+        # log-probabilities are recorded cannot use them.
+        return common | {"VLLM_USE_FLASHINFER_SAMPLER": os.environ.get("VLLM_USE_FLASHINFER_SAMPLER", "0")}
     # Scheduler and worker in one process: no message queue between them, and 0.6 GB less memory.
     return common | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -54,7 +56,8 @@ def server_environment(model: ServedModel, key: str) -> dict[str, str]:
     They are sent to it through a pipe, so that `key`, which its port asks for, is in no list of processes.
     """
     # The name in `patches.door`, which is imported only inside vLLM.
-    return {"WOODSHED_VLLM_KEY": key} | ({} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"})
+    sleeps = {"VLLM_SERVER_DEV_MODE": "1"} if model.gpu_sharing == "sleep" else {}  # opens `/sleep` and `/wake_up`
+    return {"WOODSHED_VLLM_KEY": key} | sleeps | ({} if model.is_hub_name() else {"HF_HUB_OFFLINE": "1"})
 
 
 def visible_devices(models: Sequence[ServedModel], ids: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -141,6 +144,7 @@ def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
     if gpu:
         return [
             *arguments,
+            *(("--enable-sleep-mode",) if model.gpu_sharing == "sleep" else ()),
             *("--gpu-memory-utilization", str(model.gpu_memory_fraction)),
             *("--tensor-parallel-size", str(model.tensor_parallel)),
         ]

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from woodshed.engine.vllm import patches
 from woodshed.engine.vllm.processes import die_with_parent, kill_group
 
 _PRELOAD = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.structured_output.backend_xgrammar")
@@ -140,15 +141,12 @@ def _import_vllm() -> Callable[[], None]:
     warnings.simplefilter("ignore")
     platform = importlib.import_module("vllm.platforms").current_platform
     on_cpu = bool(platform.is_cpu())
-    if on_cpu:
+    if on_cpu and "VLLM_WORKER_MULTIPROC_METHOD" not in os.environ:
         _fork_instead_of_spawn()
     for name in (*_PRELOAD, *(_PRELOAD_CPU if on_cpu else ())):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    for name in ("token_texts", "sampled_logprobs", "prompt_tokens"):
-        importlib.import_module(f"woodshed.engine.vllm.patches.{name}").install()
-    if on_cpu:
-        importlib.import_module("woodshed.engine.vllm.patches.lora_cpu").install()
+    patches.install()
     run: Callable[[], None] = importlib.import_module("vllm.entrypoints.launchers.api_server.entry").main
     # Each process dies with the one that forked it, however that ends. Not if a thread forked it: the kernel would then
     # send the signal at the end of the thread.

@@ -46,6 +46,8 @@ class ModelServer:
         """Run after each start and before the first call, to load the LoRA again."""
         self.fault: EngineError | None = None
         self._up = asyncio.Event()
+        self._awake = asyncio.Event()
+        self._awake.set()
         self._deaths: list[float] = []
 
     @property
@@ -64,7 +66,9 @@ class ModelServer:
         Raises:
             EngineError: The server was given up.
         """
-        await self._up.wait()
+        while not (self._up.is_set() and self._awake.is_set()):
+            await self._up.wait()
+            await self._awake.wait()
         if self.fault is not None:
             raise self.fault
 
@@ -78,6 +82,23 @@ class ModelServer:
         while self.is_alive_since(generation) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         return not self.is_alive_since(generation)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it is a trainer's turn on the GPU."""
+        return not self._awake.is_set()
+
+    async def awake(self) -> None:
+        """Wait until it is vLLM's turn on the GPU (`gpu_turns`)."""
+        await self._awake.wait()
+
+    def mark_asleep(self) -> None:
+        """Make calls wait until vLLM is awake; those that it is answering wait in vLLM itself."""
+        self._awake.clear()
+
+    def mark_awake(self) -> None:
+        """Let calls be sent again."""
+        self._awake.set()
 
     def mark_up(self) -> None:
         """Let calls be sent."""

@@ -116,7 +116,8 @@ class ServerLoras:
             return any(card["id"] == lora.name for card in (await reply.json())["data"])
 
     async def _unload(self, lora: LoraVersion) -> None:
-        with suppress(aiohttp.ClientError, TimeoutError):
+        with suppress(aiohttp.ClientError, TimeoutError, EngineError):
+            await self.server.ready()  # while it sleeps, the memory of its slots is not there
             async with self._post("unload", {"lora_name": lora.name}) as reply:
                 await reply.read()
 

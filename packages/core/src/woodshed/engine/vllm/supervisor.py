@@ -21,6 +21,7 @@ from woodshed.engine.client.private_files import write_private
 from woodshed.engine.vllm import command
 from woodshed.engine.vllm.first_calls import tail, until_answering, warm_up
 from woodshed.engine.vllm.model_server import ModelServer
+from woodshed.engine.vllm.patch_check import check_patches
 from woodshed.engine.vllm.processes import free_port, kill_group
 from woodshed.errors import EngineError
 
@@ -189,6 +190,7 @@ class Supervisor:
 
     async def _launch(self, server: ModelServer) -> None:
         """Start one server, send it first calls and let others through."""
+        await server.awake()
         model, name, began = server.model, server.name, time.monotonic()
         port, server.key = free_port(), secrets.token_urlsafe(32)
         started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -205,6 +207,11 @@ class Supervisor:
         await until_answering(server, pid, self._http)
         if server.prepare is not None:
             await server.prepare()
+        try:
+            await check_patches(server, self._http, self._progress)
+        except EngineError:
+            self._command(stop=name, hard=True)
+            raise
         await warm_up(server, self._http)
         server.generation += 1
         server.is_started = True

@@ -11,10 +11,12 @@ from typing import Any
 
 from woodshed.engine.client.client import EngineClient
 from woodshed.engine.client.local import ConnectedEngine, LocalEngine
+from woodshed.engine.client.machine import machine
 from woodshed.errors import CheckError, WoodshedError
 from woodshed.rewards.base import Reward
 from woodshed.training.config import Policy
 from woodshed.training.doctor.finding import Finding, failed, guarded, warned
+from woodshed.training.doctor.gpu import check_gpu
 from woodshed.training.doctor.judge import check_judge
 from woodshed.training.doctor.machine import check_disk, check_memory, check_versions
 from woodshed.training.doctor.serving import check_endpoints, check_template, check_tool_parser
@@ -45,10 +47,10 @@ async def examine_policy(
     thorough: bool = True,
 ) -> None:
     """Check an open policy and its engine; the policy is not changed."""
-    machine, place = await client.machine(), await client.adapter(policy)
-    on_finding(check_versions(machine))
-    on_finding(check_memory(machine))
-    on_finding(check_disk(machine, place.size_mb))
+    on, place = await client.machine(), await client.adapter(policy)
+    on_finding(check_versions(on))
+    on_finding(check_memory(on))
+    on_finding(check_disk(on, place.size_mb))
     serving = await _examine_serving(client, policy, on_finding)
     calling = check_tool_calls(client, policy, sampling, serving, thorough=thorough)
     on_finding(await guarded("tool calls", calling, _ENGINE_LOG))
@@ -107,6 +109,9 @@ async def examine_run(
 ) -> None:
     """Run all checks of a policy, its engine and its judge; a local engine is started in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="woodshed-doctor-") as home:
+        # Before the engine starts: then vLLM's part is not free any more.
+        if isinstance(engine, LocalEngine) and (gpus := (await asyncio.to_thread(machine, Path(home))).gpus):
+            on_finding(check_gpu(policy, gpus, engine.gpu_sharing or "split"))
         try:
             async with engine.running([policy.served()], home=Path(home), progress=progress) as client:
                 await _examine_all(client, policy, reward, limits, on_finding)

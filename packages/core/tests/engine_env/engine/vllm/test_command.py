@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from woodshed.engine.client.config import ServedModel, check_model
-from woodshed.engine.vllm.command import command_line, dtype_for
+from woodshed.engine.vllm.command import command_line, dtype_for, fork_server_environment, server_environment
 from woodshed.errors import ConfigError
 
 
@@ -73,3 +73,22 @@ def test_a_parser_of_ours_comes_with_its_plugin(tmp_path: Path, parser: str, plu
 
     assert line[line.index("--tool-call-parser") + 1] == parser
     assert [line[k + 1] for k, argument in enumerate(line) if argument == "--tool-parser-plugin"] == plugin
+
+
+def test_on_a_gpu_vllm_starts_without_flashinfer_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER", raising=False)
+    default = fork_server_environment(1, gpu=True)
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+
+    assert default["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert fork_server_environment(1, gpu=True)["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+
+
+def test_a_model_that_sleeps_is_started_so_and_no_other_opens_vllms_inner_endpoints(tmp_path: Path) -> None:
+    split = ServedModel(name="policy", path=folder(tmp_path, "bfloat16"), trainable=True)
+    sleep = split.model_copy(update={"gpu_sharing": "sleep"})
+    lines = [command_line(model, 8000, gpu=True) for model in (split, sleep)]
+    environments = [server_environment(model, "key") for model in (split, sleep)]
+
+    assert ["--enable-sleep-mode" in line for line in lines] == [False, True]
+    assert ["VLLM_SERVER_DEV_MODE" in environment for environment in environments] == [False, True]

@@ -14,6 +14,8 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
+from woodshed.engine.vllm.patches.replace import replace_function
+
 
 class RunwiseLora(PunicaWrapperCPU):
     """vLLM's wrapper, with one matrix product for each run of tokens that share an adapter."""
@@ -53,4 +55,4 @@ class RunwiseLora(PunicaWrapperCPU):
 def install() -> None:
     """Make vLLM use `RunwiseLora`: a platform names its LoRA implementation in `get_punica_wrapper`."""
     name = f"{RunwiseLora.__module__}.{RunwiseLora.__qualname__}"
-    type(current_platform).get_punica_wrapper = classmethod(lambda _: name)
+    replace_function(type(current_platform), "get_punica_wrapper", lambda _: lambda cls: name)

@@ -20,6 +20,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.utils.mistral import is_mistral_tokenizer
 
 from woodshed.engine.vllm.patches.continuation import Fork, Messages, RecordedTurn, continue_turn
+from woodshed.engine.vllm.patches.replace import replace_function
 
 HISTORY = "woodshed_history"
 """Key of `kv_transfer_params` under which the gateway sends the turns, longest first."""
@@ -27,6 +28,8 @@ CONTINUED = b"x-woodshed-continued"
 """Response header: index of the turn that was continued."""
 FORK = b"x-woodshed-fork"
 """Response header: why the first turn was not continued (`ForkReason`)."""
+HOOKED = b"x-woodshed-hooked"
+"""Response header: turns were sent and this hook has seen them. Without it, vLLM renders chats by another way."""
 
 _Preprocess = Callable[..., Awaitable[Any]]
 _fork_headers: ContextVar[dict[bytes, bytes]] = ContextVar("fork_headers")
@@ -35,7 +38,7 @@ _fork_headers: ContextVar[dict[bytes, bytes]] = ContextVar("fork_headers")
 
 def install() -> None:
     """Replace vLLM's rendering of a chat by one that tries the recorded tokens first."""
-    OnlineRenderer.preprocess_chat = _hooked(OnlineRenderer.preprocess_chat)
+    replace_function(OnlineRenderer, "preprocess_chat", _hooked)
 
 
 class ForkHeaders:
@@ -59,18 +62,19 @@ class ForkHeaders:
 
 
 def _hooked(original: _Preprocess) -> _Preprocess:
-    async def preprocess_chat(online: Any, request: Any, messages: list[Any], **options: Any) -> Any:
+    async def preprocess_chat(self: Any, request: Any, messages: list[Any], **options: Any) -> Any:
         transfer = getattr(request, "kv_transfer_params", None)
         if isinstance(transfer, dict) and HISTORY in transfer:
             history, headers = transfer.pop(HISTORY), _fork_headers.get({})
+            headers[HOOKED] = b"1"
             messages = [_plain(message) for message in messages]
-            chat = _Chat(online, request, options)
+            chat = _Chat(self, request, options)
             # In the thread in which vLLM renders and tokenizes; it does not see the ContextVar, so `headers` is passed.
             token_ids = await asyncio.get_running_loop().run_in_executor(
-                online.renderer._executor, chat.prompt_ids, messages, history, headers
+                self.renderer._executor, chat.prompt_ids, messages, history, headers
             )
             request.kv_transfer_params = None if token_ids is None else {"prompt_token_ids": token_ids}
-        return await original(online, request, messages, **options)
+        return await original(self, request, messages, **options)
 
     return preprocess_chat
 

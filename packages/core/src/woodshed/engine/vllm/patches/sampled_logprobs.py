@@ -1,9 +1,13 @@
-"""A short path to the log-probability of the sampled token; runs inside vLLM's own process and nowhere else.
+"""A short path to the log-probability of the sampled token; runs inside vLLM's own processes and nowhere else.
 
 Every recorded call requests it. vLLM builds a table of the most probable tokens for each step, ranks the sampled one in
 it, and wraps each number in objects that are validated and serialized one by one. Where only the sampled token was
 requested, the numbers are the same without that work. A caller that does not need the tokens' texts
 (`return_tokens_as_token_ids`) gets one plain list, `logprobs.sampled`.
+
+Where what runs: `gather_logprobs` in the worker, `slice_request` in the engine core, the rest in the server. vLLM's
+second model runner, the one on a GPU (`vllm/v1/worker/gpu`), does not call `gather_logprobs`: where only the sampled
+token was requested, its `compute_topk_scores` builds no table either, and what it returns has the same form.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 from vllm.v1.sample.sampler import Sampler
 from vllm.v1.serial_utils import MsgpackDecoder
 
+from woodshed.engine.vllm.patches.replace import replace_function
+from woodshed.errors import EngineError
+
 _NOTHING = np.empty(0)
 _LOWEST = -9999.0
 """What vLLM writes in place of minus infinity, which JSON does not have."""
@@ -28,12 +35,11 @@ _LOWEST = -9999.0
 
 def install() -> None:
     """Put the short paths in front of vLLM's own."""
-    Sampler.gather_logprobs = staticmethod(_gather(Sampler.gather_logprobs))
-    LogprobsLists.slice_request = _slice(LogprobsLists.slice_request)
-    MsgpackDecoder._decode_ndarray = _decode(MsgpackDecoder._decode_ndarray)
-    processor = engine_logprobs.LogprobsProcessor
-    processor._update_sample_logprobs = _update(processor._update_sample_logprobs)
-    OpenAIServingChat._create_chat_logprobs = _create(OpenAIServingChat._create_chat_logprobs)
+    replace_function(Sampler, "gather_logprobs", _gather)
+    replace_function(LogprobsLists, "slice_request", _slice)
+    replace_function(MsgpackDecoder, "_decode_ndarray", _decode)
+    replace_function(engine_logprobs.LogprobsProcessor, "_update_sample_logprobs", _update)
+    replace_function(OpenAIServingChat, "_create_chat_logprobs", _create)
 
 
 def _gather(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,21 +66,27 @@ def _slice(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _decode(original: Callable[..., Any]) -> Callable[..., Any]:
-    def decode_ndarray(self: Any, sent: Any) -> Any:
-        if sent is None:
+    def decode_ndarray(self: Any, arr: Any) -> Any:
+        if arr is None:
             return _NOTHING
-        return np.array(sent) if len(sent) == 2 else original(self, sent)
+        return np.array(arr) if len(arr) == 2 else original(self, arr)
 
     return decode_ndarray
 
 
 def _update(original: Callable[..., None]) -> Callable[..., None]:
-    def update(self: Any, lists: Any) -> None:
+    def update(self: Any, logprobs_lists: Any) -> None:
+        lists = logprobs_lists
         if self.num_logprobs != 0 or self.tokenizer is None or not isinstance(self.logprobs, list):
             original(self, lists)
             return
         if lists.logprobs is _NOTHING:
             steps: Iterable[Sequence[float]] = [lists.logprob_token_ids.tolist()]
+        elif lists.logprobs.shape == (1, 1):
+            raise EngineError(
+                "vLLM's engine core sends a sampled token's log-probability the long way: `slice_request` is not "
+                "patched in its process"
+            )
         else:
             # The sampled token comes first; others in its row were requested by other calls of the batch.
             steps = zip(lists.logprob_token_ids[:, 0].tolist(), lists.logprobs[:, 0].tolist(), strict=True)

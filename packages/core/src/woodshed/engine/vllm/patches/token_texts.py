@@ -11,10 +11,12 @@ from typing import Any
 
 import vllm.v1.engine.logprobs as logprobs
 
+from woodshed.engine.vllm.patches.replace import replace_function
+
 
 def install() -> None:
     """Put the cache in front of vLLM's own lookup."""
-    logprobs.convert_ids_list_to_tokens = cached(logprobs.convert_ids_list_to_tokens)
+    replace_function(logprobs, "convert_ids_list_to_tokens", cached)
 
 
 def cached(look_up: Callable[[Any, list[int]], list[str]]) -> Callable[[Any, list[int]], list[str]]:

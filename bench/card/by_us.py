@@ -1,0 +1,63 @@
+"""Steps of woodshed's trainer, with the model loaded by PEFT or by Unsloth."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from cases import ALPHA, RANK, make_model
+from ours import batch_of
+from published import Published
+from shapes import Attempt
+
+from woodshed.engine.trainer import loader
+from woodshed.engine.trainer.policy import LoraPolicy
+from woodshed.engine.trainer.step import StepRunner
+from woodshed.types import LoraSettings, LossSettings, OpenPolicy
+
+
+class _Given:
+    """A model that is there already, in the place of one that is read from a folder."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def from_pretrained(self, *_: Any, **__: Any) -> Any:
+        return self.model
+
+
+def steps(
+    shape: Published, attempts: list[Attempt], device: str, _checkpoint: bool, *, unsloth: bool
+) -> Iterator[dict[str, Any]]:
+    """Take a step for each figure that is asked for; it checkpoints by itself where memory is short."""
+    # The log-probabilities are invented, so the drift from them means nothing.
+    settings = OpenPolicy(
+        name="bench",
+        lora=LoraSettings(rank=RANK, alpha=ALPHA),
+        loss=LossSettings(preset="dapo", drift_warn=1e9, drift_stop=1e9),
+        trainer="unsloth" if unsloth else "peft",
+    )
+    loader.faster_dtype = lambda kind: torch.bfloat16  # type: ignore[assignment]
+    model = make_model(shape, device, torch.bfloat16)
+    if unsloth:
+        from by_trl import tokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            tokenizer(shape.vocabulary).save_pretrained(folder)
+            del model
+            torch.cuda.empty_cache()
+            runner = StepRunner(LoraPolicy(folder, settings))
+    else:
+        loader.AutoModelForCausalLM = _Given(model)
+        runner = StepRunner(LoraPolicy("given", settings))
+    batch = batch_of(attempts, len(attempts))
+    while True:
+        metrics = runner.take(batch, 0)
+        note = f"mode {runner.mode}" + (", checkpointed" if metrics["checkpointed"] else "")
+        yield {
+            "note": note, "rows": runner.mode == "rows", "predicted_mb": metrics["peak_step_predicted_mb"],
+            "taken_mb": metrics["peak_step_mb"],
+        }  # fmt: skip
