@@ -35,7 +35,7 @@ TROUBLESHOOTING = "docs/troubleshooting.md"
 
 
 class WoodshedError(Exception):
-    """Root of every deliberate error of woodshed. A note with its section of the documentation follows its traceback."""
+    """Root of every deliberate error of woodshed. A note with its section of the docs follows its traceback."""
 
     def __init__(self, *args: object) -> None:
         """Note where the documentation speaks of it."""
