@@ -51,27 +51,27 @@ class Measured:
     client_s: float
 
 
-def forecast(replicas: int, *, grow: bool) -> Forecast:
-    """Return what the model says; with `grow`, the batch of a step grows with the replicas."""
-    factor = replicas if grow else 1
-    load = replace(WORKLOAD, groups=WORKLOAD.groups * factor, max_concurrency=WORKLOAD.max_concurrency * factor)
-    if grow and replicas >= 100:
-        load = replace(load, steps=5)
+def forecast(replicas: int, *, batch: int, trainers: int) -> Forecast:
+    """Return what the model says of a batch, and a trainer, that are so many times as large."""
+    load = replace(
+        WORKLOAD, groups=WORKLOAD.groups * batch, max_concurrency=WORKLOAD.max_concurrency * batch,
+        judge_at_once=WORKLOAD.judge_at_once * batch, trained_tokens_per_s=WORKLOAD.trained_tokens_per_s * trainers,
+        steps=WORKLOAD.steps if replicas < 30 else 6,
+    )  # fmt: skip
     return Training(replicas, RATES, load).forecast()
 
 
-def print_forecasts(counts: list[int], *, grow: bool) -> None:
-    print(f"\n{'the batch grows with the replicas' if grow else 'a batch of 64 rollouts, whatever the replicas'}\n")
-    print(
-        "| replicas | rollouts/h | replicas idle | gateway | store | judge | trainer | swap | bottleneck | staleness |"
-    )
+def print_forecasts(counts: list[int], what: str, *, batch: bool, trainers: bool) -> None:
+    print(f"\n{what}\n")
+    print("| replicas | rollouts/h | replicas idle | gateway | store | judge | trainer | swap | limit | staleness |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for count in counts:
-        one = forecast(count, grow=grow)
+        one = forecast(count, batch=count if batch else 1, trainers=count if trainers else 1)
         parts = " | ".join(f"{one.busy[name]:.0%}" for name in ("gateway", "store", "judge", "trainer", "swap"))
         print(
             f"| {count} | {one.rollouts_per_hour:,.0f} | {one.idle:.0%} | {parts} | {one.bottleneck} | "
-            f"{one.staleness:.2f} |"
+            f"{one.staleness:.2f} |",
+            flush=True,
         )
 
 
@@ -164,8 +164,10 @@ def main() -> None:
     if asked.check:
         check(asked.most, asked.json)
         return
-    print_forecasts([1, 2, 3, 5, 10, 30, 100, 300, 1000], grow=False)
-    print_forecasts([1, 2, 3, 5, 10, 30, 100, 300, 1000], grow=True)
+    counts = [1, 2, 3, 5, 10, 30, 100, 300, 1000]
+    print_forecasts(counts, "64 rollouts a step, whatever the replicas", batch=False, trainers=False)
+    print_forecasts(counts, "64 rollouts a step for each replica, one trainer", batch=True, trainers=False)
+    print_forecasts(counts, "64 rollouts a step and a trainer for each replica", batch=True, trainers=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -54,10 +55,10 @@ class Replica:
 
     def __init__(self, host: Host, rates: Rates) -> None:
         self._env, self._host, self._rates = host.env, host, rates
-        self._left: dict[simpy.Event, float] = {}
-        self._at = 0.0
-        self._speed = 0.0
-        self._plan = 0
+        self._ends: list[tuple[float, int, simpy.Event]] = []
+        """Of each call in flight: the tokens that every call will have got by its end, so far all alike."""
+        self._got = self._at = self._speed = 0.0
+        self._plans = self._calls = 0
         self.seats = simpy.Resource(host.env, rates.max_num_seqs)
         self.busy_s = 0.0
         self.rollouts = 0
@@ -70,7 +71,8 @@ class Replica:
             yield self._env.timeout(self._rates.per_call_s)
             done = self._env.event()
             self._advance()
-            self._left[done] = tokens
+            self._calls += 1
+            heapq.heappush(self._ends, (self._got + tokens, self._calls, done))
             self._host.changed(self, True)
             self.settle()
             yield done
@@ -78,29 +80,25 @@ class Replica:
     def settle(self) -> None:
         """Count what was done since the last change, and plan the next end of a call."""
         self._advance()
-        for event in [event for event, left in self._left.items() if left <= 1e-9]:
-            del self._left[event]
-            event.succeed()
-        if not self._left:
+        while self._ends and self._ends[0][0] <= self._got + 1e-6:
+            heapq.heappop(self._ends)[2].succeed()
+        if not self._ends:
             self._host.changed(self, False)
             return
-        calls = len(self._left)
-        whole = self._rates.tokens_per_s * calls / (calls + self._rates.half_at)
-        self._speed = whole / calls * self._host.share()
-        self._plan += 1
-        self._env.process(self._next(self._plan, min(self._left.values()) / self._speed))
+        calls = len(self._ends)
+        self._speed = self._rates.tokens_per_s / (calls + self._rates.half_at) * self._host.share()
+        self._plans += 1
+        self._env.process(self._next(self._plans, (self._ends[0][0] - self._got) / self._speed))
 
     def _advance(self) -> None:
-        passed = self._env.now - self._at
-        self._at = self._env.now
-        if self._left:
+        passed, self._at = self._env.now - self._at, self._env.now
+        if self._ends:
             self.busy_s += passed
-            for event in self._left:
-                self._left[event] -= passed * self._speed
+            self._got += passed * self._speed
 
     def _next(self, plan: int, seconds: float) -> Generator[simpy.Event, Any, None]:
         yield self._env.timeout(seconds)
-        if plan == self._plan:
+        if plan == self._plans:
             self.settle()
 
 
