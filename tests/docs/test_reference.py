@@ -61,9 +61,13 @@ def figures_of_the_trainer() -> set[str]:
     """Return the names that the trainer's source writes into a step's metrics; it needs torch to be imported."""
     trainer = ROOT / "packages/core/src/woodshed/engine/trainer"
     written = {
-        "step.py": ("take", "_sizes", "_memory", "_staleness"), "policy.py": ("update",), "drift.py": ("metrics",),
-        "memory.py": ("figures",), "../../training/doctor/drift_probe.py": ("drift_by_probe",),
-    }  # fmt: skip
+        "step.py": ("take", "_sizes", "_memory", "_staleness"),
+        "policy.py": ("update",),
+        "drift.py": ("metrics",),
+        "memory.py": ("figures",),
+        "../vllm/lora_slots.py": ("swap_metrics",),
+        "../../training/doctor/drift_probe.py": ("drift_by_probe",),
+    }
     names = set()
     for file, functions in written.items():
         found = [n for n in ast.walk(ast.parse((trainer / file).read_text())) if getattr(n, "name", None) in functions]
