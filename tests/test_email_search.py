@@ -55,7 +55,7 @@ async def finish(running: Any) -> None:
 
 
 def one_of_each_kind(example: SimpleNamespace) -> list[Any]:
-    return list({q.kind: q for q in example.make_archive.held_out()}.values())
+    return list({q.kind: q for q in example.make_archive.held_out(count=1000)}.values())
 
 
 def arguments_of(reply: Reply) -> dict[str, Any]:
@@ -136,6 +136,7 @@ def test_a_run_without_errors_passes_in_each_framework(example: SimpleNamespace,
         assert example.truth.is_right(trajectory, question), (question, trajectory.tool_calls)
         assert example.truth.how_right(trajectory, question) == 1.0
         assert len(trajectory.calls) == len(steps)  # nothing is asked after the answer
+    assert len(one_of_each_kind(example)) == 8
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -29,7 +29,7 @@ SAID = {
     "tutorial_mcp": ("get_delivery - ", "held out", "step 1: score", "tool calls"),
     "real_model": ("assistant: {'name': ", "step 1/1", "held-out success", "adapter_model", ".gguf"),
 }
-SMALL = 'FRAMEWORK, TALKS, STEPS, QUESTIONS, SEED = "langgraph", 8, 1, 4, 0'
+SMALL = 'FRAMEWORK, TALKS, STEPS, QUESTIONS, SEED = "langgraph", 40, 1, 8, 0'
 """The real model's parameters in a test: minutes instead of a quarter of an hour."""
 
 
