@@ -21,14 +21,22 @@ from woodshed.engine.trainer.supervised import evaluation
 from woodshed.engine.trainer.worker_protocol import Start, Step
 from woodshed.errors import TrainError
 from woodshed.loss.presets import PRESETS
-from woodshed.types import LossSettings, OpenPolicy, OptimizerSettings
+from woodshed.types import LossSettings, OpenPolicy, OptimizerSettings, SealedSession
 
 Found = dict[str, Any]
+
+
+def _two_agents(name: str, *turns: list[int]) -> SealedSession:
+    """Return a rollout of a planner and a helper, whose rows share nothing and so may go to two ranks."""
+    planner, helper = (session(f"{name}/{k}", [k] * 20, [turn]) for k, turn in zip((9, 90), turns, strict=True))
+    return SealedSession(rollout_id=name, calls=(*planner.calls, *helper.calls))
+
 
 _UNEVEN = {
     **group("a", size=5, turns=3),
     **group("b", size=2, prompt=90, length=9),
     **group("c", size=1, prompt=3, turns=1),
+    **{f"m{k}": _two_agents(f"m{k}", [30 + k, 31, 32], [40 + k, 41, 42, 43]) for k in range(3)},
     "w": session("w", [7, 8, 9], [[10, 11], [12, 13]], sampling={"temperature": 0.6}),
 }
 """Trees of very different sizes, one of them of a single row."""
