@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/README.md"), *ROOT.glob("examples/**/*.md")]
 )
-_FRAGMENTS = {"README.md": {2: "a crew that is left out"}}
-"""Page without comments → number of a Python block → why it isn't run."""
+_FRAGMENTS = {"class SupportCrew: ...": "the crew is left out"}
+"""Part of a block of the README → why that block isn't run."""
 _DIRECTIVE = re.compile(r"<!--\s*(setup|ends with (?P<error>\w+)|not run):(?P<text>.*?)-->", re.DOTALL)
 
 
@@ -55,11 +55,12 @@ def blocks(page: Path) -> list[Block]:
             language = token.info.split()[0] if token.info.strip() else ""
             found.append(Block(language=language, text=token.content, line=token.map[0] + 2, **pending))
             pending = {}
-    fragments = _FRAGMENTS.get(str(page.relative_to(ROOT)), {}) if page.is_relative_to(ROOT) else {}
-    python = [number for number, block in enumerate(found) if block.language == "python"]
-    for nth, why in fragments.items():
-        found[python[nth]] = replace(found[python[nth]], not_run=why)
-    return found
+    return [replace(b, not_run=why) if (why := _fragment(page, b)) else b for b in found]
+
+
+def _fragment(page: Path, block: Block) -> str | None:
+    parts = _FRAGMENTS.items() if page.resolve() == ROOT / "README.md" else ()
+    return next((why for part, why in parts if part in block.text), None)
 
 
 def sentences(page: Path) -> list[str]:
