@@ -8,6 +8,7 @@ which is before a policy is opened, and a step plans with what is left (`memory.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from woodshed.engine.trainer.backend import choose_loader
 from woodshed.engine.trainer.precision import faster_dtype
 from woodshed.errors import TrainError
 from woodshed.types import LoraSettings, OpenPolicy
+
+_log = logging.getLogger("woodshed.trainer")
 
 
 def load_with_lora(
@@ -31,6 +34,7 @@ def load_with_lora(
         TrainError: The model cannot be loaded, its LoRA does not fit, or Unsloth is needed and cannot run here.
     """
     loader = choose_loader(settings, cuda=device.type == "cuda")
+    _log.info("%r is loaded by %s", settings.name, loader)
     load = _by_unsloth if loader == "unsloth" else _by_peft
     return load(model_path, settings, device, dtype or faster_dtype(device.type))
 

@@ -52,6 +52,7 @@ class Supervisor:
         ids = gpu_ids()
         self._gpu = bool(ids)
         self._devices = command.visible_devices(models, ids)
+        self._starting_on: dict[str, asyncio.Lock] = {}
         self._fork_server: asyncio.subprocess.Process | None = None
         self._starting: dict[str, asyncio.Future[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -190,21 +191,10 @@ class Supervisor:
 
     async def _launch(self, server: ModelServer) -> None:
         """Start one server, send it first calls and let others through."""
-        await server.awake()
-        model, name, began = server.model, server.name, time.monotonic()
-        port, server.key = free_port(), secrets.token_urlsafe(32)
-        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._starting[name] = started
-        self._command(
-            start=name,
-            argv=command.command_line(model, port, gpu=self._gpu),
-            env=command.server_environment(model, server.key) | self._devices.get(name, {}),
-            log=str(server.log),
-        )
-        self._progress(f"starting vLLM for {name!r}: loading {model.path}")
-        pid = await started
-        server.url = f"http://127.0.0.1:{port}"
-        await until_answering(server, pid, self._http)
+        name = server.name
+        async with self._alone_on_gpu(name):
+            began = time.monotonic()
+            await self._start(server)
         if server.prepare is not None:
             await server.prepare()
         try:
@@ -218,6 +208,34 @@ class Supervisor:
         server.mark_up()
         self._write_servers_file()
         self._progress(f"{name!r} is ready after {time.monotonic() - began:.0f} s")
+
+    async def _start(self, server: ModelServer) -> None:
+        """Start one server and wait until it answers."""
+        await server.awake()
+        model, name = server.model, server.name
+        port, server.key = free_port(), secrets.token_urlsafe(32)
+        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._starting[name] = started
+        self._command(
+            start=name,
+            argv=command.command_line(model, port, gpu=self._gpu),
+            env=command.server_environment(model, server.key) | self._devices.get(name, {}),
+            log=str(server.log),
+        )
+        self._progress(f"starting vLLM for {name!r}: loading {model.path}")
+        pid = await started
+        server.url = f"http://127.0.0.1:{port}"
+        await until_answering(server, pid, self._http)
+
+    def _alone_on_gpu(self, name: str) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Return what lets one server at a time start on a GPU.
+
+        vLLM measures the memory of its card as it starts. It would count as its own what another takes meanwhile, and
+        refuses to start where another gives some back.
+        """
+        if not self._gpu:
+            return contextlib.nullcontext()
+        return self._starting_on.setdefault(str(self._devices.get(name)), asyncio.Lock())
 
     async def _watch(self) -> None:
         """Kill a server that is alive but no longer answers; it is then restarted."""
