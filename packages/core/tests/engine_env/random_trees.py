@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+from woodshed.engine.trainer.attention.decoder import Checkpointed
 from woodshed.engine.trainer.forward import ForwardMode, TrainingRow, forward_logprobs, micro_batches
 from woodshed.tokens import Row
 
@@ -67,7 +68,7 @@ def worth(rollout_of_M: Tensor, token_M: Tensor) -> Tensor:
 
 
 def packed(
-    of: Any, rows: Rows, mode: ForwardMode, budget: int, checkpointed: bool = False, device: torch.device = CPU
+    of: Any, rows: Rows, mode: ForwardMode, budget: int, checkpointed: Checkpointed = False, device: torch.device = CPU
 ) -> tuple[list[float], Tensor]:
     """Return sorted log-probabilities with their rollouts, and the gradient."""
     of.zero_grad()

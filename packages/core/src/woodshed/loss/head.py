@@ -49,6 +49,20 @@ def token_logprobs(
     return logprobs_M, entropy_P if entropy else None
 
 
+def head_bytes(pairs: int, vocabulary: int, dtype: torch.dtype, device: str, *, entropy: bool = False) -> int:
+    """Return the bytes that `token_logprobs` needs for its logits, while it runs.
+
+    Args:
+        pairs: P.
+        vocabulary: V.
+        dtype: That of the head's matrix; in half precision the chunk's logits are held in fp32 beside a copy in it.
+        device: Type of the device, `cpu` or `cuda`.
+        entropy: Whether the entropies are computed, too.
+    """
+    rows = min(pairs, max(1, _CHUNK_LOGITS[device] // vocabulary))
+    return rows * vocabulary * (4 + (0 if dtype == torch.float32 else dtype.itemsize) + (4 if entropy else 0))
+
+
 class _ChunkedHead(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -76,6 +90,7 @@ class _ChunkedHead(torch.autograd.Function):
             top_P = logits_PV.amax(-1)
             if not with_gradient and not entropy:
                 log_sum_P[chunk] = logits_PV.logsumexp(-1)
+                del logits_PV
                 continue
             p_PV = torch.softmax(logits_PV, -1) if entropy else torch.softmax(logits_PV, -1, out=logits_PV)
             # The largest probability is 1 / Σ exp(logit - largest logit).
@@ -86,8 +101,9 @@ class _ChunkedHead(torch.autograd.Function):
                 mean_logit_P = torch.linalg.vecdot(p_PV, logits_PV)
                 entropy_P[chunk] = log_sum_P[chunk] - mean_logit_P
                 if with_gradient:  # ∇ entropy = -Σ p (logit - mean logit) W
-                    weighted_PV = p_PV.mul_(logits_PV.sub_(mean_logit_P[:, None]))
-                    entropy_PD[chunk] = linear(weighted_PV.neg_().to(weight_VD.dtype), weight_VD.t())
+                    p_PV.mul_(logits_PV.sub_(mean_logit_P[:, None])).neg_()
+                    entropy_PD[chunk] = linear(p_PV.to(weight_VD.dtype), weight_VD.t())
+            del logits_PV, p_PV  # or the next chunk's would be made beside them
         if with_gradient:
             ctx.save_for_backward(weight_VD, temperature_P, pair_of_M, token_M, mean_PD, entropy_PD)
         return picked_M - log_sum_P[pair_of_M], entropy_P

@@ -13,15 +13,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from woodshed.engine.trainer.attention.decoder import head_weight, predicting_states
+from woodshed.engine.trainer.attention.decoder import Checkpointed, head_weight, predicting_states
 from woodshed.engine.trainer.attention.tree import Kernel, TreePlan
 from woodshed.loss.head import token_logprobs
 from woodshed.tokens import Pack, Row, pack_rows
 
 ForwardMode = Literal["tree", "flex", "dense", "rows"]
 """How rows go through the model. `tree`: shared prefixes once, with flash attention along the trie. `flex`: the same by
-FlexAttention, on a GPU. `dense`: shared prefixes once, with a mask over every pair of positions. `rows`: each row on its
-own, padded."""
+FlexAttention, on a GPU. `dense`: shared prefixes once, with a mask over every pair of positions. `rows`: each row on
+its own, padded."""
 ALONG_A_TREE: tuple[ForwardMode, ...] = ("tree", "flex")
 """Modes that run woodshed's own decoder."""
 
@@ -89,7 +89,7 @@ def micro_batches(
 
 
 def forward_logprobs(
-    model: Any, batch: MicroBatch, mode: ForwardMode, *, entropy: bool = False, checkpointed: bool = False
+    model: Any, batch: MicroBatch, mode: ForwardMode, *, entropy: bool = False, checkpointed: Checkpointed = False
 ) -> TokenLogprobs:
     """Return the log-probabilities (M) of the micro-batch's trained tokens, with gradient to the LoRA.
 
@@ -98,7 +98,8 @@ def forward_logprobs(
         batch: What `micro_batches` made for the same `mode`.
         mode: How the rows go through the model.
         entropy: Whether to return the entropies (M) too.
-        checkpointed: Whether to keep only each layer's input and run it again in the backward pass (along a tree only).
+        checkpointed: Whether to keep only each layer's input, and its attention if `selective`, and run it again in the
+            backward pass (along a tree only).
     """
     if mode in ALONG_A_TREE:
         return _forward_tree(model, batch, entropy=entropy, checkpointed=checkpointed)
@@ -122,7 +123,7 @@ def forward_logprobs(
     return TokenLogprobs(logprobs_M=logprobs_M, entropies_M=entropies_M)
 
 
-def _forward_tree(model: Any, batch: MicroBatch, *, entropy: bool, checkpointed: bool) -> TokenLogprobs:
+def _forward_tree(model: Any, batch: MicroBatch, *, entropy: bool, checkpointed: Checkpointed) -> TokenLogprobs:
     assert batch.plan is not None, "a micro-batch of padded rows has no tree"
     last = batch.plan.only(batch.columns.tolist())
     states = predicting_states(

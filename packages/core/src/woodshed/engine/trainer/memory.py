@@ -11,13 +11,24 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from woodshed.engine.client.machine import available_memory
-from woodshed.engine.trainer.forward import ForwardMode, MicroBatch, forward_logprobs, micro_batches
-from woodshed.engine.trainer.forward_mode import probe_rows
+from woodshed.engine.trainer.attention.decoder import Checkpointed
+from woodshed.engine.trainer.forward import ForwardMode, MicroBatch, forward_logprobs
+from woodshed.engine.trainer.transients import (
+    PeakOf,
+    Sizes,
+    Transients,
+    gathered_keys,
+    peak_on_gpu,
+    probe_batch,
+    transients,
+)
 
 _USABLE_SHARE = 0.7
 """Share of the free memory that a step may plan with; the engine's other processes grow too."""
 _BACKWARD_FACTOR = 1.25
 """Peak of the backward pass, relative to what the forward pass kept for it."""
+_LOG_SUM_BYTES = 4
+"""Bytes of a log-sum, of which attention keeps one for each query and head."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 """glibc's `mallopt` parameters (https://man7.org/linux/man-pages/man3/mallopt.3.html)."""
 _MMAP_FROM_BYTES, _MAX_MMAPS = 2**18, 2**16
@@ -25,26 +36,55 @@ _MMAP_FROM_BYTES, _MAX_MMAPS = 2**18, 2**16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryModel:
-    """Bytes that a forward pass keeps for its backward pass, measured on a few random rows."""
+    """Bytes that a step needs, measured on a few random rows: kept for the backward pass, or only for a moment.
+
+    On a GPU (`transients`) both are counted. On a CPU what the process takes beyond what is kept depends on the
+    system's allocator, and is a share of it.
+    """
 
     per_token: float
+    """Kept for the backward pass, for each position."""
     per_token_checkpointed: float
+    """The same where layers run twice."""
+    per_token_selective: float
+    """The same where layers but not their attention run twice."""
     per_pair: float
-    """For each (position, temperature) pair that predicts a token."""
+    """Kept for each (position, temperature) pair that predicts a token."""
+    transients: Transients | None = None
 
-    def predicted(self, batch: MicroBatch, *, checkpointed: bool) -> float:
+    def predicted(self, batch: MicroBatch, *, checkpointed: Checkpointed) -> float:
         """Return the bytes that a micro-batch needs at its peak, without the model's weights."""
-        per_token = self.per_token_checkpointed if checkpointed else self.per_token
-        return _BACKWARD_FACTOR * (batch.input_ids_BN.numel() * per_token + len(batch.logit_row_P) * self.per_pair)
+        positions, pairs = batch.input_ids_BN.numel(), len(batch.logit_row_P)
+        if self.transients is None:
+            return _BACKWARD_FACTOR * (positions * self._per_token(checkpointed) + pairs * self.per_pair)
+        sizes = Sizes(positions=positions, pairs=pairs, gathered=gathered_keys(batch.plan))
+        return self.transients.peak((self._per_token(checkpointed), self.per_pair), sizes, checkpointed)
 
-    def max_positions(self, available: float, *, checkpointed: bool) -> int:
+    def max_positions(self, available: float, *, checkpointed: Checkpointed) -> int:
         """Return how many positions fit into `available` bytes if each predicts a token."""
-        per_token = self.per_token_checkpointed if checkpointed else self.per_token
-        return int(available / (_BACKWARD_FACTOR * (per_token + self.per_pair)))
+        if self.transients is None:
+            return int(available / (_BACKWARD_FACTOR * (self._per_token(checkpointed) + self.per_pair)))
+        return self.transients.max_positions(available, (self._per_token(checkpointed), self.per_pair), checkpointed)
+
+    def _per_token(self, checkpointed: Checkpointed) -> float:
+        if checkpointed == "selective":
+            return self.per_token_selective
+        return self.per_token_checkpointed if checkpointed else self.per_token
 
 
-def memory_model(model: Any, vocabulary: int, mode: ForwardMode, device: torch.device) -> MemoryModel:
-    """Measure what this model keeps, on rows of two lengths and with two numbers of predicting positions."""
+def memory_model(
+    model: Any, vocabulary: int, mode: ForwardMode, device: torch.device, peak_of: PeakOf | None = None
+) -> MemoryModel:
+    """Measure what this model keeps, on rows of two lengths and with two numbers of predicting positions.
+
+    Args:
+        model: A PEFT model around a causal language model.
+        vocabulary: Size of its vocabulary.
+        mode: How rows go through it.
+        device: Where it lies.
+        peak_of: Runs a function and returns the most bytes in use meanwhile beyond those before; None for the device's
+            own count, which a CPU does not have.
+    """
     short, long, sparse = (
         _bytes_kept(model, vocabulary, mode, device, tokens, predicting)
         for tokens, predicting in ((64, 64), (128, 128), (128, 64))
@@ -53,11 +93,29 @@ def memory_model(model: Any, vocabulary: int, mode: ForwardMode, device: torch.d
     per_pair = max(0.0, (long - sparse) / 64)
     per_token = max(1.0, (long - short) / 64 - per_pair)
     # A checkpointed layer keeps its input, and one layer at a time is run again.
-    states = layers * model.config.hidden_size * next(model.parameters()).element_size()
+    size = next(model.parameters()).element_size()
+    states = layers * model.config.hidden_size * size
+    again = states + per_token / layers
+    heads = int(getattr(model.config, "num_attention_heads", 1))
+    head_size = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
+    attention = layers * heads * (head_size * size + _LOG_SUM_BYTES)
+    measure = peak_of or (peak_on_gpu if device.type == "cuda" else None)
+    if measure is None:
+        return MemoryModel(
+            per_token=per_token,
+            per_token_checkpointed=min(per_token, again),
+            per_token_selective=min(per_token, again + attention),
+            per_pair=per_pair,
+        )
+    # The layer that is run again is no longer kept when the head holds its logits: it is measured with the transients.
+    kept: dict[Checkpointed, float] = {False: per_token, True: states, "selective": states + attention}
+    ways = [way for way in kept if not way or mode == "tree" or (mode == "flex" and way is True)]
     return MemoryModel(
         per_token=per_token,
-        per_token_checkpointed=min(per_token, states + per_token / layers),
+        per_token_checkpointed=states,
+        per_token_selective=states + attention,
         per_pair=per_pair,
+        transients=transients(model, vocabulary, mode, device, {way: kept[way] for way in ways}, per_pair, measure),
     )
 
 
@@ -73,10 +131,7 @@ def _bytes_kept(
             saved[address] = tensor
         return tensor
 
-    (row,) = probe_rows(vocabulary, shared=tokens, own=(0,))
-    trained = (False,) * (tokens - predicting + 1) + (True,) * (predicting - 1)
-    partly_trained = type(row)(row=_with_trained(row.row, trained), rollout=0, advantages=row.advantages)
-    (batch,) = micro_batches([partly_trained], token_budget=tokens, mode=mode, device=device)
+    batch = probe_batch(vocabulary, mode, device, tokens, predicting)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         logprobs_M = forward_logprobs(model, batch, mode).logprobs_M
     total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
@@ -88,13 +143,6 @@ def _local(weight: Any) -> torch.Tensor:
     """Return a weight, or this rank's share of one that is split over ranks (`sharding`)."""
     local: torch.Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
     return local
-
-
-def _with_trained(row: Any, trained: tuple[bool, ...]) -> Any:
-    return type(row)(
-        token_ids=row.token_ids, trained=trained, logprobs=row.logprobs, weight_versions=row.weight_versions,
-        temperatures=row.temperatures, call_ids=row.call_ids,
-    )  # fmt: skip
 
 
 def available_bytes(device: torch.device) -> float:

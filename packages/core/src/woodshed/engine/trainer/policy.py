@@ -47,12 +47,15 @@ class LoraPolicy:
         # Evaluation mode: dropout in the trainer would make its log-probabilities differ from the engine's.
         self.model.eval()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        # One kernel for all parameters; on a CPU torch's choice.
+        self._fused = True if self.device.type == "cuda" else None
         optimizer = settings.optimizer
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=optimizer.learning_rate,
             betas=optimizer.betas,
             weight_decay=optimizer.weight_decay,
+            fused=self._fused,
         )
 
     def _loaded(self, model_path: str, dtype: torch.dtype) -> Any:
@@ -127,9 +130,13 @@ class LoraPolicy:
         return buffer.getvalue()
 
     def _take_state(self, state: dict[str, Any]) -> None:
+        for group in state["optimizer"]["param_groups"]:  # the current settings and device, not those saved
+            group.update(
+                betas=self.settings.optimizer.betas,
+                weight_decay=self.settings.optimizer.weight_decay,
+                fused=self._fused,
+            )
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # the current settings, not those saved
-            group.update(betas=self.settings.optimizer.betas, weight_decay=self.settings.optimizer.weight_decay)
         _set_random_state(state["random"])
 
 

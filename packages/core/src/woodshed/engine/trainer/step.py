@@ -13,6 +13,7 @@ from operator import add
 import torch
 from torch import Tensor
 
+from woodshed.engine.trainer.attention.decoder import Checkpointed
 from woodshed.engine.trainer.batch import TrainedRollout, TrainingBatch
 from woodshed.engine.trainer.drift import Drift
 from woodshed.engine.trainer.forward import ALONG_A_TREE, MicroBatch, TrainingRow, forward_logprobs, micro_batches
@@ -70,7 +71,7 @@ class StepRunner:
         self.token_budget = TOKEN_BUDGET[self.mode]
         if self.mode not in ALONG_A_TREE:
             self.token_budget = max(1, min(self.token_budget, _MAX_LOGITS // self.vocabulary))
-        self.checkpointed = False
+        self.checkpointed: Checkpointed = False
         self._may_race = self.mode == "tree" and policy.device.type == "cuda"
         self.log_ratios: LogRatios | None = None
         """Those of the last policy-gradient step."""
@@ -123,12 +124,13 @@ class StepRunner:
             shares = deal_rows([training_row.row.token_ids for training_row in rows], self.ranks.count)
             rows = [rows[k] for k in shares[self.ranks.rank]]
         available = min(self.ranks.gather(self._available))
-        max_positions = self.memory.max_positions(available, checkpointed=False)
-        self.checkpointed = self.mode in ALONG_A_TREE and max_positions < max(
-            longest, min(_MIN_PACK, self.token_budget)
-        )
+        wanted = max(longest, min(_MIN_PACK, self.token_budget))
+        for way in self._ways_to_fit():
+            self.checkpointed = way
+            max_positions = self.memory.max_positions(available, checkpointed=self.checkpointed)
+            if max_positions >= wanted:
+                break
         if self.checkpointed:
-            max_positions = self.memory.max_positions(available, checkpointed=True)
             return_freed_memory()
         budget = max(1, min(self.token_budget, max_positions))
         parts = self._packed(rows, budget)
@@ -139,6 +141,14 @@ class StepRunner:
         longest_part = max((part.input_ids_BN.numel() for part in parts), default=0)
         torch.set_num_threads(threads_worth(longest_part, self._parameters, self._threads))
         return parts
+
+    def _ways_to_fit(self) -> tuple[Checkpointed, ...]:
+        """Return what a step may run twice, the fastest first."""
+        if self.mode not in ALONG_A_TREE:
+            return (False,)
+        # FlexAttention is compiled, and a CPU's tiles are many: neither can be kept as one result.
+        keeps_attention = self.mode == "tree" and self.policy.device.type == "cuda"
+        return (False, "selective", True) if keeps_attention else (False, True)
 
     def _packed(self, rows: list[TrainingRow], budget: int) -> list[MicroBatch]:
         parts = micro_batches(rows, token_budget=budget, mode=self.mode, device=self.policy.device)
@@ -241,7 +251,7 @@ class StepRunner:
         figures = {
             **self._peak.figures(),
             "peak_step_predicted_mb": predicted / 2**20,
-            "checkpointed": float(self.checkpointed),
+            "checkpointed": float(bool(self.checkpointed)),
         }
         if figures["peak_step_mb"] > 1.5 * figures["peak_step_predicted_mb"] + 256:
             _log.warning(

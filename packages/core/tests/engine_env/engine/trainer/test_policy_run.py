@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny_trainer import POLICY, SESSIONS, numbered, request
 
 from woodshed.engine.trainer import Trainer
+from woodshed.engine.trainer.policy import LoraPolicy
 from woodshed.engine.trainer.policy_run import PolicyRun
 from woodshed.engine.trainer.worker_protocol import Start, Step
 from woodshed.errors import TrainError
@@ -154,3 +155,16 @@ def test_other_lora_settings_than_the_checkpoint_are_refused(model_path: str, tm
 def test_lora_targets_that_the_model_lacks_are_named(model_path: str, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match=r"LoRA targets \['nope'\] do not fit"):
         run(model_path, tmp_path, OpenPolicy(name="p", lora=LoraSettings(targets=("nope",))))
+
+
+def test_checkpoint_of_a_gpu_goes_on_with_the_optimizer_of_this_device(model_path: str, tmp_path: Path) -> None:
+    first = LoraPolicy(model_path, POLICY)
+    first.save(tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for saved in state["optimizer"]["param_groups"]:
+        saved["fused"] = True
+    torch.save(state, tmp_path / "state.pt")
+    second = LoraPolicy(model_path, POLICY)
+    second.load(tmp_path)
+
+    assert {group["fused"] for group in second.optimizer.param_groups} == {None}

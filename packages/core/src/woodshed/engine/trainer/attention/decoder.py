@@ -9,18 +9,23 @@ the MLP, V vocabulary size, H attention heads, K key and value heads, E head siz
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from woodshed.engine.trainer.attention.kernels import gated_silu, lora_linear, rms_norm, rotary
+from woodshed.engine.trainer.attention.path_attention import attention_operators
 from woodshed.engine.trainer.attention.tree import TreePlan, tree_attention
 
 ALONG_TREE = "run_along_tree"
 """Method that a layer has instead of `run_layer` where its weights must be gathered first (`sharding`)."""
+
+Checkpointed = bool | Literal["selective"]
+"""Whether layers run again in their backward pass, keeping only their inputs; `selective` keeps their attention, too,
+which is then computed once (over paths only)."""
 
 
 def predicting_states(
@@ -30,7 +35,7 @@ def predicting_states(
     plan: TreePlan,
     last: TreePlan,
     *,
-    checkpointed: bool = False,
+    checkpointed: Checkpointed = False,
 ) -> Tensor:
     """Return the last hidden states, Q x D, of the queries of `last`.
 
@@ -40,7 +45,8 @@ def predicting_states(
         position_ids_N: Position of each token in its row(s).
         plan: Which positions attend to which.
         last: The plan of the last layer, whose queries are only the positions that predict a token.
-        checkpointed: Whether to keep only each layer's input and run the layer again in its backward pass.
+        checkpointed: Whether to keep only each layer's input, and its attention if `selective`, and run the layer
+            again in its backward pass.
     """
     body = _causal(model).model
     states_ND = body.embed_tokens(input_ids_N)
@@ -51,10 +57,15 @@ def predicting_states(
     return _norm(body.norm, _run(final, states_ND, angles, last, False))
 
 
-def run_layer(layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan, checkpointed: bool) -> Tensor:
+def run_layer(
+    layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan, checkpointed: Checkpointed
+) -> Tensor:
     """Return a layer's output, for the queries of `plan`."""
     if checkpointed and torch.is_grad_enabled():
-        out: Tensor = checkpoint(_layer, layer, states_ND, angles, plan, use_reentrant=False, preserve_rng_state=False)
+        keep = {"context_fn": _keeping_attention} if checkpointed == "selective" else {}
+        out: Tensor = checkpoint(
+            _layer, layer, states_ND, angles, plan, use_reentrant=False, preserve_rng_state=False, **keep
+        )
         return out
     return _layer(layer, states_ND, angles, plan)
 
@@ -66,6 +77,11 @@ def decoder_layers(model: Any) -> list[Any]:
         AttributeError: It keeps them elsewhere.
     """
     return list(_causal(model).model.layers)
+
+
+def _keeping_attention() -> Any:
+    """Return the contexts in which a layer runs twice, its attention once."""
+    return create_selective_checkpoint_contexts(attention_operators())
 
 
 def head_weight(model: Any) -> Tensor:

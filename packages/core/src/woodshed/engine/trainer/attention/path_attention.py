@@ -10,11 +10,13 @@ Shapes as in `path_plan`, and H attention heads, K key and value heads, E head s
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +39,9 @@ class Lengths:
     key_starts: Tensor
     max_queries: int
     max_keys: int
+
+
+Pair = tuple[Tensor, Tensor]
 
 
 class PathIndex(NamedTuple):
@@ -128,7 +133,7 @@ class _PathAttention(torch.autograd.Function):
     ) -> Tensor:
         kernel = _kernel(query_QHE.is_cuda)
         parts = [
-            kernel.forward(_expanded(query, at), *_gathered(at, key_NKE, value_NKE), at.lengths, scale)
+            kernel.forward(_expanded(query, at), _gathered(at, key_NKE, value_NKE), at.lengths, scale)
             for query, at in zip(_by_call(query_QHE, indices), indices, strict=True)
         ]
         ctx.save_for_backward(query_QHE, key_NKE, value_NKE, *(x for part in parts for x in part))
@@ -148,7 +153,7 @@ class _PathAttention(torch.autograd.Function):
         for number, (query, to_out, at) in enumerate(by_call):
             out_THE, log_sum = saved[2 * number : 2 * number + 2]
             to_query_THE, *to_gathered = kernel.backward(
-                _expanded(to_out, at), _expanded(query, at), *_gathered(at, key_NKE, value_NKE), out_THE, log_sum,
+                _expanded(to_out, at), _expanded(query, at), _gathered(at, key_NKE, value_NKE), (out_THE, log_sum),
                 at.lengths, ctx.scale,
             )  # fmt: skip
             to_queries.append(_picked(to_query_THE, at))
@@ -164,8 +169,10 @@ def _by_call(x_QHE: Tensor, indices: Sequence[PathIndex]) -> tuple[Tensor, ...]:
     return x_QHE.split([at.queries for at in indices])
 
 
-def _gathered(at: PathIndex, *tensors: Tensor) -> tuple[Tensor, ...]:
-    return tensors if at.key_U is None else tuple(x.index_select(0, at.key_U) for x in tensors)
+def _gathered(at: PathIndex, key_NKE: Tensor, value_NKE: Tensor) -> tuple[Tensor, Tensor]:
+    if at.key_U is None:
+        return key_NKE, value_NKE
+    return key_NKE.index_select(0, at.key_U), value_NKE.index_select(0, at.key_U)
 
 
 def _expanded(x_QHE: Tensor, at: PathIndex) -> Tensor:
@@ -195,8 +202,9 @@ class _OnGpu:
         # Its autograd would keep the gathered keys, so its backward pass is called by itself.
         self._backward = torch.ops.torch_attn._varlen_attn_backward
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, at: Lengths, scale: float) -> tuple[Tensor, Tensor]:
+    def forward(self, query: Tensor, gathered: Pair, at: Lengths, scale: float) -> Pair:
         """Return the output and the log-sums of a call's sequences."""
+        key, value = gathered
         out, log_sum = self._forward(
             query, key, value, at.query_starts, at.key_starts, at.max_queries, at.max_keys,
             return_aux=self._want, scale=scale, window_size=_CAUSAL, enable_gqa=query.shape[1] != key.shape[1],
@@ -204,13 +212,12 @@ class _OnGpu:
         return out, log_sum
 
     def backward(
-        self, to_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, at: Lengths,
-        scale: float,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        self, to_out: Tensor, query: Tensor, gathered: Pair, result: Pair, at: Lengths, scale: float
+    ) -> tuple[Tensor, ...]:
         """Return the gradients to queries, keys and values."""
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device)
         gradients: tuple[Tensor, ...] = self._backward(
-            to_out, query, key, value, out, log_sum, at.query_starts, at.key_starts, at.max_queries, at.max_keys, True,
+            to_out, query, *gathered, *result, at.query_starts, at.key_starts, at.max_queries, at.max_keys, True,
             no_dropout, scale, list(_CAUSAL),
         )  # fmt: skip
         return gradients
@@ -219,37 +226,87 @@ class _OnGpu:
 class _OnCpu:
     """The same contract by plain products, one sequence after the other, in any precision."""
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, at: Lengths, scale: float) -> tuple[Tensor, Tensor]:
+    def forward(self, query: Tensor, gathered: Pair, at: Lengths, scale: float) -> Pair:
         """Return the output (T x H x E) and the log-sums (H x T) of a call's sequences."""
-        parts = [
-            _attended(query[q], key[k], value[k], scale)
-            for q, k in zip(_slices(at.query_starts), _slices(at.key_starts), strict=True)
-        ]
-        return torch.cat([out for out, _ in parts]), torch.cat([log_sum for _, log_sum in parts], -1)
+        out, log_sum = _on_cpu(query, *gathered, at.query_starts, at.key_starts, scale)
+        return out, log_sum
 
     def backward(
-        self, to_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, at: Lengths,
-        scale: float,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        self, to_out: Tensor, query: Tensor, gathered: Pair, result: Pair, at: Lengths, scale: float
+    ) -> tuple[Tensor, ...]:
         """Return the gradients to queries, keys and values."""
-        with torch.enable_grad():
-            inputs = tuple(x.detach().requires_grad_() for x in (query, key, value))
-            again, _ = self.forward(*inputs, at, scale)
-        return torch.autograd.grad(again, inputs, to_out)
+        return tuple(_on_cpu_backward(to_out, query, *gathered, *result, at.query_starts, at.key_starts, scale))
+
+
+def _sequences(
+    query: Tensor, key: Tensor, value: Tensor, query_starts: Tensor, key_starts: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    parts = [
+        _attended(query[q], key[k], value[k], scale)
+        for q, k in zip(_slices(query_starts), _slices(key_starts), strict=True)
+    ]
+    return torch.cat([out for out, _ in parts]), torch.cat([log_sum for _, log_sum in parts], -1)
+
+
+def _sequences_backward(
+    to_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, query_starts: Tensor,
+    key_starts: Tensor, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    parts = [
+        _attended_backward(to_out[q], query[q], key[k], value[k], out[q], log_sum[:, q], scale)
+        for q, k in zip(_slices(query_starts), _slices(key_starts), strict=True)
+    ]
+    to_query, to_key, to_value = (torch.cat(of) for of in zip(*parts, strict=True))
+    return to_query, to_key, to_value
+
+
+# Operators of their own, as the GPU's are: what a checkpointed layer keeps is chosen by operator.
+_on_cpu: Any = torch.library.custom_op("woodshed::path_attention_on_cpu", _sequences, mutates_args=())
+_on_cpu_backward: Any = torch.library.custom_op(
+    "woodshed::path_attention_on_cpu_backward", _sequences_backward, mutates_args=()
+)
 
 
 def _slices(starts: Tensor) -> list[slice]:
-    edges = starts.tolist()
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(starts.tolist())]
+
+
+def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Return one sequence's scores (H x queries x keys), causal from the bottom right."""
+    queries, keys = len(query), len(key)
+    sees = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    scores = torch.einsum("qhe,khe->hqk", query, key.repeat_interleave(query.shape[1] // key.shape[1], 1)) * scale
+    return scores.masked_fill(~sees, -torch.inf)
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Return one sequence's attention, causal from the bottom right, and the log-sums of its scores (H x queries)."""
-    queries, keys, shared = len(query), len(key), query.shape[1] // key.shape[1]
-    sees = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-    scores = torch.einsum("qhe,khe->hqk", query, key.repeat_interleave(shared, 1)) * scale
-    scores = scores.masked_fill(~sees, -torch.inf)
-    return torch.einsum("hqk,khe->qhe", scores.softmax(-1), value.repeat_interleave(shared, 1)), scores.logsumexp(-1)
+    """Return one sequence's attention, and the log-sums of its scores (H x queries)."""
+    scores = _scores(query, key, scale)
+    wide = value.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    return torch.einsum("hqk,khe->qhe", scores.softmax(-1), wide), scores.logsumexp(-1)
+
+
+def _attended_backward(
+    to_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return one sequence's gradients to queries, keys and values."""
+    shared = query.shape[1] // key.shape[1]
+    weights = (_scores(query, key, scale) - log_sum[..., None]).exp()
+    to_weights = torch.einsum("qhe,khe->hqk", to_out, value.repeat_interleave(shared, 1))
+    to_scores = weights * (to_weights - (to_out * out).sum(-1).t()[..., None]) * scale
+    to_query = torch.einsum("hqk,khe->qhe", to_scores, key.repeat_interleave(shared, 1))
+    to_key, to_value = torch.einsum("hqk,qhe->khe", to_scores, query), torch.einsum("hqk,qhe->khe", weights, to_out)
+    heads = (-1, shared)
+    return to_query, to_key.unflatten(1, heads).sum(2), to_value.unflatten(1, heads).sum(2)
+
+
+def attention_operators() -> list[Any]:
+    """Return the operators of both kernels, as far as this torch has them."""
+    operators = [torch.ops.woodshed.path_attention_on_cpu.default]
+    if importlib.util.find_spec("torch.nn.attention.varlen") is not None:
+        importlib.import_module("torch.nn.attention.varlen")
+        operators.append(torch.ops.torch_attn._varlen_attn.default)
+    return operators
 
 
 @cache

@@ -3,9 +3,9 @@
 All descendants of a segment follow it in one contiguous run. So the segment attends to itself causally, and that whole
 run attends to it without any mask. On a CPU (`tiles`) these are flash-attention calls (arXiv:2205.14135) on plain
 views, planned by `attention_plan`; the results for one query are joined by their log-sum-exp, as flash attention joins
-its own blocks. No key is copied for siblings and nothing is padded. On a GPU (`paths`) a run from a fork to a leaf is one
-sequence of variable-length flash attention over the keys of its path (`path_plan`, `path_attention`), or (`flex`) the
-same rule, k <= q < below(k), is a block mask of FlexAttention (arXiv:2412.05496).
+its own blocks. No key is copied for siblings and nothing is padded. On a GPU (`paths`) a run from a fork to a leaf
+is one sequence of variable-length flash attention over the keys of its path (`path_plan`, `path_attention`), or
+(`flex`) the same rule, k <= q < below(k), is a block mask of FlexAttention (arXiv:2412.05496).
 
 Shapes: N positions (the keys), Q queries (the positions whose attention is computed), H attention heads, K key and
 value heads, E head size. Q = N in all layers but the last.
