@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from woodshed.engine.client.adapter_files import NEEDED
-from woodshed.types import AdapterFiles, Imported, StepReport, StepRequest, StoredFile
+from woodshed.types import AdapterFiles, Imported, OpenPolicy, PolicyState, StepReport, StepRequest, StoredFile
 
 FILE = b"{}"
+SLOW = "the trainer's forward mode is 'rows', not the fastest one"
 
 
 class SftEngine:
@@ -28,8 +29,9 @@ class SftEngine:
     async def running(self, *_: Any, **__: Any) -> AsyncIterator[SftEngine]:
         yield self
 
-    async def open_policy(self, policy: Any) -> None:
-        """Nothing is kept of it."""
+    async def open_policy(self, policy: OpenPolicy) -> PolicyState:
+        """Nothing is kept of it; its trainer warns of what is slow."""
+        return PolicyState(name=policy.name, version=self.version, warnings=(SLOW,))
 
     async def import_session(self, example: Any) -> Imported:
         return Imported(rollout_id=example.rollout_id, tokens=10)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sft_engine import SftEngine, conversations
+from sft_engine import SLOW, SftEngine, conversations
 
 import woodshed
 
@@ -38,6 +38,10 @@ def test_an_sft_whose_on_step_raised_goes_on_behind_that_step(tmp_path: Path) ->
 
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert len(engine.steps) == len(set(engine.steps)) == 4
+
+
+def test_what_the_trainer_warns_of_is_in_the_summary_once(tmp_path: Path) -> None:
+    assert tune(tmp_path, SftEngine()).summary.warnings == (SLOW,)
 
 
 @pytest.mark.parametrize(
