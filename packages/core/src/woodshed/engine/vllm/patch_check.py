@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import aiohttp
@@ -21,8 +20,11 @@ async def check_patches(server: ModelServer, http: aiohttp.ClientSession, progre
     Raises:
         EngineError: vLLM failed the call, or a patch has no effect.
     """
-    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+    try:
         await _check(server, http, progress)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        progress(f"{server.name!r} gave no answer to its first call, so vLLM's patches were not tried ({reason})")
 
 
 async def _check(server: ModelServer, http: aiohttp.ClientSession, progress: Callable[[str], None]) -> None:

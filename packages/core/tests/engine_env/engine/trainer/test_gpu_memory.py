@@ -14,11 +14,9 @@ from live_bytes import peak_of
 from random_trees import ARCHITECTURES, model, one_at_a_time, packed, tree
 from tiny_trainer import group, request, save_model
 
-from woodshed.engine.trainer import forward
 from woodshed.engine.trainer import step as step_module
 from woodshed.engine.trainer.attention import path_attention
 from woodshed.engine.trainer.attention.decoder import Checkpointed
-from woodshed.engine.trainer.attention.tree import TreePlan
 from woodshed.engine.trainer.batch import build_batch
 from woodshed.engine.trainer.memory import memory_model
 from woodshed.engine.trainer.policy import LoraPolicy
@@ -33,18 +31,6 @@ BATCHES = {
     "many short answers": lambda v: group("a", size=40, prompt=500, turns=1, length=12, vocabulary=v),
     "one long rollout": lambda v: group("a", size=1, prompt=900, turns=1, length=30, vocabulary=v),
 }
-
-
-@pytest.fixture
-def over_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run models with the GPU's plan."""
-    plan = forward._plan
-
-    def planned(*given: Any) -> TreePlan:
-        made = plan(*given)
-        return TreePlan(segments=made.segments, device=made.device, kernel="paths")
-
-    monkeypatch.setattr(forward, "_plan", planned)
 
 
 def runner(folder: Path, vocabulary: int, dtype: torch.dtype) -> StepRunner:

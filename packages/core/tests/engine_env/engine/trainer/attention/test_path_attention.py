@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from random_trees import ARCHITECTURES, CPU, model, one_at_a_time, packed, tree
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from woodshed.engine.trainer import forward
 from woodshed.engine.trainer.attention import path_attention as path_module
 from woodshed.engine.trainer.attention import path_plan
 from woodshed.engine.trainer.attention.path_plan import plan_paths
@@ -73,18 +71,6 @@ def test_attention_over_paths_is_attention_under_the_mask(
 
     assert (found - plain).abs().max() < 1e-12
     assert all((a - b).abs().max() < 1e-11 for a, b in zip(ours, theirs, strict=True))
-
-
-@pytest.fixture
-def over_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run whole models with the GPU's plan."""
-    plan = forward._plan
-
-    def planned(*given: Any) -> TreePlan:
-        made = plan(*given)
-        return TreePlan(segments=made.segments, device=made.device, kernel="paths")
-
-    monkeypatch.setattr(forward, "_plan", planned)
 
 
 @pytest.mark.usefixtures("over_paths")
