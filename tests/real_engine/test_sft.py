@@ -109,9 +109,10 @@ async def test_a_runs_best_rollouts_are_learnt_and_the_next_run_starts_from_them
     run = await woodshed.train_async(replace(practice(engine, tmp_path, policy, group_size=2), reward=apart))
 
     figures, before, after = warmed.summary, source.summary.success_before, run.summary.success_before
-    print(f"\nheld-out loss {figures.held_out_before:.3f} -> {figures.held_out_after:.3f}, success {before} -> {after}")
-    assert figures.held_out_after is not None and figures.held_out_before is not None
-    assert figures.held_out_after < figures.held_out_before
+    print(f"\nloss {figures.loss_first:.4f} -> {figures.loss_last:.4f}, success {before} -> {after}")
+    # Four rollouts of a policy that was sure of them already: which way their loss goes is chance.
+    assert figures.held_out > 0
+    assert figures.loss_last < figures.loss_first / 2
     assert before is not None and after is not None and after > before + 0.2
     store = RunStore(run.folder)
     sampled = [t for s in train_scenarios()[::8] for k in range(2) if (t := store.trajectory(f"0/{s.id}/{k}"))]
@@ -171,11 +172,15 @@ async def test_a_file_is_learnt_turn_by_turn_under_the_models_own_template(
 ) -> None:
     monkeypatch.setattr("woodshed.training.run.store.RunStore.run_id", lambda _: ONE_TRAINER)
     monkeypatch.setattr("woodshed.training.sft.trainer.SftTrainer._rollout_id", lambda _, number: f"talk-{number}")
-    file = write_lines(tmp_path / "talks.jsonl", [{"messages": TALK, "tools": [TOOL]}] * 4)
+    file = write_lines(tmp_path / "talks.jsonl", [{"messages": TALK, "tools": [TOOL]}] * 5)
 
-    learnt = await sft_async(warm(engine, file, tmp_path / "sft", epochs=4, batch_size=4))
+    learnt = await sft_async(warm(engine, file, tmp_path / "sft", epochs=6, batch_size=4, held_out=0.2))
 
-    assert learnt.summary.loss_last < learnt.summary.loss_first - 0.5
+    figures = learnt.summary
+    assert figures.loss_last < figures.loss_first - 0.5
+    assert figures.held_out_before is not None and figures.held_out_after is not None
+    assert figures.held_out_before == pytest.approx(figures.loss_first, rel=0.01)  # the same talk, held out
+    assert figures.held_out_after < figures.held_out_before - 0.5
     assert (Path(learnt.adapter) / "adapter_model.safetensors").is_file()
     assert learnt.summary.conversations == 4
 
