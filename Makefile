@@ -29,7 +29,7 @@ install: .venv/.stamp ## Make the client environment (.venv).
 
 .engine/.test-tools: .venv/.stamp
 	@$(MAKE) -s engine
-	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7'
+	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'pytest-xdist>=3.5,<4' 'hypothesis>=6.100,<7'
 	@touch $@
 
 engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and vLLM for this machine.
@@ -46,7 +46,7 @@ demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n):
 
 test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM. Files that take longest go first.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
-	@.engine/bin/python -m pytest packages/core/tests/engine_env packages/core/tests/real_engine
+	@.engine/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder packages/core/tests/engine_env packages/core/tests/real_engine
 
 test-quick: install ## Run the tests that need no engine and no torch (under three minutes).
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not slow" packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine --ignore tests/real_engine
