@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills bench-replicas simulate oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
+.PHONY: help install engine demo demo-real notebook-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills bench-replicas simulate oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai o
 
 demo-real: engine ## Watch a pretrained model of 135 million parameters learn (SEED=n, CONTROL=1; TOOLS=1 FRAMEWORK=… for a tool agent).
 	@PATH="$$PATH:$(CURDIR)/.tools/bin" $(BIN)/python $(if $(TOOLS),examples/shop_real/demo.py --framework $(FRAMEWORK),examples/orders/demo.py $(if $(CONTROL),--control)) --seed $(SEED)
+
+notebook-real: engine ## Run examples/real_model.ipynb (some 15 minutes) and keep its outputs in it.
+	@PATH="$$PATH:$(CURDIR)/.tools/bin" $(BIN)/python tests/real_engine/keep_outputs.py
 
 demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n): tasks, rollouts, judge, steps, report.
 	@$(BIN)/python -m woodshed_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)
