@@ -211,12 +211,12 @@ __all__ = [
 ]
 
 
-_find = on_first_use(__name__, _HOME)
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    _find = on_first_use(__name__, _HOME)
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
-    return importlib.import_module(f"woodshed.{name}") if name in _ROOMS else _find(name)
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its module on first use."""
+        return importlib.import_module(f"woodshed.{name}") if name in _ROOMS else _find(name)
 
 
 def __dir__() -> list[str]:

@@ -71,7 +71,8 @@ def _check_sdk() -> None:
         raise ConfigError("training on an MCP server needs the official SDK: pip install 'woodshed[mcp]'")
 
 
-__getattr__ = on_first_use(__name__, _HOME, _check_sdk)
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    __getattr__ = on_first_use(__name__, _HOME, _check_sdk)
 
 
 def __dir__() -> list[str]:

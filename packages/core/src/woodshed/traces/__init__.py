@@ -53,7 +53,8 @@ __all__ = [
 ]
 
 
-__getattr__ = on_first_use(__name__, _HOME)
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    __getattr__ = on_first_use(__name__, _HOME)
 
 
 def __dir__() -> list[str]:
