@@ -13,7 +13,7 @@ from chromium import chromium, served
 from PIL import Image
 from playwright.sync_api import Page
 
-IMAGES = Path(__file__).parents[3] / "docs" / "images"
+IMAGES = Path(__file__).parents[4] / "docs" / "images"
 
 
 def shoot(page: Page, name: str) -> None:
