@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real notebook-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills bench-replicas simulate oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
+.PHONY: help install engine demo demo-real notebook-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills bench-replicas simulate oracle phoenix clusters tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -154,7 +154,7 @@ bench-judge: engine ## Measure RULER against naive scoring: judges with known fa
 bench-judge-real: engine ## Measure RULER by a real pretrained judge, Qwen2.5-Coder-1.5B (downloads 1.1 GB): modes, then trainings.
 	@$(BIN)/python bench/judge_real.py
 
-bench-kills: engine ## Kill a training at ten points, process by process (kill -9), and check what is left of it: a table.
+bench-kills: engine ## Kill a training at fourteen points, process by process (kill -9), and check what is left of it: a table.
 	@$(BIN)/python bench/kills.py
 
 bench-replicas: engine ## Measure 1, 2 and 3 replicas on this machine: prefix cache, spread, swaps, and one that is killed.
@@ -173,6 +173,15 @@ view: ## Build the page of `woodshed view` anew (needs node and npm); its output
 
 tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 20 CPU minutes).
 	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done
+
+.clusters/.stamp: | .tools/bin/uv
+	@echo "making .clusters (SkyPilot, and the schemas of Kubernetes)"
+	@test -x .clusters/bin/python || { rm -rf .clusters && .tools/bin/uv venv -q -p $(PYTHON) .clusters; }
+	@.tools/bin/uv pip install -q --python .clusters/bin/python 'skypilot>=0.14,<0.15' 'kubernetes-validate>=1.37,<2' 'pyyaml>=6,<7'
+	@touch $@
+
+clusters: .clusters/.stamp install ## Make an environment with SkyPilot and Kubernetes' schemas, and check examples/cluster by them.
+	@$(BIN)/python -m pytest -q tests/cluster
 
 .docs/.stamp: pyproject.toml | .tools/bin/uv
 	@echo "making .docs (the documentation's site)"
@@ -199,4 +208,4 @@ dist: | .tools/bin/uv ## Build wheels and sdists of all packages into dist/, che
 	@$(PYTHON) tests/dist/try_wheels.py dist .tools/bin/uv
 
 clean: ## Remove the environments (runs are kept).
-	@rm -rf .venv .engine .tools .oracle .matrix .phoenix .docs
+	@rm -rf .venv .engine .tools .oracle .matrix .phoenix .clusters .docs
