@@ -29,7 +29,7 @@ install: .venv/.stamp ## Make the client environment (.venv).
 
 .engine/.test-tools: .venv/.stamp
 	@$(MAKE) -s engine
-	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7'
+	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7' "$$(.engine/bin/python -c 'from woodshed.engine.client.provision import RAY; print(RAY)')"
 	@touch $@
 
 engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and vLLM for this machine.

@@ -264,8 +264,9 @@ def demo(
 def install(
     upgrade: Annotated[bool, typer.Option("--force", help="Delete and recreate the environment.")] = False,
     unsloth: Annotated[bool, typer.Option("--unsloth", help="Include Unsloth, for training on an NVIDIA GPU.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Include Ray, for an engine on the nodes of a cluster.")] = False,
 ) -> None:
     """Create the engine environment: torch, transformers, peft and vLLM for this machine (CPU or CUDA)."""
     from woodshed.engine.client.provision import install as provision
 
-    provision(force=upgrade, unsloth=unsloth)
+    provision(force=upgrade, unsloth=unsloth, ray=ray)
