@@ -249,6 +249,12 @@ def demo(
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/demo.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides the demo's.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run; the one in the folder is renamed.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Serve and train on a Ray cluster: auto, its address, or local for one started here."),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="vLLM servers of the policy.")] = 1,
+    trainers: Annotated[int, typer.Option(min=1, help="Processes that share each training step.")] = 1,
 ) -> None:
     """Watch a small agent learn on this machine: real vLLM, no GPU, no key, no network.
 
@@ -257,7 +263,17 @@ def demo(
     """
     from woodshed.cli.demos import load_demo
 
-    load_demo()(framework=framework, seed=seed, control=control, run_dir=run_dir, steps=steps, fresh=fresh)
+    load_demo()(
+        framework=framework,
+        seed=seed,
+        control=control,
+        run_dir=run_dir,
+        steps=steps,
+        fresh=fresh,
+        ray=ray,
+        replicas=replicas,
+        trainers=trainers,
+    )
 
 
 @engine_app.command()

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from woodshed.engine.trainer.lifeline import die_with_parent
 from woodshed.engine.trainer.ranks import WAIT
-from woodshed.engine.trainer.ray_place import PLACED_WITHIN_S, wait_for_room
+from woodshed.engine.trainer.ray_place import wait_for_room
 from woodshed.engine.trainer.ray_rank import InterfaceConfig, Job, train
 from woodshed.engine.trainer.travel import Opening, keep, opening
 from woodshed.engine.trainer.worker import log_to_stderr, own_stdout
@@ -33,6 +33,8 @@ from woodshed.engine.trainer.worker_protocol import LENGTH, QUESTIONS, Refused, 
 from woodshed.errors import TrainError
 
 _log = logging.getLogger("woodshed.trainer")
+
+PLACED_WITHIN_S = 30.0
 
 _FOR_RANKS = (
     "TOKENIZERS_PARALLELISM",
@@ -54,7 +56,7 @@ _RAY_TRAIN = {
 }
 
 
-class _Trainer(TorchTrainer):  # type: ignore[misc]
+class JobTrainer(TorchTrainer):  # type: ignore[misc]
     """Ray Train without its actor that outlives the job to remove placement groups; they end with the job anyway.
 
     Without Ray's dashboard that actor finds out nothing, says so every second, and never ends.
@@ -78,7 +80,7 @@ def main() -> None:
     try:
         opened = opening(start)
         each = _joined(address)
-        wait_for_room(count, each)
+        wait_for_room(count, each, PLACED_WITHIN_S)
     except TrainError as error:
         _write(pipe, frame(Refused(message=str(error))))
         return
@@ -119,7 +121,7 @@ def _run(count: int, each: dict[str, float], opened: Opening, pipe: BinaryIO) ->
     talking.start()
     has_gpu = "GPU" in each
     with tempfile.TemporaryDirectory(prefix="woodshed-ray-train-") as unused:
-        trainer = _Trainer(
+        trainer = JobTrainer(
             train,
             train_loop_config={"job": job},
             torch_config=InterfaceConfig(

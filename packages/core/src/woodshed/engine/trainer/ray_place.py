@@ -7,10 +7,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from woodshed.errors import TrainError
 
-PLACED_WITHIN_S = 30.0
 
-
-def wait_for_room(count: int, each: dict[str, float], within_s: float = PLACED_WITHIN_S) -> None:
+def wait_for_room(count: int, each: dict[str, float], within_s: float) -> None:
     """Wait until the cluster has room for `count` ranks that need `each`: name of a resource → amount.
 
     Raises:
@@ -34,7 +32,7 @@ def _missing(count: int, each: dict[str, float], within_s: float) -> str:
     where = "" if lacking else ", which is enough, but on no node together"
     per_rank = ", ".join(f"{n} {amount:g}" for n, amount in each.items())
     return (
-        f"trainers={count} needs {what} on the Ray cluster ({per_rank} for each trainer), and after {within_s:g} s there "
-        f"is no room: the cluster has {has}{where}. Lower trainers, add a node with `ray start --address=…`, or see with "
-        "`ray status` who holds them"
+        f"trainers={count} needs {what} on the Ray cluster ({per_rank} for each trainer), and after {within_s:g} s "
+        f"there is no room: the cluster has {has}{where}. Lower trainers, add a node with `ray start --address=…`, or "
+        "see with `ray status` who holds them"
     )

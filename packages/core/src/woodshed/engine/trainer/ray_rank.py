@@ -40,7 +40,7 @@ class Job:
 def train(settings: dict[str, Job]) -> None:
     """Join the ranks and answer the engine's questions until there are none."""
     log_to_stderr()
-    job, ranks = settings["job"], _ranks()
+    job, ranks = settings["job"], ranks_of_ray()
     cores = job.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(max(1, cores // ranks.local_count))
     opened: Opening = ray.get(job.opened)
@@ -88,7 +88,7 @@ def _use_interface() -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-def _ranks() -> Ranks:
+def ranks_of_ray() -> Ranks:
     """Return this worker's place, and use the GPU that Ray has given it, whose number need not be that of the rank."""
     context, device = get_context(), get_device()
     if device.type == "cuda":
