@@ -33,7 +33,14 @@ from woodshed.engine.trainer.ray_rank import InterfaceConfig, ranks_of_ray
 from woodshed.errors import TrainError
 from woodshed.testing.waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Ray's own, raised in its modules.
+    *(
+        pytest.mark.filterwarnings(f"ignore::{kind}")
+        for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning")
+    ),
+]
 
 _SETTINGS = {
     "OMP_NUM_THREADS": "1",
