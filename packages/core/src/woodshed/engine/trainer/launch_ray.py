@@ -7,6 +7,7 @@ If a rank ends, Ray Train ends the others and this process ends, too; if this pr
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -72,6 +73,8 @@ def main() -> None:
     count, parent, address = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     pipe = own_stdout()
     log_to_stderr()
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)  # what the ranks print goes through Ray to here, and so to the log
     die_with_parent(parent)
     if (body := read_frame(sys.stdin.buffer)) is None:
         return

@@ -10,7 +10,6 @@ import asyncio
 import os
 import re
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import rank_programs
 import ray
+import ray_programs
 import torch
 from rank_programs import alone
 from ray.cluster_utils import Cluster
@@ -29,7 +29,7 @@ from woodshed.engine.client.config import Trainers
 from woodshed.engine.trainer import Trainer
 from woodshed.engine.trainer.launch_ray import JobTrainer
 from woodshed.engine.trainer.ray_place import wait_for_room
-from woodshed.engine.trainer.ray_rank import InterfaceConfig, ranks_of_ray
+from woodshed.engine.trainer.ray_rank import InterfaceConfig
 from woodshed.errors import TrainError
 from woodshed.testing.waiting import eventually
 
@@ -56,15 +56,27 @@ _SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder for temporary files of the cluster's nodes."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def cluster(scratch: Path) -> Iterator[Cluster]:
     """Start a head without room for a rank, and a node with two cores."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in _SETTINGS.items():
+        for name, value in {**_SETTINGS, "TMPDIR": str(scratch)}.items():
             patch.setenv(name, value)
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         try:
             started.add_node(num_cpus=2)
-            ray.init(address=started.address, logging_level="warning", log_to_driver=False)
+            path = {"PYTHONPATH": str(Path(ray_programs.__file__).parent)}
+            ray.init(
+                address=started.address,
+                logging_level="warning",
+                log_to_driver=False,
+                runtime_env={"env_vars": path},
+            )
             yield started
         finally:
             ray.shutdown()
@@ -76,22 +88,10 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def of_two(settings: dict[str, str]) -> None:
-    """Write the gradients that a rank on Ray finds, with the base whole and split."""
-    torch.set_num_threads(1)
-    ranks, model = ranks_of_ray(), settings["model"]
-    found = {
-        "whole": rank_programs.gradients(ranks, model, ("grpo", "gspo", "kl and entropy")),
-        "split": rank_programs.gradients(ranks, model, ("grpo",), True),
-        "interface": os.environ["GLOO_SOCKET_IFNAME"],
-    }
-    torch.save(found, Path(settings["folder"]) / f"{ranks.rank}.pt")
-
-
 def test_gradient_of_two_ranks_on_ray_is_that_of_one_process(cluster: Cluster, model_path: str, tmp_path: Path) -> None:
     one = alone(rank_programs.gradients, model_path)
     JobTrainer(
-        of_two,
+        ray_programs.gradients,
         train_loop_config={"model": model_path, "folder": str(tmp_path)},
         torch_config=InterfaceConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
@@ -110,19 +110,17 @@ def test_gradient_of_two_ranks_on_ray_is_that_of_one_process(cluster: Cluster, m
 
 
 async def test_a_run_moves_to_ray_and_back_and_costs_no_rollout_where_rank_or_launcher_is_killed(
-    cluster: Cluster, model_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, scratch: Path, model_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     straight = alone(rank_programs.steps, model_path, str(tmp_path / "straight"), 1, 6)
     home = tmp_path / "moved"
     alone(rank_programs.steps, model_path, str(home), 1, 2)
-    for name in _SETTINGS:
-        monkeypatch.setenv(name, _SETTINGS[name])
     of = Trainer(model_path, home, POLICY, trainers=Trainers(count=2, ray=cluster.address))
     try:
         state = await of.start()
         assert state.steps == ("s1", "s2") and state.checkpoints == str(home / "checkpoints")
         assert (await of.step(numbered(3), SESSIONS)).version == 3
-        (scratch,) = (folder for folder in scratch_folders() if (folder / "home/checkpoints/00003").is_dir())
+        (folder,) = scratch.glob("woodshed-trainer-*/home/checkpoints/00003")
         killed, launcher = ranks_of(of), of.pid
         assert launcher is not None and [psutil.Process(rank).ppid() for rank in killed] == [raylet(cluster)] * 2
         os.kill(killed[1], signal.SIGSTOP)  # the first waits for its part of the gradient
@@ -147,7 +145,7 @@ async def test_a_run_moves_to_ray_and_back_and_costs_no_rollout_where_rank_or_la
     assert difference(last["optimizer"], straight["optimizer"]) < 1e-4
     said = next(m for m in caplog.messages if "exit status" in m)
     assert "step 's4'" in said and re.search(rf"trainer 2 of 2 ended: .*pid: {killed[1]} .*the others", said)
-    assert not scratch.is_dir()
+    assert not folder.is_dir()
 
 
 async def test_what_the_cluster_lacks_is_said_and_a_cluster_that_is_not_there_is_named(
@@ -170,11 +168,6 @@ class _Impatient(Trainer):
         python, _, module, *arguments = super()._command()
         code = f"import {module} as it; it.PLACED_WITHIN_S = 1.0; it.main()"
         return (python, "-c", code, *arguments)
-
-
-def scratch_folders() -> list[Path]:
-    """Return the folders in which ranks work."""
-    return list(Path(tempfile.gettempdir()).glob("woodshed-trainer-*"))
 
 
 def ranks_of(of: Trainer) -> list[int]:
