@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_demo_trains_with_two_replicas_and_two_trainers_on_ray(needs_engine: None, tmp_path: Path) -> None:
@@ -26,9 +26,8 @@ def test_demo_trains_with_two_replicas_and_two_trainers_on_ray(needs_engine: Non
         "--run-dir",
         str(tmp_path / "run"),
     ]
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "woodshed"), "demo", *options], capture_output=True, text=True, check=False
-    )
+    command = [str(Path(sys.executable).with_name("woodshed")), "demo", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=840, check=False)
 
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     figures = json.loads((tmp_path / "run" / "summary.json").read_text())
