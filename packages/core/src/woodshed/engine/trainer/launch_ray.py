@@ -97,7 +97,7 @@ def _joined(address: str) -> dict[str, float]:
         TrainError: There is none at that address.
     """
     os.environ |= {**_RAY_TRAIN, **os.environ}
-    variables = {name: os.environ[name] for name in _FOR_RANKS if name in os.environ}
+    variables = {name: os.environ[name] for name in (*_FOR_RANKS, *_RAY_TRAIN) if name in os.environ}
     try:
         ray.init(address=address, runtime_env={"env_vars": variables}, logging_level="warning")
     except (ConnectionError, RuntimeError, ValueError) as error:
