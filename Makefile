@@ -29,14 +29,15 @@ install: .venv/.stamp ## Make the client environment (.venv).
 
 .engine/.test-tools: .venv/.stamp
 	@$(MAKE) -s engine
-	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'pytest-xdist>=3.5,<4' 'hypothesis>=6.100,<7'
+	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'pytest-xdist>=3.5,<4' 'hypothesis>=6.100,<7' "$$(.engine/bin/python -c 'from woodshed.engine.client.provision import RAY; print(RAY)')"
 	@touch $@
 
 engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and vLLM for this machine.
 	@WOODSHED_UV=.tools/bin/uv $(BIN)/woodshed engine install
 
-demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai or adk, CONTROL=1 for shuffled scores).
-	@$(BIN)/woodshed demo --framework $(FRAMEWORK) --seed $(SEED) $(if $(CONTROL),--control)
+demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai or adk, CONTROL=1 for shuffled scores; REPLICAS=n TRAINERS=n; ENGINE=ray RAY=address).
+	@$(if $(filter ray,$(ENGINE)),WOODSHED_UV=.tools/bin/uv $(BIN)/woodshed engine install --ray)
+	@$(BIN)/woodshed demo --framework $(FRAMEWORK) --seed $(SEED) $(if $(CONTROL),--control) $(if $(filter ray,$(ENGINE)),--ray $(or $(RAY),local)) $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(TRAINERS),--trainers $(TRAINERS)) $(if $(STEPS),--steps $(STEPS))
 
 demo-real: engine ## Watch a pretrained model of 135 million parameters learn (SEED=n, CONTROL=1; TOOLS=1 FRAMEWORK=… for a tool agent).
 	@PATH="$$PATH:$(CURDIR)/.tools/bin" $(BIN)/python $(if $(TOOLS),examples/shop_real/demo.py --framework $(FRAMEWORK),examples/orders/demo.py $(if $(CONTROL),--control)) --seed $(SEED)

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,15 +74,24 @@ def training(
     run_dir: Path,
     control: bool = False,
     fresh: bool = False,
+    ray: str | None = None,
+    replicas: int = 1,
+    trainers: int = 1,
 ) -> woodshed.Training:
     """Return the demo's training; with `control`, the same on shuffled scores."""
     judge = woodshed.Ruler(judge="engine/judge")
+    engine = woodshed.Engine.local if ray is None else partial(woodshed.Engine.ray, ray)
     return woodshed.Training(
         rollout=rollout_of(framework),
         scenarios=train_scenarios(),
-        policy=woodshed.Policy(str(policy_path()), max_model_len=512, lora=woodshed.LoraSettings(rank=16, alpha=32)),
+        policy=woodshed.Policy(
+            str(policy_path()),
+            max_model_len=512,
+            lora=woodshed.LoraSettings(rank=16, alpha=32),
+            replicas=replicas,
+        ),
         reward=ShuffledReward(judge, seed) if control else judge,
-        engine=woodshed.Engine.local(models={"judge": judge_model()}),
+        engine=engine(models={"judge": judge_model()}, trainers=trainers),
         evaluation=woodshed.Evaluation(
             scenarios=held_out_scenarios(),
             measure=lambda trajectory, scenario: verify(trajectory, scenario).success,
@@ -101,6 +111,9 @@ def run(
     run_dir: Path | None = None,
     steps: int | None = None,
     fresh: bool = False,
+    ray: str | None = None,
+    replicas: int = 1,
+    trainers: int = 1,
 ) -> None:
     """Train, measure on held-out questions, and write `summary.json` into the run's folder.
 
@@ -108,17 +121,23 @@ def run(
         framework: what the clerk is written in: `langgraph`, `crewai` or `adk`.
         seed: the run's seed.
         control: whether to train a second time, on shuffled scores.
-        run_dir: the run's folder; `runs/demo`, or `runs/demo-NAME` for another framework than LangGraph.
+        run_dir: the run's folder; `runs/demo`, or `runs/demo-NAME` for another framework than LangGraph; with `-ray` at
+            the end on a Ray cluster.
         steps: optimizer steps, in place of the demo's.
         fresh: whether to start anew; the run in the folder is renamed.
+        ray: address of the Ray cluster that serves and trains, `local` for one that is started here; None for no Ray.
+        replicas: vLLM servers of the policy.
+        trainers: processes that share each step.
     """
-    run_dir = run_dir or Path("runs") / ("demo" if framework == "langgraph" else f"demo-{framework}")
+    named = ("demo", *([] if framework == "langgraph" else [framework]), *([] if ray is None else ["ray"]))
+    run_dir = run_dir or Path("runs") / "-".join(named)
+    placed: dict[str, Any] = {"ray": ray, "replicas": replicas, "trainers": trainers}
     print(
         "The judge of this demo is a small model that was taught with labels of its own world; it stands in, offline,\n"
         "for the LLM judge you would name. Nothing but its ranking enters training.",
         flush=True,
     )
-    finished = training(framework=framework, seed=seed, steps=steps, run_dir=run_dir, fresh=fresh).run()
+    finished = training(framework=framework, seed=seed, steps=steps, run_dir=run_dir, fresh=fresh, **placed).run()
     figures: dict[str, Any] = {
         **finished.summary.model_dump(mode="json"),
         "framework": framework,
@@ -129,7 +148,7 @@ def run(
     if control:
         print("control: the same training on shuffled scores", flush=True)
         shuffled = training(
-            framework=framework, seed=seed, steps=steps, run_dir=finished.folder / "control", control=True
+            framework=framework, seed=seed, steps=steps, run_dir=finished.folder / "control", control=True, **placed
         ).run()
         figures["control_shuffled_scores"] = shuffled.summary.success_after
         figures["control_shuffled_interval"] = shuffled.summary.interval_after

@@ -251,6 +251,12 @@ def demo(
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/demo.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides the demo's.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run; the one in the folder is renamed.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Serve and train on a Ray cluster: auto, its address, or local for one started here."),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="vLLM servers of the policy.")] = 1,
+    trainers: Annotated[int, typer.Option(min=1, help="Processes that share each training step.")] = 1,
 ) -> None:
     """Watch a small agent learn on this machine: real vLLM, no GPU, no key, no network.
 
@@ -259,15 +265,26 @@ def demo(
     """
     from woodshed.cli.demos import load_demo
 
-    load_demo()(framework=framework, seed=seed, control=control, run_dir=run_dir, steps=steps, fresh=fresh)
+    load_demo()(
+        framework=framework,
+        seed=seed,
+        control=control,
+        run_dir=run_dir,
+        steps=steps,
+        fresh=fresh,
+        ray=ray,
+        replicas=replicas,
+        trainers=trainers,
+    )
 
 
 @engine_app.command()
 def install(
     upgrade: Annotated[bool, typer.Option("--force", help="Delete and recreate the environment.")] = False,
     unsloth: Annotated[bool, typer.Option("--unsloth", help="Include Unsloth, for training on an NVIDIA GPU.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Include Ray, for an engine on the nodes of a cluster.")] = False,
 ) -> None:
     """Create the engine environment: torch, transformers, peft and vLLM for this machine (CPU or CUDA)."""
     from woodshed.engine.client.provision import install as provision
 
-    provision(force=upgrade, unsloth=unsloth)
+    provision(force=upgrade, unsloth=unsloth, ray=ray)

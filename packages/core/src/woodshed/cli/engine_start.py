@@ -68,6 +68,12 @@ def start(
     trainers: Annotated[
         int, typer.Option(min=1, help="Processes that share each training step, with a GPU each where there are any.")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Place the vLLM servers on a Ray cluster's nodes: auto, its address, or local for one of this machine."
+        ),
+    ] = None,
     gpu_sharing: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,4 +127,5 @@ def start(
         api_key=api_key,
         allowed_hosts=allow_host or (),
         trainers=trainers,
+        ray=ray,
     )

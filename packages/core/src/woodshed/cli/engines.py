@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,14 @@ def serve_forever(
     api_key: str | None,
     allowed_hosts: Sequence[str] = (),
     trainers: int = 1,
+    ray: str | None = None,
 ) -> None:
     """Start the engine and run it until Ctrl-C or SIGTERM, telling each phase on standard output."""
     console = Console(soft_wrap=True, highlight=False)
     served = parse_models(models, settings)
     key = api_key or (_own_key(home) if host in LOOPBACK else None)
-    engine = Engine.local(
+    make = Engine.local if ray is None else partial(Engine.ray, ray)
+    engine = make(
         models=served, home=home, host=host, port=port, api_key=key, allowed_hosts=allowed_hosts, trainers=trainers
     )
     asyncio.run(_serve(engine, console, is_own_key=api_key is None))

@@ -125,6 +125,18 @@ def test_unsloth_is_an_extra_that_stays_once_it_is_there(tmp_path: Path, monkeyp
     assert provision.install() == python
 
 
+def test_ray_is_an_extra_that_stays_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WOODSHED_UV", "/bin/false")
+    monkeypatch.setenv("WOODSHED_ENGINE_HOME", str(tmp_path / "engine"))
+    kind = "cuda" if provision.has_gpu() else "cpu"
+    plan = provision._plan(kind, ray=True)
+    python = environment(tmp_path / "engine", [])
+    (tmp_path / "engine" / "woodshed-engine.json").write_text(json.dumps(plan.stamp()))
+
+    assert provision.RAY in plan.requirements and provision.RAY not in provision._plan(kind).requirements
+    assert provision.engine_python() == provision.install() == provision.install(ray=True) == python
+
+
 def test_unsloth_without_a_gpu_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provision, "has_gpu", lambda: False)
     with pytest.raises(EngineError, match="Unsloth needs an NVIDIA GPU"):

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from woodshed.engine.client.gpus import gpu_ids, spread
 from woodshed.engine.client.provision import has_gpu
+from woodshed.engine.client.ray_cluster import check_address
 from woodshed.errors import ConfigError
 from woodshed.types import Settings, TrainerKind
 
@@ -85,6 +86,8 @@ class Trainers(Settings):
     shard_base: bool = False
     """Whether the base model is split over them (FSDP2), because one card cannot hold it. Slower: each gathers a layer
     at a time from the others. Each still loads the whole model into main memory first."""
+    ray: str | None = None
+    """Address of the Ray cluster whose nodes they run on, as a node of it can use it; None for this machine."""
 
     def __init__(self, **values: Any) -> None:
         """Refuse to split over one."""
@@ -106,6 +109,9 @@ class EngineConfig(Settings):
     allowed_hosts: tuple[str, ...] = ()
     """Names under which a proxy in front of a loopback engine reaches it, such as `engine.example.com`."""
     trainers: Trainers = Trainers()
+    ray: str | None = None
+    """Address of the Ray cluster that the vLLM servers are placed on, as `ray.init` takes it; `local` starts one on
+    this machine for the engine's life. None uses this machine alone, and no Ray."""
     parent_pid: int | None = None
     """The engine shuts down when the process with this id is no longer its parent."""
 
@@ -128,8 +134,12 @@ def check_config(config: EngineConfig) -> EngineConfig:
             f"host {config.host!r} is reachable from other machines and no api_key is set; "
             "set one, or listen on 127.0.0.1"
         )
-    check_sharing(config.models, config.trainers.count)
-    check_split(config.models, len(gpu_ids()), config.trainers.count)
+    if config.ray is None:
+        check_sharing(config.models, config.trainers.count)
+        check_split(config.models, len(gpu_ids()), config.trainers.count)
+    else:
+        check_address(config.ray)
+        check_no_sleep(config.models)
     home = config.home.expanduser().absolute()
     return config.model_copy(update={"home": home, "models": tuple(check_model(model) for model in config.models)})
 
@@ -164,6 +174,20 @@ def check_sharing(models: Sequence[ServedModel], trainers: int = 1) -> None:
         raise ConfigError(
             f"gpu_sharing='sleep' (models {sleeping}) takes turns with one trainer, and trainers is {trainers}: "
             "use one, or gpu_sharing='split'"
+        )
+
+
+def check_no_sleep(models: Sequence[ServedModel]) -> None:
+    """Check that no model takes turns on a GPU with the trainers: on a cluster, they have GPUs of their own.
+
+    Raises:
+        ConfigError: One does.
+    """
+    sleeping = [model.name for model in models if model.gpu_sharing == "sleep"]
+    if sleeping:
+        raise ConfigError(
+            f"gpu_sharing='sleep' (models {sleeping}) takes turns on one GPU of this machine, and on a Ray cluster "
+            "replicas and trainers have GPUs of their own; leave gpu_sharing out"
         )
 
 

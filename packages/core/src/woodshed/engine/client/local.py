@@ -19,7 +19,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from woodshed.engine.client.client import EngineClient
@@ -34,6 +34,7 @@ from woodshed.engine.client.config import (
 )
 from woodshed.engine.client.private_files import write_private
 from woodshed.engine.client.provision import engine_python
+from woodshed.engine.client.ray_cluster import check_address, check_has_ray
 from woodshed.engine.client.served import check_served
 from woodshed.errors import EngineError
 
@@ -60,6 +61,7 @@ class LocalEngine:
     python: Path | None = None
     trainers: Trainers = field(default_factory=Trainers)
     gpu_sharing: GpuSharing | None = None
+    ray: str | None = None
 
     @asynccontextmanager
     async def running(
@@ -73,12 +75,14 @@ class LocalEngine:
             progress: Called with a few words whenever something happens.
 
         Raises:
-            ConfigError: A model's folder or the address cannot be used.
+            ConfigError: A model's folder or the address cannot be used, or Ray is asked for and not installed.
             EngineMissing: The engine environment is not installed.
             EngineError: It did not start; carries the last lines of its log.
         """
         config = self._config(models, home)
         python = self.python or engine_python()
+        if config.ray is not None:
+            await asyncio.to_thread(check_has_ray, python)
         config.home.mkdir(parents=True, exist_ok=True)
         process = await _spawn(python, config)
         following: asyncio.Task[None] | None = None
@@ -105,6 +109,7 @@ class LocalEngine:
                 allowed_hosts=self.allowed_hosts,
                 models=tuple(served.values()),
                 trainers=self.trainers,
+                ray=self.ray,
                 parent_pid=os.getpid(),
             )
         )
@@ -192,6 +197,48 @@ class Engine:
             trainers=Trainers(count=trainers, shard_base=shard_base),
             gpu_sharing=gpu_sharing,
         )
+
+    @staticmethod
+    def ray(
+        address: str = "auto",
+        *,
+        models: Mapping[str, str | ServedModel] | None = None,
+        home: str | Path | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str | None = None,
+        allowed_hosts: Sequence[str] = (),
+        python: str | Path | None = None,
+        trainers: int = 1,
+        shard_base: bool = False,
+    ) -> LocalEngine:
+        """Return an engine of this machine whose vLLM servers and trainers run on the nodes of a Ray cluster.
+
+        This machine must be one of them. Every node needs the engine environment, made by `woodshed engine install
+        --ray` from the same woodshed, and the models that it is to serve under the same paths.
+
+        Args:
+            address: The cluster's, as `ray.init` takes it: `auto` for the one that this machine belongs to, such as
+                `10.0.0.1:6379`, or `local` for one that is started here and ends with the engine.
+            models: As for `local`, and so are all further arguments.
+            home: Folder for logs, calls and checkpoints, on this machine.
+            host: Address to listen on.
+            port: Port to listen on.
+            api_key: The key that clients must send.
+            allowed_hosts: Names under which a proxy on this machine passes requests on.
+            python: Interpreter of this machine's engine environment.
+            trainers: Processes that share the work of each training step.
+            shard_base: Whether the base model is split over the trainers.
+
+        Raises:
+            ConfigError: A setting cannot be used.
+        """
+        check_address(address)
+        engine = Engine.local(
+            models=models, home=home, host=host, port=port, api_key=api_key, allowed_hosts=allowed_hosts,
+            python=python, trainers=trainers, shard_base=shard_base,
+        )  # fmt: skip
+        return replace(engine, ray=address)
 
     @staticmethod
     def connect(url: str, *, api_key: str | None = None) -> ConnectedEngine:

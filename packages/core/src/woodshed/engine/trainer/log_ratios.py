@@ -19,6 +19,7 @@ from torch import Tensor
 from woodshed.engine.trainer.forward import MicroBatch
 
 _log = logging.getLogger("woodshed.trainer")
+FOLDER = "log_ratios"
 _DIGITS = 4
 
 
@@ -47,7 +48,7 @@ class LogRatios:
 
     def save(self, home: Path, version: int) -> None:
         """Write the file of the step that made `version`; a disk that refuses it costs a view, and no step."""
-        file = home / "log_ratios" / f"{version:05d}.json.gz"
+        file = home / FOLDER / f"{version:05d}.json.gz"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             aside = file.with_name(f".{file.name}")

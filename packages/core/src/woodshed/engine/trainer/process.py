@@ -176,10 +176,12 @@ class Trainer:
         return answer.state
 
     def _command(self) -> tuple[str, ...]:
+        run, count, parent = (sys.executable, "-m"), str(self._trainers.count), str(os.getpid())
+        if self._trainers.ray is not None:
+            return (*run, "woodshed.engine.trainer.launch_ray", count, parent, self._trainers.ray)
         if self._trainers.count == 1:
-            return (sys.executable, "-m", "woodshed.engine.trainer.worker")
-        launch = (sys.executable, "-m", "woodshed.engine.trainer.launch")
-        return (*launch, str(self._trainers.count), str(self._home), str(os.getpid()))
+            return (*run, "woodshed.engine.trainer.worker")
+        return (*run, "woodshed.engine.trainer.launch", count, str(self._home), parent)
 
     async def _stepped(self, request: StepRequest, sessions: Mapping[str, SealedSession]) -> StepReport:
         recorded = [r.rollout_id for r in request.rollouts if r.rollout_id in sessions]

@@ -15,10 +15,8 @@ from woodshed.engine.trainer.worker_protocol import LAUNCHER, QUESTIONS, Answer,
 
 def main() -> None:
     """Answer the parent's messages until it closes the pipe or dies."""
-    answers = _own_stdout()
-    # Logging goes to stderr, which is the trainer's log file.
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("woodshed").setLevel(logging.INFO)
+    answers = own_stdout()
+    log_to_stderr()
     read, send = partial(read_frame, sys.stdin.buffer), partial(_send, answers)
     # torch and transformers take seconds to import: only when this process would already die with its parent.
     if LAUNCHER in os.environ:
@@ -43,7 +41,13 @@ def _send(pipe: BinaryIO, answer: Answer) -> None:
     pipe.flush()
 
 
-def _own_stdout() -> BinaryIO:
+def log_to_stderr() -> None:
+    """Send what is logged to stderr, which is the trainer's log file."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("woodshed").setLevel(logging.INFO)
+
+
+def own_stdout() -> BinaryIO:
     """Return the pipe to the parent, and redirect what libraries print to stderr, which is the log."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
