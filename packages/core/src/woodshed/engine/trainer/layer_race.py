@@ -136,8 +136,8 @@ def _run(by: ElementWise, shapes: _Shapes, length: int, device: torch.device, dt
     query, key, gate, up = (x.to(dtype).requires_grad_() for x in (query, key, gate, up))
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
     with torch.enable_grad():
-        turned = [rotary(x, cos, sin, by) for x in (query, key)]
-        gated = gated_silu(gate, up, by)
+        turned = [rotary(x, cos, sin, by=by) for x in (query, key)]
+        gated = gated_silu(gate, up, by=by)
         back = torch.autograd.grad((*turned, gated), (query, key, gate, up), [x.detach() for x in (*turned, gated)])
     return [
         torch.cat([x.flatten() for x in turned]), torch.cat([x.flatten() for x in back[:2]]), gated, back[2], back[3]

@@ -97,13 +97,13 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:], weight, epsilon)
 
 
-def rotary(x_NHE: Tensor, cos_NE: Tensor, sin_NE: Tensor, by: ElementWise = PLAIN) -> Tensor:
+def rotary(x_NHE: Tensor, cos_NE: Tensor, sin_NE: Tensor, *, by: ElementWise = PLAIN) -> Tensor:
     """Return each head with its two halves rotated by the position's angles (rotary embedding, arXiv:2104.09864)."""
     out_NHE: Tensor = _Rotary.apply(x_NHE, cos_NE, sin_NE, by)
     return out_NHE
 
 
-def gated_silu(gate_NF: Tensor, up_NF: Tensor, by: ElementWise = PLAIN) -> Tensor:
+def gated_silu(gate_NF: Tensor, up_NF: Tensor, *, by: ElementWise = PLAIN) -> Tensor:
     """Return silu(gate) · up (SwiGLU, arXiv:2002.05202), storing only the two inputs for the backward pass."""
     out_NF: Tensor = _GatedSilu.apply(gate_NF, up_NF, by)
     return out_NF
