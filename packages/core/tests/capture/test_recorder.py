@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from woodshed.capture import Recorder, Rollout, assemble, rollout
+from woodshed.capture import Recorder, Rollout, assemble, model_span, rollout
 from woodshed.errors import ConfigError
 from woodshed.types import CallMetadata, Failure, ModelCall, SealedSession, TokenCall
 
@@ -29,12 +29,12 @@ def test_a_call_is_noted_with_its_context_and_keeps_a_late_superseded() -> None:
 
 
 def test_an_observed_exception_is_noted_and_passes_untouched() -> None:
-    recorder, error = Recorder(), ValueError("no")
-    with pytest.raises(ValueError) as caught, recorder.observe_call(agent="a"):
+    rollout, error = Rollout(base_url="http://127.0.0.1:9/v1", secret="s"), ValueError("no")
+    with pytest.raises(ValueError) as caught, model_span(rollout, author_model=None, agent="a"):
         raise error
 
     assert caught.value is error
-    assert recorder.notes()[0].error == Failure(kind="ValueError", message="no")
+    assert rollout.recorder.notes()[0].error == Failure(kind="ValueError", message="no")
 
 
 def test_a_tool_call_keeps_its_first_exception_and_its_latency() -> None:

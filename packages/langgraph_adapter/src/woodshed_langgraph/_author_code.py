@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ from langchain_core.language_models import BaseChatModel, SimpleChatModel
 from langchain_core.runnables import Runnable, RunnableBinding
 from langchain_core.tools import BaseTool
 
-from woodshed_langgraph._requests import METHODS
+from woodshed_langgraph._requests import BINDINGS, METHODS
 
 _log = logging.getLogger("woodshed.langgraph")
 
@@ -66,7 +67,7 @@ def with_held(values: dict[str, Any], replace: Callable[[BaseChatModel], Any]) -
     return {
         name: _replaced(value, replace)
         for name, value in values.items()
-        if type(value) not in _PLAIN and _holds(value) and not name.startswith("_woodshed")
+        if type(value) not in _PLAIN and name not in BINDINGS and _holds(value)
     }
 
 
@@ -74,7 +75,15 @@ _PLAIN = frozenset((type(None), str, bool, int, float))
 """Types of most fields; to ask whether a value is a model runs code of `abc`."""
 
 
+@functools.lru_cache(maxsize=1024)
+def _may_hold(*kinds: type) -> bool:
+    return any(issubclass(kind, (dict, list, tuple, Runnable)) for kind in kinds)
+
+
 def _holds(value: Any) -> bool:
+    # By type and by `__class__`, as `isinstance` goes: a proxy says that it is what it wraps.
+    if not _may_hold(type(value), value.__class__):  # type: ignore[arg-type]  # a type[Any] is hashable
+        return False
     if isinstance(value, dict):
         return _any_holds(value.values())
     if isinstance(value, (list, tuple)):
@@ -85,7 +94,10 @@ def _holds(value: Any) -> bool:
 
 
 def _any_holds(values: Iterable[Any]) -> bool:
-    return any(_holds(value) for value in values if type(value) not in _PLAIN)
+    for value in values:  # a loop: a generator would cost as much as what it asks
+        if type(value) not in _PLAIN and _holds(value):
+            return True
+    return False
 
 
 def _replaced(value: Any, replace: Callable[[BaseChatModel], Any]) -> Any:

@@ -33,6 +33,10 @@ class Bound:
     """The recorded call that the next request belongs to."""
 
 
+BINDINGS = frozenset(Bound.__annotations__)
+"""The names of what a substitute knows beside the author's fields."""
+
+
 class OpenAIRequests(Bound):
     """Placed right above LangChain's own methods, so that whatever a subclass does around them it does around these."""
 

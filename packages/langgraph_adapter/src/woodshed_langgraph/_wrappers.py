@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langgraph.pregel import _retry
 
 from woodshed.capture import Rollout, in_rollout, method_name
 from woodshed.errors import ConfigError
@@ -32,18 +33,23 @@ def _around_author_model(rollout: Rollout, wrapped: Any, instance: Any, args: An
     return getattr(BaseChatModel, wrapped.__name__).__get__(model)(*args, **kwargs)
 
 
+_MODEL_NODES = ("_execute_model_sync", "_execute_model_async")
+_NODE_STARTS, _MODEL_ASKS = vars(_retry), vars(_substitute)
+
+
 def _asked_through_a_handler() -> Ask | None:
     """Return the questions of the agent's model node, if this is one: what `wrap_model_call` middlewares call.
 
     Only the stack tells it from a call that a middleware makes for itself, such as one that selects tools.
     """
+    task = current_task()
+    if task is None:
+        return None
     frame = sys._getframe(1)
     while frame is not None:
-        module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
-        if module == "langchain.agents.factory" and name in ("_execute_model_sync", "_execute_model_async"):
-            task = current_task()
-            return task.asked if task else None
-        if module in ("langgraph.pregel._retry", _substitute.__name__):
+        if frame.f_code.co_name in _MODEL_NODES and frame.f_globals.get("__name__") == "langchain.agents.factory":
+            return task.asked
+        if frame.f_globals is _NODE_STARTS or frame.f_globals is _MODEL_ASKS:
             return None
         frame = frame.f_back  # type: ignore[assignment]
     return None

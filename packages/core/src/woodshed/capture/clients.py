@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import openai
 
 from woodshed.capture.rollout import Rollout
+from woodshed.capture.sdk_guard import mark_own
 
 READ_TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
@@ -42,6 +43,7 @@ def sync_client(rollout: Rollout, max_retries: int = openai.DEFAULT_MAX_RETRIES)
                     http_client=openai.DefaultHttpxClient(**_options(rollout.base_url)), **_settings(rollout)
                 )
         client = clients[key] = shared.with_options(api_key=rollout.secret, max_retries=max_retries)
+        mark_own(client)
     return client
 
 
@@ -54,6 +56,7 @@ def async_client(rollout: Rollout, max_retries: int = openai.DEFAULT_MAX_RETRIES
         with _lock:
             shared = _async.get((rollout.base_url, loop)) or _shared_async(rollout, loop)
         client = clients[key] = shared.with_options(api_key=rollout.secret, max_retries=max_retries)
+        mark_own(client)
     return client
 
 

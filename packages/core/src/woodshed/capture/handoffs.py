@@ -64,8 +64,10 @@ def _untag(container: Any, item: Any, *, newest: bool = False) -> _Giver | None:
 def _taken(container: Any, item: Any) -> Any:
     """Go on under the binding that an item brings, and return the item."""
     giver = _untag(container, item)
+    if giver is None or (giver.binding is current_binding() and giver.context is current_call_context()):
+        return item  # most items: a framework's own, put in and taken out by the same agent's work
     # The items of a pool bring their own bindings, and for one job only (see `propagate`).
-    if giver is not None and not isinstance(item, pools._WorkItem) and adopt(giver.binding):
+    if not isinstance(item, pools._WorkItem) and adopt(giver.binding):
         adopt_call_context(giver.context)
     return item
 

@@ -43,11 +43,12 @@ class _Patch:
     wrapper: Any
 
 
-@dataclass(slots=True)
-class _Switch:
-    """Turns one application's wrappers into pass-throughs, also those that stay because somebody wrapped them."""
+_Switch = list[bool]
+"""Turns one application's wrappers into pass-throughs, also those that stay because somebody wrapped them.
 
-    on: bool = True
+On while it holds something. wrapt asks for the truth of its `enabled` at each call, which a list answers in C: a hook
+has no frame of ours between its caller and its `around`.
+"""
 
 
 class HookSet:
@@ -59,12 +60,12 @@ class HookSet:
         self._supported = tuple(supported)
         self._lock = threading.RLock()
         self._patches: list[_Patch] = []
-        self._switch = _Switch(on=False)
+        self._switch: _Switch = []
 
     @property
     def applied(self) -> bool:
         """Whether the hooks are in place."""
-        return self._switch.on
+        return bool(self._switch)
 
     def apply(self) -> None:
         """Wrap every target once; a second call changes nothing.
@@ -77,7 +78,7 @@ class HookSet:
             HookError: a target does not exist; nothing was changed.
         """
         with self._lock:
-            if self._switch.on:
+            if self._switch:
                 return
             untested = [text for text in map(check_version, self._supported) if text is not None]
             resolved = [target for hook in self._hooks if (target := _resolve(hook, untested)) is not None]
@@ -85,7 +86,7 @@ class HookSet:
                 warn_once(warning)
             # By owner and name: in some versions two paths lead to the same function, which is wrapped once.
             targets = {(id(owner), name): (hook, owner, name) for hook, owner, name in reversed(resolved)}
-            self._switch = _Switch()
+            self._switch = [True]
             try:
                 for hook, owner, name in reversed(list(targets.values())):
                     self._patches.append(_wrap(hook, owner, name, self._switch))
@@ -96,7 +97,7 @@ class HookSet:
     def revert(self) -> None:
         """Put every target back as it was; where somebody wrapped it after us, leave a pass-through."""
         with self._lock:
-            self._switch.on = False
+            self._switch.clear()
             while self._patches:
                 patch = self._patches.pop()
                 if patch.owner.__dict__.get(patch.name) is not patch.wrapper:
@@ -126,23 +127,17 @@ def _resolve(hook: Hook, untested: Sequence[str]) -> tuple[Hook, Any, str] | Non
 
 
 def _wrap(hook: Hook, owner: Any, name: str, switch: _Switch) -> _Patch:
-    inner = hook.around
-
-    def around(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        if not switch.on:
-            return wrapped(*args, **kwargs)
-        return inner(wrapped, instance, args, kwargs)
-
     original = owner.__dict__.get(name)
     # Statically, so that an inherited classmethod is not bound to the parent before it is wrapped.
-    wrapper = _wrapper(inspect.getattr_static(owner, name), around)
+    wrapper = _wrapper(inspect.getattr_static(owner, name), hook.around, switch)
     setattr(owner, name, wrapper)
     return _Patch(owner, name, original, wrapper)
 
 
-def _wrapper(held: Any, around: Any) -> Any:
+def _wrapper(held: Any, around: Around, switch: _Switch) -> Any:
     """Return what an owner holds, wrapped; a property by its getter, which is what its readers call."""
     if not isinstance(held, property):
-        return wrapt.FunctionWrapper(held, around)
+        return wrapt.FunctionWrapper(held, around, enabled=switch)  # type: ignore[arg-type]
     getter: Any = held.fget
-    return property(wrapt.FunctionWrapper(getter, around), held.fset, held.fdel, held.__doc__)
+    wrapper = wrapt.FunctionWrapper(getter, around, enabled=switch)  # type: ignore[arg-type]
+    return property(wrapper, held.fset, held.fdel, held.__doc__)

@@ -6,12 +6,13 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import aclosing
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol, overload
 
 from woodshed.capture.context import live_rollout, require_rollout
 from woodshed.capture.generators import stepped, stepped_sync
 from woodshed.capture.hooks import Around
-from woodshed.capture.own_errors import watched
+from woodshed.capture.own_errors import note_own_error, watched
 from woodshed.capture.rollout import Rollout
 
 Steps = Generator[Callable[[], Any], Any, Any]
@@ -74,25 +75,23 @@ def _around(body: AroundInRollout, model_call: Around | None) -> Around:
             rollout = require_rollout(model_call(wrapped, instance, args, kwargs))
         if rollout is None:
             return wrapped(*args, **kwargs)
-        with watched(rollout):
+        try:
             result = inner(rollout, wrapped, instance, args, kwargs)
-        return _watched(rollout, result)
+        except BaseException as error:
+            note_own_error(rollout, error)
+            raise
+        later = _LATER.get(type(result))
+        return result if later is None else later(rollout, result)
 
     return around
 
 
-def _watched(rollout: Rollout, result: Any) -> Any:
-    """Let an error of woodshed's own fail the rollout also where it is raised later, whatever the agent makes of it."""
-    if inspect.iscoroutine(result):
-        return _watched_coroutine(rollout, result)
-    if inspect.isasyncgen(result):
-        return _watched_async_generator(rollout, result)
-    return _watched_generator(rollout, result) if inspect.isgenerator(result) else result
-
-
 async def _watched_coroutine(rollout: Rollout, result: Coroutine[Any, Any, Any]) -> Any:
-    with watched(rollout):
+    try:
         return await result
+    except BaseException as error:
+        note_own_error(rollout, error)
+        raise
 
 
 async def _watched_async_generator(rollout: Rollout, result: AsyncGenerator[Any, Any]) -> AsyncIterator[Any]:
@@ -105,6 +104,17 @@ async def _watched_async_generator(rollout: Rollout, result: AsyncGenerator[Any,
 def _watched_generator(rollout: Rollout, result: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     with watched(rollout):
         return (yield from stepped_sync(result))
+
+
+_LATER: dict[type, Callable[[Rollout, Any], Any]] = {
+    CoroutineType: _watched_coroutine,
+    AsyncGeneratorType: _watched_async_generator,
+    GeneratorType: _watched_generator,
+}
+"""What lets an error of woodshed's own fail the rollout also where it is raised later, whatever the agent makes of it.
+
+By the exact type: none of the three can be subclassed.
+"""
 
 
 def _driven(body: AroundInRollout) -> AroundInRollout:

@@ -20,6 +20,8 @@ def to_text(value: Any) -> str:
     """Return `value` as text that can be written as UTF-8; halves of surrogate pairs become U+FFFD."""
     try:
         text = value if isinstance(value, str) else str(value)
+        if text.isascii():
+            return str.__str__(text)
         return str.encode(text, "utf-16", "surrogatepass").decode("utf-16", "replace")
     except Exception:
         return _described(value)

@@ -26,6 +26,7 @@ _HEADERS = ("headers", "extra_headers")
 """LiteLLM's word and the SDK's."""
 _OF_A_REQUEST = {**MODEL_SETTINGS, **REQUEST_SETTINGS}
 _OF_A_MODEL = {**REQUEST_SETTINGS, **MODEL_SETTINGS}
+_IN_EFFECT = ("kept", "mapped")
 _UNKNOWN = ChatSetting(names=(), place="model", fate="dropped", why="")
 
 _said: set[tuple[str, str]] = set()
@@ -41,10 +42,11 @@ def policy_params(params: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a setting that the policy cannot have, and that the agent would be another one without.
     """
-    headers = _headers({n: v for field in _HEADERS for n, v in (params.get(field) or {}).items()})
+    given = {n: v for field in _HEADERS if params.get(field) for n, v in params[field].items()}
+    headers, beside = _headers(given) if given else {}, params.get("extra_body")
     sent = _arguments(
         _wire({n: v for n, v in params.items() if n not in ("extra_body", *_HEADERS)}, _OF_A_REQUEST),
-        _wire(params.get("extra_body") or {}, _OF_A_REQUEST),
+        _wire(beside, _OF_A_REQUEST) if beside else {},
     )
     return {**sent, "extra_headers": headers} if headers else sent
 
@@ -81,7 +83,9 @@ def author_settings(model: Any) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name in sorted(model.model_fields_set & fields.keys()):
         value, field = getattr(model, name, None), fields[name]
-        if not _same(value, field.default if field.default_factory is None else None):
+        default = field.default if field.default_factory is None else None
+        # Asked here, too, where no call is needed: most fields are of another type than their default.
+        if value is not default and (type(value) is not type(default) or not _same(value, default)):
             given[name] = value
     return given
 
@@ -91,8 +95,12 @@ def _wire(given: Mapping[str, Any], rows: Mapping[str, ChatSetting]) -> dict[str
     wire: dict[str, Any] = {}
     mapped: dict[str, Any] = {}
     for name, value in given.items():
+        if value is None:  # asks for nothing, under every name
+            continue
         row = rows.get(name, _UNKNOWN)
-        if not is_idle(value, row) and _judge(name, value, row) and row.place == "request":
+        if row.idle and is_idle(value, row):
+            continue
+        if (row.fate in _IN_EFFECT or _judge(name, value, row)) and row.place == "request":
             (wire if row.to is None else mapped)[row.to or name] = value
     return mapped | wire
 
@@ -111,7 +119,7 @@ def _judge(name: str, value: Any, row: ChatSetting) -> bool:
             f"the agent's model sets {name}={_short(value)}, which the policy cannot have: {row.why}. Leave it out of "
             "the agent that is trained, or put the call inside `with woodshed.untracked():`"
         )
-    if row.fate != "dropped":
+    if row.fate in _IN_EFFECT:
         return True
     rollout = live_rollout()
     # An engine without runs, such as a scripted one, is told apart by its address.

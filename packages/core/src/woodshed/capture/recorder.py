@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from woodshed.capture.plain import to_plain, to_text
@@ -18,7 +16,7 @@ CALL_ID_HEADER = "x-woodshed-call-id"
 
 def new_id() -> str:
     """Return a fresh id for a call, a rollout or a group."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def failure(error: BaseException) -> Failure:
@@ -115,16 +113,6 @@ class Recorder:
         with self._lock:
             self._calls.append(call)
         return call
-
-    @contextmanager
-    def observe_call(self, **about: Any) -> Iterator[OpenCall]:
-        """Open a model call for the length of a block; the block's exception is noted and passes untouched."""
-        call = self.open_call(**about)
-        try:
-            yield call
-        except BaseException as error:
-            call.error = failure(error)
-            raise
 
     def open_tool(self, *, tool_call_id: str | None, name: str, arguments: Any, agent: str | None = None) -> OpenTool:
         """Open a tool call; call `close` on it when the tool returned or raised."""

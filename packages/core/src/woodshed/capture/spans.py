@@ -3,51 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
 from woodshed.capture.call_context import current_call_context, in_call_context
-from woodshed.capture.own_errors import note_own_error, watched
+from woodshed.capture.own_errors import note_own_error
 from woodshed.capture.plain import to_text
-from woodshed.capture.recorder import OpenCall, OpenTool
+from woodshed.capture.recorder import OpenCall, OpenTool, failure
 from woodshed.capture.rollout import Rollout
 from woodshed.types import Failure
 
 
-@contextmanager
-def model_span(rollout: Rollout, *, author_model: str | None, agent: str | None = None) -> Iterator[OpenCall]:
+class model_span(AbstractContextManager[OpenCall]):  # a class: every recorded call enters one
     """Record one model call; send the yielded call's `call_id` in the header `CALL_ID_HEADER`.
 
     The call's exception is noted and passes untouched. An answer that the agent stopped reading is
     superseded, and never trained.
-
-    Args:
-        rollout: whose call it is.
-        author_model: the model the author's agent named.
-        agent: who makes the call; None takes the agent of the current call context.
     """
-    context = current_call_context()
-    call: OpenCall | None = None
-    try:
-        with (
-            watched(rollout),
-            rollout.recorder.observe_call(
-                agent=agent or context.agent,
-                parent_call_id=context.parent_call_id,
-                author_model=author_model,
-                attempt=context.scope.attempt if context.scope else 1,
-            ) as call,
-        ):
-            if context.scope:
-                context.scope.add(call)
-            yield call
-    except (GeneratorExit, asyncio.CancelledError):
-        if call is not None:
-            call.superseded = True
-            call.error = Failure(kind="Aborted", message="the agent stopped reading the answer before its end")
-        raise
+
+    __slots__ = ("_agent", "_author_model", "_call", "_rollout")
+
+    def __init__(self, rollout: Rollout, *, author_model: str | None, agent: str | None = None) -> None:
+        """Say what is recorded.
+
+        Args:
+            rollout: whose call it is.
+            author_model: the model the author's agent named.
+            agent: who makes the call; None takes the agent of the current call context.
+        """
+        self._rollout, self._author_model, self._agent = rollout, author_model, agent
+
+    def __enter__(self) -> OpenCall:
+        """Open the call as a part of the current call context."""
+        context = current_call_context()
+        scope = context.scope
+        self._call = self._rollout.recorder.open_call(
+            agent=self._agent or context.agent,
+            parent_call_id=context.parent_call_id,
+            author_model=self._author_model,
+            attempt=scope.attempt if scope else 1,
+        )
+        if scope:
+            scope.add(self._call)
+        return self._call
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Note an exception, which passes untouched."""
+        if error is None:
+            return
+        self._call.error = failure(error)
+        note_own_error(self._rollout, error)
+        if isinstance(error, (GeneratorExit, asyncio.CancelledError)):
+            self._call.superseded = True
+            self._call.error = Failure(kind="Aborted", message="the agent stopped reading the answer before its end")
 
 
 class ToolSpan:
