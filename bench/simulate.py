@@ -8,8 +8,9 @@ networks between machines, prompts that miss their prefix cache, replicas that d
 is the bottleneck, more replicas are of no use, however many there are.
 
 The check runs everything on this machine, so there all processes share its cores: engine cores, their HTTP processes,
-gateway and client. All that compute at a moment get an equal share, one core each at most. What a call costs each of them is their processor time, measured with
-one replica under two loads; from there on the model knows nothing of the real ones.
+gateway and client. All that compute at a moment get an equal share, one core each at most. What a call costs each of
+them is their processor time, measured with one replica under two loads; from there on the model knows nothing of the
+real ones.
 """
 
 from __future__ import annotations
@@ -219,7 +220,8 @@ def main() -> None:
     counts = [1, 2, 3, 5, 10, 30, 100, 300, 1000]
     print_forecasts(counts, "64 rollouts a step, whatever the replicas", batch=False, trainers=False)
     print_forecasts(counts, "64 rollouts a step for each replica, one trainer", batch=True, trainers=False)
-    print_forecasts(counts, "64 rollouts a step, a trainer and a judge's rate limit for each replica", batch=True, trainers=True)
+    each = "64 rollouts a step, a trainer and a judge's rate limit for each replica"
+    print_forecasts(counts, each, batch=True, trainers=True)
 
 
 if __name__ == "__main__":
