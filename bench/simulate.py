@@ -6,6 +6,11 @@
 The model is simpy's (processor sharing on each replica, queues before gateway, judge and trainer). What it leaves out:
 networks between machines, prompts that miss their prefix cache, replicas that die. The gateway is one process: where it
 is the bottleneck, more replicas are of no use, however many there are.
+
+The check runs everything on this machine, so there all processes share its cores: engine cores, their HTTP processes,
+gateway and client. All that compute at a moment get an equal share, one core each at most. What a call costs each of
+them is their processor time, measured with one replica under two loads; from there on the model knows nothing of the
+real ones.
 """
 
 from __future__ import annotations
@@ -13,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -36,26 +40,46 @@ WORKLOAD = Workload(
     trained_tokens_per_s=12_000, swap_s=0.3,
 )  # fmt: skip
 WITHIN = 0.15
+FEW = 4
+"""Conversations at once of the smaller of two loads: with three replicas, about as many are on each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """One load on real replicas."""
 
+    concurrent: int
     calls_per_s: float
-    tokens_per_s: float
-    seconds_per_call: float
     answers: tuple[int, ...]
+    """Length of each in tokens."""
+    replica_s: float
+    """Processor time of the replicas' engine cores, for a call."""
+    front_s: float
+    """Processor time of the replicas' HTTP processes, for a call."""
     gateway_s: float
-    """Processor time of the engine's own process for a call."""
+    """Processor time of the engine's own process, for a call."""
     client_s: float
+
+    @property
+    def core_s(self) -> float:
+        """Processor time of the engine cores for a token."""
+        return self.replica_s * len(self.answers) / sum(self.answers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """The same load on the model."""
+
+    calls_per_s: float
+    core_s: float
 
 
 def forecast(replicas: int, *, batch: int, trainers: int) -> Forecast:
-    """Return what the model says of a batch, and a trainer, that are so many times as large."""
+    """Return what the model says of a batch that is so many times as large, with so many trainers and judges."""
     load = replace(
         WORKLOAD, groups=WORKLOAD.groups * batch, max_concurrency=WORKLOAD.max_concurrency * batch,
-        judge_at_once=WORKLOAD.judge_at_once * batch, trained_tokens_per_s=WORKLOAD.trained_tokens_per_s * trainers,
+        judge_at_once=WORKLOAD.judge_at_once * batch, judge_per_minute=WORKLOAD.judge_per_minute * trainers,
+        trained_tokens_per_s=WORKLOAD.trained_tokens_per_s * trainers,
         steps=WORKLOAD.steps if replicas < 30 else 6,
     )  # fmt: skip
     return Training(replicas, RATES, load).forecast()
@@ -75,51 +99,67 @@ def print_forecasts(counts: list[int], what: str, *, batch: bool, trainers: bool
         )
 
 
-async def load(client: EngineClient, name: str, conversations: int, concurrent: int) -> Measured:
+async def load(client: EngineClient, home: Path, name: str, concurrent: int) -> Measured:
     """Put one load on the engine."""
-    process = next(p for p in psutil.Process().children() if "woodshed.engine" in p.cmdline())
-    before, mine = sum(process.cpu_times()[:2]), time.process_time()
-    talk, _ = await rollouts(client, name, conversations=conversations, concurrent=concurrent)
+    servers = json.loads((home / "servers.json").read_text()).values()
+    fronts = [psutil.Process(one["pid"]) for one in servers]
+    cores = [core for front in fronts for core in front.children(recursive=True)]
+    assert cores, "vLLM computes in the process that answers HTTP; the model expects two"
+    gateway = next(p for p in psutil.Process().children() if "woodshed.engine" in p.cmdline())
+    parts = (cores, fronts, [gateway])
+    before, mine = [_spent(part) for part in parts], time.process_time()
+    talk, _ = await rollouts(client, name, conversations=CONVERSATIONS, concurrent=concurrent)
     assert not talk.failed
+    replica_s, front_s, gateway_s = ((_spent(p) - b) / talk.calls for p, b in zip(parts, before, strict=True))
     return Measured(
+        concurrent=concurrent,
         calls_per_s=talk.calls / talk.seconds,
-        tokens_per_s=sum(talk.tokens) / talk.seconds,
-        seconds_per_call=talk.seconds * min(concurrent, conversations) / talk.calls,
         answers=tuple(talk.tokens),
-        gateway_s=(sum(process.cpu_times()[:2]) - before) / talk.calls,
+        replica_s=replica_s,
+        front_s=front_s,
+        gateway_s=gateway_s,
         client_s=(time.process_time() - mine) / talk.calls,
     )
 
 
-async def measured(replicas: int) -> tuple[Measured, Measured]:
-    """Return one conversation at a time, and many at once: medians of three loads each."""
+def _spent(processes: list[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+async def measured(replicas: int, *concurrent: int) -> list[Measured]:
+    """Return loads of so many conversations at once, each the middle one of three."""
     with tempfile.TemporaryDirectory() as folder:
-        async with engine(Path(folder), replicas) as client:
-            await load(client, "warm", CONCURRENT, CONCURRENT)
-            alone = [await load(client, f"alone-{k}", 4, 1) for k in range(3)]
-            many = [await load(client, f"many-{k}", CONVERSATIONS, CONCURRENT) for k in range(3)]
-    return tuple(sorted(loads, key=lambda m: m.calls_per_s)[1] for loads in (alone, many))  # type: ignore[return-value]
+        home = Path(folder)
+        async with engine(home, replicas) as client:
+            await load(client, home, "warm", CONCURRENT)
+            loads = [[await load(client, home, f"{c}-{k}", c) for k in range(3)] for c in concurrent]
+    return [sorted(three, key=lambda one: one.calls_per_s)[1] for three in loads]
 
 
-def fitted(alone: Measured, many: Measured, cores: float) -> Rates:
-    """Return the rates of one replica from its two loads.
+def fitted(few: Measured, many: Measured, cores: float) -> Rates:
+    """Return the rates of one replica from its processor time under two loads.
 
-    With k calls in flight a replica gives R k / (k + h) tokens a second; two loads give R and h.
+    A step of the engine with k calls costs a + b k, and so a token a / k + b; then a replica gives R k / (k + h) tokens
+    a second with R = 1 / b and h = a / b. How many calls share a step, where the others are with gateway or client, the
+    model itself says: fit and model are repeated until they agree.
     """
-    one, all_, calls = alone.tokens_per_s, many.tokens_per_s, CONCURRENT
-    half_at = max(0.01, calls * (all_ - one) / max(calls * one - all_, 1e-9))
-    spent = many.gateway_s + many.client_s
-    return Rates(
-        tokens_per_s=one * (1 + half_at), half_at=half_at, per_call_s=0.0, gateway_s=spent, store_s=0.0,
-        max_num_seqs=16, cores=max(0.2, cores - spent * many.calls_per_s),
-    )  # fmt: skip
+    a, b = few.core_s / 2, few.core_s / 2
+    for _ in range(30):
+        rates = Rates(
+            tokens_per_s=1 / b, half_at=a / b, per_call_s=0.0, gateway_s=many.gateway_s, store_s=0.0,
+            client_s=many.client_s, front_s=many.front_s, max_num_seqs=16, cores=cores,
+        )  # fmt: skip
+        of_few, of_many = ((simulated(1, rates, one).core_s - b) / a for one in (few, many))
+        a = max((few.core_s - many.core_s) / (of_few - of_many), 0.01 * many.core_s)
+        b = max(many.core_s - a * of_many, 0.01 * many.core_s)
+    return rates
 
 
-def simulated(replicas: int, rates: Rates, answers: tuple[int, ...]) -> float:
-    """Return the calls per second of the load of `measured`, by the model."""
+def simulated(replicas: int, rates: Rates, real: Measured) -> Simulated:
+    """Put a measured load on the model."""
     env = simpy.Environment()
     cluster, waiting = Cluster(env, replicas, rates), iter(range(CONVERSATIONS))
-    lengths = iter(answers * 2)
+    lengths = iter(real.answers)
 
     def caller():  # type: ignore[no-untyped-def]
         for _ in waiting:
@@ -128,31 +168,44 @@ def simulated(replicas: int, rates: Rates, answers: tuple[int, ...]) -> float:
                 yield from cluster.call(replica, next(lengths))
             replica.rollouts -= 1
 
-    callers = [env.process(caller()) for _ in range(CONCURRENT)]
+    callers = [env.process(caller()) for _ in range(real.concurrent)]
     env.run(env.all_of(callers))
-    return cluster.calls / env.now
+    spent = sum(replica.core_s for replica in cluster.replicas)
+    return Simulated(calls_per_s=cluster.calls / env.now, core_s=spent / sum(real.answers))
 
 
 def check(most: int, file: Path | None) -> None:
     cores = float(len(psutil.Process().cpu_affinity()))
-    alone, many = asyncio.run(measured(1))
-    rates = fitted(alone, many, cores)
-    print(f"one replica: {alone}\n{many}\n{rates}")
+    few, many = asyncio.run(measured(1, FEW, CONCURRENT))
+    rates = fitted(few, many, cores)
+    for one in (few, many):
+        print(_costs(one))
+    print(rates)
     rows = []
     for replicas in range(1, most + 1):
-        real = many if replicas == 1 else asyncio.run(measured(replicas))[1]
-        # Gateway and client take their processor time from the replicas, by as much as calls are answered.
-        model = simulated(replicas, rates, many.answers)
-        for _ in range(8):
-            left = max(0.2, cores - rates.gateway_s * model)
-            model = statistics.mean([model, simulated(replicas, replace(rates, cores=left), many.answers)])
-        off = model / real.calls_per_s - 1
-        rows.append({"replicas": replicas, "real": real.calls_per_s, "model": model, "off": off})
-        print(f"{replicas} replicas: {real.calls_per_s:.1f} calls/s, the model says {model:.1f} ({off:+.0%})")
+        real = many if replicas == 1 else asyncio.run(measured(replicas, CONCURRENT))[0]
+        model = simulated(replicas, rates, real)
+        off = model.calls_per_s / real.calls_per_s - 1
+        rows.append({"replicas": replicas, "real": real.calls_per_s, "model": model.calls_per_s, "off": off})
+        print(
+            f"{replicas} replicas: {real.calls_per_s:.1f} calls/s, by the model {model.calls_per_s:.1f} ({off:+.0%})\n"
+            f"  a token costs {1e3 * real.core_s:.2f} ms, the model says {1e3 * model.core_s:.2f}\n  {_costs(real)}",
+            flush=True,
+        )
         if file:
             file.write_text(json.dumps(rows, indent=2))
     worst = max(abs(row["off"]) for row in rows)
     print(f"worst {worst:.0%}; wanted within {WITHIN:.0%}")
+
+
+def _costs(one: Measured) -> str:
+    parts = ((name, 1e3 * getattr(one, f"{name}_s")) for name in ("replica", "front", "gateway", "client"))
+    whole = (one.replica_s + one.front_s + one.gateway_s + one.client_s) * one.calls_per_s
+    return (
+        f"{one.concurrent} at once: {one.calls_per_s:.1f} calls/s; processor time of a call: "
+        + ", ".join(f"{name} {ms:.1f} ms" for name, ms in parts)
+        + f"; {whole:.2f} cores busy with it"
+    )
 
 
 def main() -> None:
@@ -167,7 +220,8 @@ def main() -> None:
     counts = [1, 2, 3, 5, 10, 30, 100, 300, 1000]
     print_forecasts(counts, "64 rollouts a step, whatever the replicas", batch=False, trainers=False)
     print_forecasts(counts, "64 rollouts a step for each replica, one trainer", batch=True, trainers=False)
-    print_forecasts(counts, "64 rollouts a step and a trainer for each replica", batch=True, trainers=True)
+    each = "64 rollouts a step, a trainer and a judge's rate limit for each replica"
+    print_forecasts(counts, each, batch=True, trainers=True)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Training:
         replicas = len(cluster.replicas)
         busy = {
             "replicas": sum(r.busy_s for r in cluster.replicas) / replicas / whole,
-            "gateway": cluster.gateway_busy_s / whole,
+            "gateway": cluster.gateway.busy_s / whole,
             "store": cluster.store_busy_s / whole,
             "judge": max(self._busy["judge"] / load.judge_at_once, self._limited_s()) / whole,
             "trainer": self._busy["trainer"] / whole,

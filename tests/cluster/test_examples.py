@@ -13,6 +13,9 @@ import pytest
 import typer
 
 from woodshed.cli.app import app
+from woodshed.cli.files import load_training
+from woodshed.engine.client.local import LocalEngine
+from woodshed.engine.client.provision import RAY
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/cluster"
@@ -95,4 +98,11 @@ def test_ray_is_the_version_that_the_engine_installs() -> None:
     pinned = re.search(r"'ray==([\d.]+)'", (EXAMPLE / "Dockerfile").read_text())
     named = re.search(r'rayVersion: "([\d.]+)"', (EXAMPLE / "raycluster.yaml").read_text())
 
-    assert pinned and named and pinned[1] == named[1]
+    assert pinned and named and pinned[1] == named[1] == RAY.partition("==")[2]
+
+
+def test_the_training_asks_for_the_cluster_of_its_machine() -> None:
+    training = load_training(EXAMPLE / "train.py")
+
+    assert training.policy.replicas == 2
+    assert isinstance(training.engine, LocalEngine) and training.engine.ray == "auto"

@@ -33,7 +33,7 @@ def test_an_environment_without_ray_is_named_with_the_command_that_adds_it(
     done = CliRunner().invoke(app, ["ray", *command])
 
     assert isinstance(done.exception, ConfigError)
-    assert f"environment of {str(bare)!r}; 'woodshed engine install --ray' adds it" in str(done.exception)
+    assert f"{str(bare)!r} has none; 'woodshed engine install --ray' adds it" in str(done.exception)
 
 
 def test_no_engine_environment_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

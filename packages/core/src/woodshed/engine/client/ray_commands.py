@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from woodshed.engine.client.provision import engine_python
+from woodshed.engine.client.ray_cluster import no_ray
 from woodshed.errors import ConfigError, EngineError, EngineUnreachable
 
 PORT = 6379
@@ -118,10 +119,7 @@ def ray_program() -> Path:
     python = engine_python()
     program = python.with_name("ray")
     if not program.is_file():
-        raise ConfigError(
-            f"Ray is not installed in the engine environment of {str(python)!r}; 'woodshed engine install --ray' "
-            "adds it, on every machine of the cluster"
-        )
+        raise ConfigError(no_ray(python))
     return program
 
 
