@@ -63,7 +63,7 @@ def joined(address: str, *, processes: int) -> Iterator[RayCluster]:
     except Exception as error:  # Ray raises a bare one where its processes do not come up in time
         raise EngineError(
             f"the Ray cluster {address!r} cannot be joined: {error}. 'auto' is the one that this machine belongs to "
-            "(`ray start --head` begins one, `ray start --address=HEAD:6379` joins it); 'local' needs none"
+            "(`woodshed ray up` begins one, `woodshed ray up --address HEAD:6379` joins it); 'local' needs none"
         ) from error
     try:
         context = ray.get_runtime_context()

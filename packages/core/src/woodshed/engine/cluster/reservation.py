@@ -123,7 +123,10 @@ def missing(
             )
     if not short:
         short = ["what is free lies on too many nodes in too small parts"]
-    return "; ".join(short) + ". Ask for fewer replicas, add nodes (`ray start --address=…`), or free what others hold"
+    return (
+        "; ".join(short)
+        + ". Ask for fewer replicas, add nodes (`woodshed ray up --address HEAD:6379`), or free what others hold"
+    )
 
 
 def _told(name: str, amount: float) -> str:

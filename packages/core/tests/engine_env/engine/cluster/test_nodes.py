@@ -210,7 +210,7 @@ async def test_a_node_with_another_model_is_refused_when_it_joins(
 
 
 async def test_a_cluster_that_is_not_there_is_said_with_the_next_step() -> None:
-    with pytest.raises(EngineError, match=r"'127\.0\.0\.1:9' cannot be joined.*`ray start --head`"):
+    with pytest.raises(EngineError, match=r"'127\.0\.0\.1:9' cannot be joined.*`woodshed ray up` begins one"):
         with joined("127.0.0.1:9", processes=1):
             pass
 
