@@ -13,7 +13,8 @@ from rich.text import Text
 
 from woodshed.cli.files import load_training
 from woodshed.cli.sft import engine_at
-from woodshed.engine.client.local import ConnectedEngine, LocalEngine, engine_environment
+from woodshed.engine.client.engine_process import engine_environment
+from woodshed.engine.client.local import ConnectedEngine, LocalEngine
 from woodshed.engine.client.provision import engine_home, engine_python
 from woodshed.errors import EngineError, WoodshedError
 from woodshed.rewards.base import Reward

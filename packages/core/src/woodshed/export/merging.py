@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from woodshed.engine.client.local import engine_environment
+from woodshed.engine.client.engine_process import engine_environment
 from woodshed.engine.client.provision import engine_python
 from woodshed.errors import ExportError
 from woodshed.types import ExportJob, ExportReport

@@ -10,14 +10,9 @@ async with Engine.local(models={"judge": "./my-judge"}).running([policy], Path("
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import secrets
-import signal
-import sys
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,16 +27,11 @@ from woodshed.engine.client.config import (
     check_config,
     to_models,
 )
-from woodshed.engine.client.private_files import write_private
+from woodshed.engine.client.engine_process import ReportProgress, follow, spawn, stop, until_ready
 from woodshed.engine.client.provision import engine_python
 from woodshed.engine.client.ray_cluster import check_address, check_has_ray
 from woodshed.engine.client.served import check_served
 from woodshed.errors import EngineError
-
-ReportProgress = Callable[[str], None]
-
-_STOP_WITHIN_S = 15.0
-_LOG_LINES = 20
 
 
 def _quiet(_: str) -> None:
@@ -84,16 +74,16 @@ class LocalEngine:
         if config.ray is not None:
             await asyncio.to_thread(check_has_ray, python)
         config.home.mkdir(parents=True, exist_ok=True)
-        process = await _spawn(python, config)
+        process = await spawn(python, config)
         following: asyncio.Task[None] | None = None
         try:
-            url = await _until_ready(process, config.home / "logs" / "engine.log", progress)
-            following = asyncio.create_task(_follow(process, progress))
+            url = await until_ready(process, config.home / "logs" / "engine.log", progress)
+            following = asyncio.create_task(follow(process, progress))
             async with EngineClient(url, config.api_key) as client:
                 await client.health()
                 yield client
         finally:
-            await _stop(process)
+            await stop(process)
             if following is not None:
                 following.cancel()
 
@@ -244,70 +234,3 @@ class Engine:
     def connect(url: str, *, api_key: str | None = None) -> ConnectedEngine:
         """Return an engine that runs at `url`, such as `https://gpu-box:8900`."""
         return ConnectedEngine(url=url, api_key=api_key)
-
-
-async def _spawn(python: Path, config: EngineConfig) -> asyncio.subprocess.Process:
-    logs = config.home / "logs"
-    logs.mkdir(exist_ok=True)
-    file = config.home / "engine.json"
-    write_private(file, config.model_dump_json(indent=2))  # it holds the API key
-    with (logs / "engine.log").open("ab") as log:
-        return await asyncio.create_subprocess_exec(
-            *(str(python), "-m", "woodshed.engine", "--config", str(file)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            # Ctrl-C reaches only this process, which then stops the engine.
-            start_new_session=True,
-            env=engine_environment(python),
-        )
-
-
-def engine_environment(python: Path) -> dict[str, str]:
-    """Return the engine's environment variables: ours, without those that would make it import our packages."""
-    foreign = {"PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
-    if str(python) != sys.executable and "WOODSHED_ENGINE_PYTHON" not in os.environ:
-        foreign.add("PYTHONPATH")
-    return {name: value for name, value in os.environ.items() if name not in foreign}
-
-
-async def _until_ready(process: asyncio.subprocess.Process, log: Path, progress: ReportProgress) -> str:
-    async for kind, message in _events(process):
-        if kind == "ready":
-            return message
-        if kind == "error":
-            raise EngineError(message)
-        progress(message)
-    code = await process.wait()
-    lines = deque(log.read_text(errors="replace").splitlines(), maxlen=_LOG_LINES)
-    raise EngineError(
-        f"the engine ended with exit status {code} before it was ready; last lines of {str(log)!r}:\n"
-        + "\n".join(lines)
-    )
-
-
-async def _follow(process: asyncio.subprocess.Process, progress: ReportProgress) -> None:
-    async for _, message in _events(process):
-        progress(message)
-
-
-async def _events(process: asyncio.subprocess.Process) -> AsyncIterator[tuple[str, str]]:
-    assert process.stdout is not None
-    async for line in process.stdout:
-        with contextlib.suppress(ValueError):
-            for kind, message in json.loads(line).items():
-                yield kind, message
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Ask the engine to stop, and kill it if it does not; its own children end with it either way."""
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), _STOP_WITHIN_S)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()

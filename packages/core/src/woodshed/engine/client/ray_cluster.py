@@ -22,8 +22,8 @@ def check_address(address: str) -> None:
     if address.startswith("ray://"):
         raise ConfigError(
             f"ray is {address!r}: the engine must run on a machine of the cluster, because weights go through that "
-            "machine's object store. Join this machine with `ray start --address=HEAD:6379` (with --num-cpus=0 "
-            "--num-gpus=0 no replica comes here) and use 'auto'"
+            "machine's object store. Join this machine with `woodshed ray up --address HEAD:6379` (with "
+            "-- --num-cpus=0 --num-gpus=0 no replica comes here) and use 'auto'"
         )
 
 

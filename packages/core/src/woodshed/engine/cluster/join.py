@@ -16,6 +16,8 @@ from woodshed.engine.client.ray_cluster import LOCAL, no_ray
 from woodshed.errors import ConfigError, EngineError
 
 _ANSWERS_WITHIN_S = 5.0
+_STARTS, _TOO_SLOW = 3, "timed out during startup"
+"""How often a cluster is started here, on a machine that is too busy for the half minute that Ray waits for it."""
 _LOCAL_STORE_BYTES = 200 * 2**20
 """Of a cluster that is started here; what it cannot hold goes to disk."""
 
@@ -49,12 +51,19 @@ def joined(address: str, *, processes: int) -> Iterator[RayCluster]:
     ray: Any = importlib.import_module("ray")
     try:
         _check_answers(address)
-        # Standard output is the engine's own, so nodes must not print there.
-        ray.init(log_to_driver=False, **(_own(processes) if address == LOCAL else {"address": address}))
+        for remaining in reversed(range(_STARTS if address == LOCAL else 1)):
+            try:
+                # Standard output is the engine's own, so nodes must not print there.
+                ray.init(log_to_driver=False, **(_own(processes) if address == LOCAL else {"address": address}))
+                break
+            except Exception as error:
+                if _TOO_SLOW not in str(error) or not remaining:
+                    raise
+                ray.shutdown()
     except Exception as error:  # Ray raises a bare one where its processes do not come up in time
         raise EngineError(
             f"the Ray cluster {address!r} cannot be joined: {error}. 'auto' is the one that this machine belongs to "
-            "(`ray start --head` begins one, `ray start --address=HEAD:6379` joins it); 'local' needs none"
+            "(`woodshed ray up` begins one, `woodshed ray up --address HEAD:6379` joins it); 'local' needs none"
         ) from error
     try:
         context = ray.get_runtime_context()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -187,14 +188,15 @@ class NodeProcesses:
     async def _found(self, server: ModelServer, reservation: Reservation) -> Mapping[str, Any]:
         """Return the report of the node where a server has its place; where it lost it, once it has one again."""
         finding = asyncio.ensure_future(self._asked_until_answered(server, reservation))
+        deadline, said = time.monotonic() + _LOST_FOR_GOOD_S, ""
         try:
-            if not (await asyncio.wait((finding,), timeout=self._placed_within_s))[0]:
-                missing = await asyncio.to_thread(reservation.missing, server.name)
-                self._progress(
-                    f"{server.name!r} is left out: no node has room for it: {missing}. It comes back with one"
-                )
-                if not (await asyncio.wait((finding,), timeout=_LOST_FOR_GOOD_S))[0]:
-                    raise EngineError(f"no node had room for {server.name!r} for {_LOST_FOR_GOOD_S:.0f} s: {missing}")
+            while not (await asyncio.wait((finding,), timeout=self._placed_within_s))[0]:
+                why = await asyncio.to_thread(reservation.waits_for, server.name)
+                if why.split(":")[0] != said:
+                    said = why.split(":")[0]
+                    self._progress(f"{server.name!r} is left out: {why}. It comes back by itself")
+                if time.monotonic() > deadline:
+                    raise EngineError(f"{server.name!r} found no place for {_LOST_FOR_GOOD_S:.0f} s: {why}")
             return finding.result()
         finally:
             finding.cancel()

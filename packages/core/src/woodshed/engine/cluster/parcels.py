@@ -41,7 +41,7 @@ class Parcels:
                 size = sum(file.stat().st_size for file in _files(path)) / _MIB
                 raise EngineError(
                     f"the object store of this machine has no room for {str(path)!r} ({size:.0f} MiB): {error}. Start "
-                    "Ray with a larger one (`ray start --object-store-memory=BYTES`), or free what fills it"
+                    "Ray with a larger one (`woodshed ray up -- --object-store-memory=BYTES`), or free what fills it"
                 ) from error
 
     def _of(self, path: Path) -> Any:

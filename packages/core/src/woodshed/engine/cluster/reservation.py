@@ -71,11 +71,21 @@ class Reservation:
         nodes = placement_group_table(self._group)["bundles_to_node_id"]
         return max(1, list(nodes.values()).count(nodes[self._index[server]]))
 
-    def missing(self, server: str | None = None) -> str:
-        """Return which resource the cluster lacks for all places, or for the one of a server, as far as can be seen."""
-        bundles = self._bundles if server is None else [self._bundles[self._index[server]]]
+    def missing(self) -> str:
+        """Return which resource the cluster lacks for all places, as far as can be seen."""
+        return self._missing(self._bundles)
+
+    def waits_for(self, server: str) -> str:
+        """Return why a server is on no node yet: there is no room, or its node takes its time."""
+        index = self._index[server]
+        node = placement_group_table(self._group)["bundles_to_node_id"].get(index)
+        if any(one["Alive"] and one["NodeID"] == node for one in ray.nodes()):
+            return f"its node has not started a process yet: {str(node)[:8]}"
+        return f"no node has room for it: {self._missing([self._bundles[index]])}"
+
+    def _missing(self, bundles: Sequence[Mapping[str, float]]) -> str:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return missing(bundles, nodes, ray.available_resources(), lost=server is not None)
+        return missing(bundles, nodes, ray.available_resources())
 
     def remove(self) -> None:
         """Give the places back."""
@@ -93,8 +103,6 @@ def missing(
     bundles: Sequence[Mapping[str, float]],
     nodes: Sequence[Mapping[str, float]],
     free: Mapping[str, float],
-    *,
-    lost: bool = False,
 ) -> str:
     """Return what is asked, what there is and what is free of each resource that falls short.
 
@@ -102,7 +110,6 @@ def missing(
         bundles: What each replica reserves, on one node.
         nodes: Of each living node, what it has.
         free: What is not taken, of all nodes together.
-        lost: Whether only what is free counts.
     """
     short = []
     for name in dict.fromkeys(name for bundle in bundles for name in bundle):
@@ -115,8 +122,11 @@ def missing(
                 f"{_told(name, has)} ({_told(name, most)} at most on one), {_told(name, left)} free"
             )
     if not short:
-        short = ["what is free lies on too many nodes in too small parts" if not lost else "its node is being replaced"]
-    return "; ".join(short) + ". Ask for fewer replicas, add nodes (`ray start --address=…`), or free what others hold"
+        short = ["what is free lies on too many nodes in too small parts"]
+    return (
+        "; ".join(short)
+        + ". Ask for fewer replicas, add nodes (`woodshed ray up --address HEAD:6379`), or free what others hold"
+    )
 
 
 def _told(name: str, amount: float) -> str:

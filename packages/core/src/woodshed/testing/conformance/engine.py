@@ -16,7 +16,7 @@ import httpx
 from woodshed.capture import Rollout, assemble
 from woodshed.capture.recorder import new_id
 from woodshed.engine.client.config import EngineConfig, ServedModel
-from woodshed.engine.client.local import engine_environment
+from woodshed.engine.client.engine_process import engine_environment
 from woodshed.engine.client.provision import engine_python
 from woodshed.engine.trainer.worker_protocol import Replay, Start, Step
 from woodshed.errors import ConfigError, EngineError
