@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(scratch: Path) -> Iterator[Cluster]:
     """Start a head without room for a rank, and a node with two cores."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**_SETTINGS, "TMPDIR": str(scratch)}.items():
+        # Ray's own files stay where paths are short: those of sockets must be.
+        for name, value in {**_SETTINGS, "RAY_TMPDIR": tempfile.gettempdir(), "TMPDIR": str(scratch)}.items():
             patch.setenv(name, value)
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         try:
