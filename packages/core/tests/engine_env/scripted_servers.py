@@ -41,6 +41,7 @@ class ScriptedServer:
         app.router.add_post("/v1/load_lora_adapter", self._load)
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/version", self._version)
         app.router.add_post("/v1/chat/completions", self._chat)
         self.loaded, self._runner = [], web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
@@ -76,6 +77,9 @@ class ScriptedServer:
             return web.json_response({"error": {"message": "not loaded"}}, status=404)
         self.loaded.remove(name)
         return web.Response(text="unloaded")
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "scripted"})
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": name} for name in (self.server.model.name, *self.loaded)]})

@@ -252,6 +252,7 @@ export interface Item {
 export interface Replica {
   name: string;
   state: string;
+  node?: string | null;
   in_flight: number;
   sessions: number;
   calls: number;

@@ -74,8 +74,9 @@ def status_table(health: EngineHealth) -> Table:
     table = Table("server", "state", "in flight", "rollouts", "calls", "cached calls", "cached prompt", "starts", "MiB")
     for model in health.models:
         for one in model.replicas:
+            name = one.name if one.node is None else f"{one.name} on {one.node}"
             table.add_row(
-                one.name, one.state, str(one.in_flight), str(one.sessions), str(one.calls), _percent(one.cached_calls),
+                name, one.state, str(one.in_flight), str(one.sessions), str(one.calls), _percent(one.cached_calls),
                 _percent(one.cached_tokens), str(one.starts), f"{one.rss_mb:.0f}",
             )  # fmt: skip
     return table

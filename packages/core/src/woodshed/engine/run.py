@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ from woodshed.engine.vllm.gguf import converted
 from woodshed.engine.vllm.lora_slots import LoraSlots
 from woodshed.engine.vllm.model_server import ModelServer
 from woodshed.engine.vllm.room import check_room
-from woodshed.engine.vllm.supervisor import Supervisor
+from woodshed.engine.vllm.supervisor import MakeProcesses, Supervisor
 from woodshed.engine.vllm.tool_parsers import resolved
 from woodshed.errors import EngineError
 
@@ -49,7 +49,9 @@ _GRACE_S = 2
 _KEEP_ALIVE_S = 600
 
 
-async def run_engine(config: EngineConfig, report: Report, supervisor_type: type[Supervisor] = Supervisor) -> None:
+async def run_engine(
+    config: EngineConfig, report: Report, supervisor_type: Callable[..., Supervisor] = Supervisor
+) -> None:
     """Serve until a signal, a shutdown request or the parent's death.
 
     Args:
@@ -58,33 +60,54 @@ async def run_engine(config: EngineConfig, report: Report, supervisor_type: type
         supervisor_type: What starts the model servers and keeps them up.
 
     Raises:
-        EngineError: The port is taken, or a model cannot be served.
+        EngineError: The port is taken, a model cannot be served, or a Ray cluster cannot be joined or has no room.
         ConfigError: The config contradicts itself or names a folder without a model.
     """
     config = check_config(config)
     config.home.mkdir(parents=True, exist_ok=True)
     raise_open_files()
     # The port first: a taken port shows in a millisecond, a failing vLLM only after half a minute.
-    listener = _listen(config)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    watching = asyncio.create_task(_watch_parent(config.parent_pid, stop))
-    try:
-        preparing = asyncio.create_task(_prepared(config, lambda message: report("progress", message)))
-        if not await _ends_before(stop, preparing):
-            return
-        config = config.model_copy(update={"models": preparing.result()})
-        await _serve(config, listener, stop, report, supervisor_type)
-    finally:
-        watching.cancel()
-        listener.close()
+    with closing(_listen(config)) as listener, _on_cluster(config, report) as (config, processes):
+        if processes is not None:
+            supervisor_type = partial(supervisor_type, processes=processes)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        watching = asyncio.create_task(_watch_parent(config.parent_pid, stop))
+        try:
+            preparing = asyncio.create_task(_prepared(config, lambda message: report("progress", message)))
+            if not await _ends_before(stop, preparing):
+                return
+            config = config.model_copy(update={"models": preparing.result()})
+            await _serve(config, listener, stop, report, supervisor_type)
+        finally:
+            watching.cancel()
+
+
+@contextmanager
+def _on_cluster(config: EngineConfig, report: Report) -> Iterator[tuple[EngineConfig, MakeProcesses | None]]:
+    """Join the Ray cluster that the config names, if any; yield the config with its real address, and its nodes."""
+    if config.ray is None:
+        yield config, None
+        return
+    # Ray is an extra of the engine's environment, and takes a second to import.
+    from woodshed.engine.cluster.join import joined
+
+    report("progress", f"joining the Ray cluster {config.ray!r}")
+    servers = sum(model.replicas for model in config.models)
+    with joined(config.ray, processes=servers + config.trainers.count) as cluster:
+        from woodshed.engine.cluster.node_processes import NodeProcesses
+
+        trainers = config.trainers.model_copy(update={"ray": cluster.address})
+        joined_config = config.model_copy(update={"ray": cluster.address, "trainers": trainers})
+        say = partial(report, "progress")
+        yield joined_config, partial(NodeProcesses, cluster=cluster, progress=say)
 
 
 async def _prepared(config: EngineConfig, progress: Callable[[str], None]) -> tuple[ServedModel, ...]:
     models = await resolved(await converted(config.models, progress), progress)
-    if not gpu_ids():
+    if config.ray is None and not gpu_ids():
         check_room(models)
     return models
 
@@ -94,7 +117,7 @@ async def _serve(
     listener: socket.socket,
     stop: asyncio.Event,
     report: Report,
-    supervisor_type: type[Supervisor],
+    supervisor_type: Callable[..., Supervisor],
 ) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)

@@ -213,6 +213,8 @@ class ReplicaHealth(Record):
     name: str
     """That of its log and in `servers.json`: the model's own where it is served once, else such as `policy#2`."""
     state: ReplicaState
+    node: str | None = None
+    """Address of the cluster's node that it runs on, or ran on last; None for the engine's machine."""
     in_flight: int
     """Calls that it is answering now."""
     sessions: int = 0

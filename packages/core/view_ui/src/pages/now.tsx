@@ -17,7 +17,7 @@ function Replicas({ replicas }: { replicas: Replica[] }) {
         <tbody>
           {replicas.map((one) => (
             <tr key={one.name}>
-              <td>{one.name}</td>
+              <td>{one.node ? `${one.name} on ${one.node}` : one.name}</td>
               <td><span class={`tag ${one.state === "ready" ? "good" : "warn"}`}>{one.state}</span></td>
               <td class="num">{one.in_flight}</td>
               <td class="num">{one.sessions}</td>

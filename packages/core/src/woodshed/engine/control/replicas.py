@@ -44,7 +44,7 @@ class Replicas:
     async def health(self) -> tuple[ModelHealth, ...]:
         """Return the state of every model."""
         servers = [replica.server for upstream in self._upstreams.values() for replica in upstream.replicas]
-        memory = await asyncio.to_thread(lambda: {s.name: memory_mb(tree(s.pid)) if s.pid else 0.0 for s in servers})
+        memory = await asyncio.to_thread(lambda: {server.name: _memory_mb(server) for server in servers})
         return tuple(self._model_health(upstream, memory) for upstream in self._upstreams.values())
 
     def _model_health(self, upstream: Upstream, memory: Mapping[str, float]) -> ModelHealth:
@@ -90,11 +90,18 @@ class Replicas:
             replica.is_draining = False
 
 
+def _memory_mb(server: ModelServer) -> float:
+    if server.pid is None:
+        return 0.0
+    return memory_mb(tree(server.pid)) if server.node is None else server.node_memory_mb
+
+
 def _replica_health(replica: Replica, sessions: int, rss_mb: float) -> ReplicaHealth:
     calls, tokens = replica.counted_calls, replica.prompt_tokens
     return ReplicaHealth(
         name=replica.server.name,
         state=replica.state,
+        node=replica.server.node,
         in_flight=replica.in_flight,
         sessions=sessions,
         calls=replica.calls,

@@ -97,11 +97,11 @@ def stored_dtype(model: ServedModel) -> str | None:
     return str(stored) if stored else None
 
 
-def command_line(model: ServedModel, port: int, *, gpu: bool) -> list[str]:
-    """Return vLLM's arguments for one model."""
+def command_line(model: ServedModel, port: int, *, gpu: bool, host: str = "127.0.0.1") -> list[str]:
+    """Return vLLM's arguments for one model; it listens on `host`."""
     arguments = [
         *("--model", model.path, "--served-model-name", *_served_names(model)),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--host", host, "--port", str(port)),
         *("--dtype", dtype_for(model, gpu=gpu), "--max-num-seqs", str(model.max_num_seqs)),
         # Temperature, top_p and so on come from the caller, not from a generation_config.json.
         *("--generation-config", "vllm"),

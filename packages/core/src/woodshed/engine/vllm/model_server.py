@@ -6,12 +6,39 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 from woodshed.engine.client.config import ServedModel
 from woodshed.errors import EngineError
 
 _RESTARTS_PER_WINDOW = 5
 _WINDOW_S = 600.0
+
+
+class ServerFiles(Protocol):
+    """Files of the engine's machine where a server can read them."""
+
+    async def bring(self, path: Path, name: str) -> str:
+        """Return where a folder or a file is on the server's machine, once it is there under a name.
+
+        Raises:
+            EngineError: It cannot be brought there.
+            aiohttp.ClientConnectionError: The server's machine is lost.
+        """
+
+    async def drop(self, name: str) -> None:
+        """Remove what was brought under a name; nothing happens where it is gone already."""
+
+
+class FilesHere:
+    """Those of a server on the engine's machine, which reads them where they are."""
+
+    async def bring(self, path: Path, name: str) -> str:
+        """Return the path as it is."""
+        return str(path)
+
+    async def drop(self, name: str) -> None:
+        """Keep it: it is the engine's own."""
 
 
 class ModelServer:
@@ -33,6 +60,12 @@ class ModelServer:
         self.key = ""
         """What vLLM's port asks for; another one after each start."""
         self.pid: int | None = None
+        """Of its process, on its own machine; None while there is none."""
+        self.node: str | None = None
+        """Address of the node of a cluster that it runs on; None for the engine's machine."""
+        self.node_memory_mb = 0.0
+        """What its node said last of its memory."""
+        self.files: ServerFiles = FilesHere()
         self.vllm = ""
         self.max_model_len = model.max_model_len
         """Longest prompt plus answer in tokens; None until vLLM has said what the model's own limit is."""

@@ -96,19 +96,28 @@ class ServerLoras:
 
     async def _load_again(self) -> None:
         """Load the current version into a server that has just started and holds nothing."""
+        held = tuple(self._held.values())
         self._held.clear()
+        for lora in held:
+            await self._forget(lora, but_not=self._current())
         while not self.serves(lora := self._current()):
             await self._load(lora)
             self.drop_if_idle(lora)
 
     async def _load(self, lora: LoraVersion) -> None:
-        body = {"lora_name": lora.name, "lora_path": str(lora.path)}
+        assert lora.path is not None
+        body = {"lora_name": lora.name, "lora_path": await self.server.files.bring(lora.path, lora.name)}
         async with self._post("load", body) as reply:
-            if reply.status != 200 and not await self._is_loaded(lora):
-                raise EngineError(
-                    f"vLLM refused adapter version {lora.version} ({str(lora.path)!r}): {await reply.text()}"
-                )
+            refusal = None if reply.status == 200 or await self._is_loaded(lora) else await reply.text()
+        if refusal is not None:
+            await self._forget(lora)
+            raise EngineError(f"vLLM refused adapter version {lora.version} ({str(lora.path)!r}): {refusal}")
         self._held[lora.name] = lora
+
+    async def _forget(self, lora: LoraVersion, but_not: LoraVersion | None = None) -> None:
+        """Remove the copy of a version's files that was made for this server."""
+        if lora.path is not None and lora is not but_not:
+            await self.server.files.drop(lora.name)
 
     async def _is_loaded(self, lora: LoraVersion) -> bool:
         """Whether vLLM has the version: an earlier attempt may have succeeded although its answer was lost."""
@@ -120,6 +129,7 @@ class ServerLoras:
             await self.server.ready()  # while it sleeps, the memory of its slots is not there
             async with self._post("unload", {"lora_name": lora.name}) as reply:
                 await reply.read()
+        await self._forget(lora)
 
     def _post(self, action: str, body: dict[str, str]) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         url = f"{self.server.url}/v1/{action}_lora_adapter"

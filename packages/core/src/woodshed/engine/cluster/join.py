@@ -1,0 +1,87 @@
+"""Joining a Ray cluster, or starting one on this machine for as long as the engine runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from woodshed.engine.client.ray_cluster import LOCAL, no_ray
+from woodshed.errors import ConfigError, EngineError
+
+_ANSWERS_WITHIN_S = 5.0
+_LOCAL_STORE_BYTES = 200 * 2**20
+"""Of a cluster that is started here; what it cannot hold goes to disk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RayCluster:
+    """A cluster that this process has joined."""
+
+    address: str
+    """As other processes of this machine can use it."""
+    ip: str
+    """Of this machine, in the cluster."""
+    gpu: bool
+    """Whether any node has a GPU."""
+
+
+@contextmanager
+def joined(address: str, *, processes: int) -> Iterator[RayCluster]:
+    """Join the cluster at `address` until the block ends; `processes` is how many a cluster of this machine must fit.
+
+    It must be called from the main thread, and before signal handlers are set: Ray sets one of its own.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        EngineError: There is no such cluster, or it runs another version of Ray or Python.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(no_ray(sys.executable))
+    # Under `uv run`, Ray would have every node make the environment of this process anew, and not use its own.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    ray: Any = importlib.import_module("ray")
+    try:
+        _check_answers(address)
+        # Standard output is the engine's own, so nodes must not print there.
+        ray.init(log_to_driver=False, **(_own(processes) if address == LOCAL else {"address": address}))
+    except Exception as error:  # Ray raises a bare one where its processes do not come up in time
+        raise EngineError(
+            f"the Ray cluster {address!r} cannot be joined: {error}. 'auto' is the one that this machine belongs to "
+            "(`ray start --head` begins one, `ray start --address=HEAD:6379` joins it); 'local' needs none"
+        ) from error
+    try:
+        context = ray.get_runtime_context()
+        yield RayCluster(
+            address=context.gcs_address,
+            ip=ray.util.get_node_ip_address(),
+            gpu=ray.cluster_resources().get("GPU", 0) > 0,
+        )
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError where nothing listens at an address such as `10.0.0.1:6379`; Ray itself tries for a minute."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
+
+
+def _own(processes: int) -> dict[str, Any]:
+    """Return the settings of a cluster of this machine; replicas share its cores, as they do without Ray."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return {
+        "address": "local",
+        "num_cpus": max(os.cpu_count() or 1, processes + 1),
+        "include_dashboard": False,
+        "object_store_memory": _LOCAL_STORE_BYTES,
+        # Ray would end a replica where memory is short; without Ray, that is the system's business, too.
+        "_system_config": {"memory_monitor_refresh_ms": 0},
+    }
