@@ -57,7 +57,7 @@ _RAY_TRAIN = {
 }
 
 
-class JobTrainer(TorchTrainer):  # type: ignore[misc]
+class JobTrainer(TorchTrainer):
     """Ray Train without its actor that outlives the job to remove placement groups; they end with the job anyway.
 
     Without Ray's dashboard that actor finds out nothing, says so every second, and never ends.
