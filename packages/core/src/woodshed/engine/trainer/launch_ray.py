@@ -174,10 +174,11 @@ def _how(error: TrainingFailedError, count: int) -> str:
     """Return which rank ended first and how, for the log's last line."""
     if not isinstance(error, WorkerGroupError):
         return f"the trainers could not be run on the Ray cluster: {_line(error)}"
-    failures: dict[int, Any] = error.worker_failures
+    failures = {rank: getattr(found, "health_check_failure", found) for rank, found in error.worker_failures.items()}
     # One that raised an error has often only lost the connection to one that was killed.
     rank = min(failures, key=lambda rank: (not isinstance(failures[rank], RayActorError), rank))
-    return f"trainer {rank + 1} of {count} ended: {_line(failures[rank])}; so the others were ended, too"
+    said, _, _ = _line(failures[rank]).partition(" Some common causes")
+    return f"trainer {rank + 1} of {count} ended: {said}; so the others were ended, too"
 
 
 def _line(error: Exception) -> str:
