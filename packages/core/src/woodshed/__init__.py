@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         TrainError,
         UnsupportedVersionError,
         WoodshedError,
+        WorkerError,
     )
     from woodshed.rewards.base import Reward
     from woodshed.rewards.blend import Blend
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from woodshed.training.config import AdvantageSettings, Evaluation, Policy, TrainConfig
     from woodshed.training.finished import Run
     from woodshed.training.loop import Training
+    from woodshed.training.rollouts.ray_workers import RayWorkers
     from woodshed.training.sft.config import SftConfig
     from woodshed.training.sft.run import SftRun, sft, sft_async
     from woodshed.training.train import train, train_async
@@ -81,6 +83,7 @@ _HOME = {
     "AdvantageSettings": "training.config",
     "Evaluation": "training.config",
     "Policy": "training.config",
+    "RayWorkers": "training.rollouts.ray_workers",
     "Run": "training.finished",
     "SftConfig": "training.sft.config",
     "SftRun": "training.sft.run",
@@ -137,6 +140,7 @@ _HOME = {
     "TraceServerError": "errors",
     "TrainError": "errors",
     "UnsupportedVersionError": "errors",
+    "WorkerError": "errors",
 }
 
 _ROOMS = ("export", "mcp", "traces")
@@ -173,6 +177,7 @@ __all__ = [
     "OptimizerSettings",
     "Policy",
     "PolicyLost",
+    "RayWorkers",
     "Reading",
     "RequestRefused",
     "Reward",
@@ -196,6 +201,7 @@ __all__ = [
     "Trajectory",
     "UnsupportedVersionError",
     "WoodshedError",
+    "WorkerError",
     "__version__",
     "bind",
     "current_rollout",

@@ -8,6 +8,7 @@ WoodshedError
 ├── LeakError (RuntimeError)            a model call outside any rollout while rollouts are active
 ├── RolloutError (RuntimeError)         one rollout failed; stored on its trajectory, never cancels its siblings
 │   └── RolloutTimeout (TimeoutError)   … because it took longer than its time limit
+├── WorkerError (RuntimeError)          rollout workers cannot be started, or one ended with the rollout it ran
 ├── McpServerError (RuntimeError)       an MCP server cannot be used
 │   └── McpServerUnreachable (ConnectionError)  … because nothing answers there, or the connection broke
 ├── TraceServerError (ConnectionError)  a server that traces are sent to does not take them
@@ -70,6 +71,10 @@ class RolloutError(WoodshedError, RuntimeError):
 
 class RolloutTimeout(RolloutError, TimeoutError):
     """One rollout took longer than its time limit; its session is sealed and its group continues without it."""
+
+
+class WorkerError(WoodshedError, RuntimeError):
+    """Rollout workers cannot be started or all ended; the run can be resumed. On a trajectory: its own ended."""
 
 
 class McpServerError(WoodshedError, RuntimeError):

@@ -1,12 +1,20 @@
 """Framework call → trajectory: whose rollout is this, what happened in it, and how a framework is hooked."""
 
-from woodshed.capture.assemble import assemble
+from woodshed.capture.assemble import AgentSide, agent_side, assemble, join
 from woodshed.capture.call_context import AttemptScope, CallContext, current_call_context, in_call_context, in_scope
-from woodshed.capture.context import bind, current_rollout, live_rollout, require_rollout, take_late_calls, untracked
+from woodshed.capture.context import (
+    bind,
+    current_rollout,
+    live_rollout,
+    note_late_calls,
+    require_rollout,
+    take_late_calls,
+    untracked,
+)
 from woodshed.capture.handoffs import HANDOFF_HOOKS as HANDOFF_HOOKS
 from woodshed.capture.hooks import Around, Hook, HookSet
 from woodshed.capture.in_rollout import Steps, in_rollout, method_name
-from woodshed.capture.instrumentor import Instrumentor
+from woodshed.capture.instrumentor import Instrumentor, instrumented
 from woodshed.capture.policy_params import (
     author_settings,
     model_params,
@@ -24,6 +32,7 @@ from woodshed.capture.versions import VersionRange
 __all__ = [
     "CALL_ID_HEADER",
     "SDK_HOOKS",
+    "AgentSide",
     "Around",
     "AttemptScope",
     "CallContext",
@@ -38,6 +47,7 @@ __all__ = [
     "Steps",
     "ToolSpan",
     "VersionRange",
+    "agent_side",
     "assemble",
     "author_settings",
     "bind",
@@ -46,11 +56,14 @@ __all__ = [
     "in_call_context",
     "in_rollout",
     "in_scope",
+    "instrumented",
+    "join",
     "live_rollout",
     "method_name",
     "model_params",
     "model_span",
     "new_id",
+    "note_late_calls",
     "note_model_settings",
     "policy_params",
     "propagate",

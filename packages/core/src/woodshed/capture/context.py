@@ -12,7 +12,7 @@ import contextvars
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +126,12 @@ def take_late_calls() -> dict[str, int]:
         late = dict(_late)
         _late.clear()
     return late
+
+
+def note_late_calls(late: Mapping[str, int]) -> None:
+    """Count model calls that were refused in another process that runs rollouts of this one."""
+    with _lock:
+        _late.update(late)
 
 
 @contextmanager

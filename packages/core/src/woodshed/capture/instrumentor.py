@@ -33,3 +33,12 @@ class Instrumentor:
     def uninstrument(self) -> None:
         """Put every hooked function back as it was."""
         self._hooks.revert()
+
+
+def instrumented() -> list[type[Instrumentor]]:
+    """Return the instrumentors of this process whose hooks are in place."""
+    known, waiting = list[type[Instrumentor]](), Instrumentor.__subclasses__()
+    while waiting:
+        known.append(kind := waiting.pop())
+        waiting += kind.__subclasses__()
+    return [kind for kind in known if hasattr(kind, "_hooks") and kind().instrumented]

@@ -32,14 +32,17 @@ from woodshed.training.finished import (
 )
 from woodshed.training.on_step import OnStep, check_on_step
 from woodshed.training.open_policy import open_policy
+from woodshed.training.open_workers import open_workers
 from woodshed.training.report.evaluations import go_on, is_stopped
 from woodshed.training.report.files import write_history, write_summary
 from woodshed.training.report.plot import plot
 from woodshed.training.report.progress import RunProgress
 from woodshed.training.report.step_line import score_name
 from woodshed.training.report.summary import Summary, summarise
+from woodshed.training.rollouts.ray_pool import RayPool
+from woodshed.training.rollouts.ray_workers import RayWorkers, check_workers
 from woodshed.training.run.adapters import take_home
-from woodshed.training.run.fingerprint import scenarios_identity, stable_repr
+from woodshed.training.run.fingerprint import run_identity
 from woodshed.training.run.folder import run_folder
 from woodshed.training.run.initial_adapter import initial_adapter
 from woodshed.training.run.judge_modes import with_modes
@@ -82,11 +85,14 @@ class Training:
     A resumed run doesn't call it again for steps that were taken before."""
     quiet: bool = False
     """Print nothing; warnings go to the log `woodshed.training`."""
+    workers: RayWorkers | None = None
+    """Run the agent in Ray actors; None runs it in this process. May change when a run is resumed."""
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other, or are something else than what they are called."""
         check_kinds(self.scenarios, self.policy, self.reward)
         check_on_step(self.on_step)
+        check_workers(self.workers)
         tracker_names(self.track)
         advantage, max_tokens = self.config.advantage, self.policy.max_tokens
         if max_tokens is not None and advantage.penalty(max_tokens) == 0 and advantage.overlong_longest is not None:
@@ -128,7 +134,9 @@ async def _run(training: Training, then: Callable[[Run], Awaitable[None]] | None
     check_installed(names)
     console = Console(soft_wrap=True, quiet=training.quiet)
     function = rollout(training.rollout)
-    identity = _identity(training)
+    identity = run_identity(
+        training.policy, training.config, training.reward, training.scenarios, training.evaluation
+    )  # fmt: skip
     initial_adapter(training.policy, training.engine)  # raises before any work starts
     if isinstance(training.engine, LocalEngine):
         check_trainer(training.policy.trainer, training.policy.load_in_4bit)
@@ -171,12 +179,20 @@ async def _run_and_report(
     totals = RunTotals(store)
     try:
         served = training.policy.served().model_copy(update={"lora_slots": training.config.max_staleness + 2})
-        async with totals.counting(), AsyncExitStack() as stack:
+        async with (
+            totals.counting(),
+            open_workers(
+                training.workers, function, training.scenarios, training.evaluation, store, progress
+            ) as workers,
+            AsyncExitStack() as stack,
+        ):
             with progress.phase("starting the engine"):
                 engine = training.engine.running([served], home=home, progress=progress.engine)
                 client = await stack.enter_async_context(engine)
             await stack.enter_async_context(totals.of(client))
-            await _run_steps(training, function, client, store, cache, progress)
+            if workers is not None:
+                await workers.reach(client.url)
+            await _run_steps(training, function, client, workers, store, cache, progress)
             history = store.history()
             versions = [version for version in versions_to_keep(store, history) if version is not None]
             for fetched in await take_home(client, store, training.policy.served().name, versions):
@@ -198,25 +214,11 @@ async def _run_and_report(
         cache.close()
 
 
-def _identity(training: Training) -> dict[str, Any]:
-    evaluation = training.evaluation
-    return {
-        "policy": training.policy.identity(),
-        "config": training.config.identity(),
-        "reward": stable_repr(training.reward),
-        "scenarios": scenarios_identity(training.scenarios),
-        "evaluation": evaluation
-        and {
-            **scenarios_identity(evaluation.scenarios),
-            "rollouts_per_scenario": evaluation.rollouts_per_scenario,
-        },
-    }
-
-
 async def _run_steps(
     training: Training,
     function: RolloutFunction,
     client: EngineClient,
+    workers: RayPool | None,
     store: RunStore,
     cache: SqliteCache,
     progress: RunProgress,
@@ -230,6 +232,7 @@ async def _run_steps(
             adapter=initial_adapter(training.policy, training.engine),
             function=function,
             store=store,
+            workers=workers,
         )
     progress.warn(context.trainer_warnings)
     is_over = is_stopped(store, training.config.steps, _patience(training))

@@ -8,6 +8,7 @@ from woodshed.errors import EngineError
 from woodshed.training.config import Policy, TrainConfig
 from woodshed.training.rollouts.groups import RunContext
 from woodshed.training.rollouts.prefetch import PrioritySemaphore
+from woodshed.training.rollouts.ray_pool import RayPool
 from woodshed.training.run.store import RunStore
 from woodshed.types import OpenPolicy
 
@@ -20,8 +21,11 @@ async def open_policy(
     adapter: str | None,
     function: RolloutFunction,
     store: RunStore,
+    workers: RayPool | None = None,
 ) -> RunContext:
     """Open `policy` on the engine, starting from the LoRA in `adapter` or the base model, and return the run's context.
+
+    Rollouts run in `workers`, if there are any, and in this process otherwise.
 
     Raises:
         EngineError: the policy could not be opened, or the engine does not have the run's checkpoints.
@@ -53,7 +57,9 @@ async def open_policy(
         config=config,
         start_version=_start_version(store, state.version),
         trainer_warnings=state.warnings,
-        semaphore=PrioritySemaphore(config.max_concurrency),
+        # No more than there is room for, or a later step's rollout could stand before an earlier one's.
+        semaphore=PrioritySemaphore(min(config.max_concurrency, workers.room if workers else config.max_concurrency)),
+        workers=workers,
     )
 
 

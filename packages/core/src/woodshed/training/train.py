@@ -16,6 +16,7 @@ from woodshed.training.config import Evaluation, Policy, TrainConfig
 from woodshed.training.finished import Run
 from woodshed.training.loop import Training
 from woodshed.training.on_step import OnStep
+from woodshed.training.rollouts.ray_workers import RayWorkers
 
 _Parameters = ParamSpec("_Parameters")
 
@@ -34,6 +35,7 @@ def train(
     track: str | Sequence[str] = (),
     on_step: OnStep | None = None,
     quiet: bool = False,
+    workers: RayWorkers | None = None,
     config: TrainConfig | None = None,
     **settings: Any,
 ) -> Run:
@@ -58,6 +60,7 @@ def train(
         track: trackers that get every row: any of `wandb`, `mlflow`, `tensorboard`, `trackio`.
         on_step: called with the row of each step, once it is stored; see `Training.on_step`.
         quiet: print nothing; warnings go to the log `woodshed.training`.
+        workers: run the agent in Ray actors; None runs it in this process.
         config: all settings at once, instead of `settings`.
         **settings: fields of `TrainConfig`.
 
@@ -67,6 +70,8 @@ def train(
         EngineError: the engine could not be started or reached, or a step failed. A `DriftError` if the engine's and
             the trainer's log-probabilities differ too much.
         RolloutError: every rollout of a step failed.
+        WorkerError: rollout workers could not be started, or none is left; after the latter the same command resumes
+            the run.
         CheckError: a check before the first step failed.
         NothingToLearn: too many steps in a row trained nothing.
         JudgeRefused: the judge will refuse every request.
@@ -75,7 +80,8 @@ def train(
     """
     return _training(
         rollout, scenarios, policy=policy, reward=reward, engine=engine, evaluation=evaluation, run_dir=run_dir,
-        fresh=fresh, checks=checks, track=track, on_step=on_step, quiet=quiet, config=config, **settings,
+        fresh=fresh, checks=checks, track=track, on_step=on_step, quiet=quiet, workers=workers, config=config,
+        **settings,
     ).run()  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from woodshed.engine.client.client import EngineClient
 from woodshed.rewards.base import Reward
 from woodshed.training.config import Policy, TrainConfig
 from woodshed.training.rollouts.prefetch import PrioritySemaphore
-from woodshed.training.rollouts.rollout import run_rollout
+from woodshed.training.rollouts.ray_pool import RayPool
+from woodshed.training.rollouts.rollout import Place, run_rollout
 from woodshed.training.rollouts.sampling import spare_scenarios, step_scenarios
 from woodshed.training.run.store import RunStore
 from woodshed.training.step_request import is_flat
@@ -37,14 +38,17 @@ class RunContext:
     trainer_warnings: tuple[str, ...] = ()
     """What the trainer warned of when the policy was opened."""
 
+    workers: RayPool | None = None
+    """Where the agent runs; None is this process."""
+
     async def rollout(self, step: int, key: str, scenario: Any, scenario_id: str) -> Trajectory:
         """Return the stored rollout of `key` (`step/scenario/number`), or run and store it if there is none."""
         if (stored := self.store.trajectory(key)) is not None:
             return stored
-        self.store.rollout_waits(key)
-        async with self.semaphore.acquired(step):
+
+        async def run(place: Place | None) -> Trajectory:
             self.store.rollout_runs(key, rollout_id := new_id())
-            trajectory = await run_rollout(
+            return await run_rollout(
                 self.function,
                 scenario,
                 scenario_id=scenario_id,
@@ -53,7 +57,12 @@ class RunContext:
                 sampling=self.policy.sampling(),
                 timeout_s=self.config.rollout_timeout_s,
                 rollout_id=rollout_id,
+                place=place,
             )
+
+        self.store.rollout_waits(key)
+        async with self.semaphore.acquired(step):
+            trajectory = await (run(None) if self.workers is None else self.workers.practise(run))
         self.store.save_trajectory(key, trajectory)
         return trajectory
 

@@ -5,17 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
-from woodshed.capture import Rollout, RolloutFunction, assemble, bind, new_id
+from woodshed.capture import AgentSide, Rollout, RolloutFunction, agent_side, bind, join, new_id
 from woodshed.engine.client.client import EngineClient
 from woodshed.errors import EngineError, RolloutError, RolloutTimeout
 from woodshed.training.rollouts.cause import rollout_failure
-from woodshed.types import OpenSession, SessionGrant, Status, Trajectory
+from woodshed.types import Failure, OpenSession, SessionGrant, Status, Trajectory
 
 _log = logging.getLogger("woodshed.training")
 _SEAL_WITHIN_S = 5.0
 _SEAL_TRIES = 3
+
+
+Place = Callable[[Any, Rollout, float], Awaitable[AgentSide]]
+"""Where an agent runs, if not in this process: takes the scenario, the rollout and its time limit in seconds, and
+returns how it ended, whatever happens to it."""
+
+
+class Ended(NamedTuple):
+    """How an agent ended."""
+
+    status: Status
+    error: Failure | None
+    output: Any
 
 
 async def run_rollout(
@@ -28,15 +42,18 @@ async def run_rollout(
     sampling: dict[str, Any],
     timeout_s: float,
     rollout_id: str | None = None,
+    place: Place | None = None,
 ) -> Trajectory:
     """Return the trajectory of one rollout. A failure or timeout of the agent is stored on it and does not raise.
+
+    The agent runs in this process, or in `place`, which has the function already.
 
     Raises:
         EngineError: the engine could not open or seal the session.
     """
     request = OpenSession(rollout_id=rollout_id or new_id(), policy=policy, sampling=sampling)
     try:
-        return await _run_session(function, scenario, scenario_id, client, request, timeout_s)
+        return await _run_session(function, scenario, scenario_id, client, request, timeout_s, place)
     except asyncio.CancelledError:
         # The run is being stopped: to the engine, an open session is a rollout still in progress.
         await seal_stopped(client, request.rollout_id)
@@ -50,6 +67,7 @@ async def _run_session(
     client: EngineClient,
     request: OpenSession,
     timeout_s: float,
+    place: Place | None,
 ) -> Trajectory:
     grant = await opened(client, request)
     active = Rollout(
@@ -59,7 +77,20 @@ async def _run_session(
         rollout_id=grant.rollout_id,
         run_id=grant.run_id,
     )
+    # Both times are of this process, so that no other clock matters.
     started, clock = time.time(), time.perf_counter()
+    if place is not None:
+        side = await place(scenario, active, timeout_s)
+        sealed = await client.seal(active.rollout_id)
+    else:
+        ended = await run_agent(function, scenario, active, timeout_s)
+        sealed = await client.seal(active.rollout_id)
+        side = agent_side(active, status=ended.status, error=ended.error, output=ended.output)
+    return join(side, sealed, started_s=started, latency_s=time.perf_counter() - clock)
+
+
+async def run_agent(function: RolloutFunction, scenario: Any, active: Rollout, timeout_s: float) -> Ended:
+    """Run the agent in this process, and return how it ended: its failure or timeout is data, and does not raise."""
     status: Status = "completed"
     error = output = None
     try:
@@ -73,16 +104,7 @@ async def _run_session(
     if active.error is not None:
         # An error of woodshed's own is the cause, whatever the agent made of it: a tool's result, a fallback, a retry.
         status, error = "failed", rollout_failure(active.error)
-    sealed = await client.seal(active.rollout_id)
-    return assemble(
-        active,
-        sealed,
-        status=status,
-        error=error,
-        output=output,
-        started_s=started,
-        latency_s=time.perf_counter() - clock,
-    )
+    return Ended(status, error, output)
 
 
 async def seal_stopped(client: EngineClient, rollout_id: str) -> None:

@@ -11,7 +11,24 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from woodshed.training.config import scenario_ids
+from woodshed.training.config import Evaluation, Policy, TrainConfig, scenario_ids
+
+
+def run_identity(
+    policy: Policy, config: TrainConfig, reward: object, scenarios: Sequence[Any], evaluation: Evaluation | None
+) -> dict[str, Any]:
+    """Return what must be unchanged to resume a run: what it learns, from what, and how that is measured."""
+    return {
+        "policy": policy.identity(),
+        "config": config.identity(),
+        "reward": stable_repr(reward),
+        "scenarios": scenarios_identity(scenarios),
+        "evaluation": evaluation
+        and {
+            **scenarios_identity(evaluation.scenarios),
+            "rollouts_per_scenario": evaluation.rollouts_per_scenario,
+        },
+    }
 
 
 def scenarios_identity(scenarios: Sequence[Any]) -> dict[str, Any]:
