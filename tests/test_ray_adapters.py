@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import ray_adapter_agents
 from ray_runs import HERE as SHARED
 from ray_runs import a_context, in_workers, rows

@@ -18,7 +18,7 @@ from woodshed.training.rollouts.ray_cluster import Cluster
 from woodshed.training.rollouts.ray_pool import RayPool
 from woodshed.types import Settings
 
-OLDEST_RAY = "2.49"
+OLDEST_RAY = "2.60"
 """The oldest Ray that workers are tested with."""
 
 
@@ -65,11 +65,11 @@ def check_workers(workers: object) -> None:
         version = metadata.version("ray")
     except metadata.PackageNotFoundError:
         raise ConfigError(
-            "workers=RayWorkers(...), and 'ray' is not installed here: pip install 'woodshed[ray]', or leave workers "
+            "workers=RayWorkers(...), and 'ray' is not installed here: pip install 'woodshed[workers]', or leave workers "
             "out to run the agent in this process"
         ) from None
     if Version(version) < Version(OLDEST_RAY):
-        raise ConfigError(f"'ray' {version} is installed; rollout workers need 'ray>={OLDEST_RAY},<3'")
+        raise ConfigError(f"'ray' {version} is installed; rollout workers need 'ray>={OLDEST_RAY},<2.61'")
 
 
 @asynccontextmanager
