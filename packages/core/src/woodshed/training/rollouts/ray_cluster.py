@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class Cluster:
         else:
             own: dict[str, Any] = {"include_dashboard": False} if self.address == "local" else {}
             try:
+                _knock(self.address)
                 self.ray.init(
                     address=self.address, runtime_env=self.runtime_env, logging_level=logging.WARNING, **own
                 )  # fmt: skip
@@ -84,8 +86,10 @@ class Cluster:
                     "'ray start --head' and join it from each node with 'ray start --address=HOST:PORT', or use "
                     "address='local' for workers on this machine"
                 ) from None
-            except (ValueError, TypeError, RuntimeError, OSError) as error:
-                raise ConfigError(f"Ray cannot be used as RayWorkers asks: {_short(error)}") from error
+            except (ValueError, TypeError) as error:
+                raise ConfigError(f"Ray refuses what RayWorkers asks for: {_short(error)}") from error
+            except Exception as error:  # Ray raises bare ones where a cluster does not start or is of another version
+                raise WorkerError(f"the Ray cluster at {self.address!r} cannot be joined: {_short(error)}") from error
             self._is_ours = True
         self._sent = self.ray.put(self.parcel)
 
@@ -250,6 +254,17 @@ class Cluster:
             self.kill(worker)
         if self._is_ours:
             self.ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise ConnectionError where nothing listens at HOST:PORT; Ray would end this process after a minute of trying."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def _short(error: BaseException) -> str:

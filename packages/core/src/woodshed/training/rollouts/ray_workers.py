@@ -18,7 +18,7 @@ from woodshed.training.rollouts.ray_cluster import Cluster
 from woodshed.training.rollouts.ray_pool import RayPool
 from woodshed.types import Settings
 
-OLDEST_RAY = "2.49"
+OLDEST_RAY = "2.60"
 """The oldest Ray that workers are tested with."""
 
 
@@ -69,7 +69,7 @@ def check_workers(workers: object) -> None:
             "out to run the agent in this process"
         ) from None
     if Version(version) < Version(OLDEST_RAY):
-        raise ConfigError(f"'ray' {version} is installed; rollout workers need 'ray>={OLDEST_RAY},<3'")
+        raise ConfigError(f"'ray' {version} is installed; rollout workers need 'ray>={OLDEST_RAY},<2.61'")
 
 
 @asynccontextmanager
