@@ -9,7 +9,7 @@ export WOODSHED_ENGINE_HOME ?= $(CURDIR)/.engine
 PYPROJECTS := pyproject.toml $(wildcard packages/*/pyproject.toml)
 PACKAGES := packages/core packages/langgraph_adapter packages/crewai_adapter packages/adk_adapter packages/tiny_world
 
-.PHONY: help install engine demo demo-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills bench-replicas simulate oracle phoenix tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
+.PHONY: help install engine demo demo-real notebook-real demo-mcp test test-quick check format lint imports types bench bench-train bench-judge bench-kills bench-replicas simulate oracle phoenix clusters tiny-models lock dist clean test-matrix contract test-trackers view bench-judge-real docs docs-serve
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,7 @@ install: .venv/.stamp ## Make the client environment (.venv).
 
 .engine/.test-tools: .venv/.stamp
 	@$(MAKE) -s engine
-	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'hypothesis>=6.100,<7' "$$(.engine/bin/python -c 'from woodshed.engine.client.provision import RAY; print(RAY)')"
+	@.tools/bin/uv pip install -q --python .engine/bin/python 'pytest>=8.4,<10' 'pytest-asyncio>=1.1,<2' 'pytest-timeout>=2.3,<3' 'pytest-xdist>=3.5,<4' 'hypothesis>=6.100,<7' "$$(.engine/bin/python -c 'from woodshed.engine.client.provision import RAY; print(RAY)')"
 	@touch $@
 
 engine: .venv/.stamp ## Make the engine environment (.engine): torch, peft and vLLM for this machine.
@@ -42,12 +42,15 @@ demo: engine ## Watch an agent learn on this machine (SEED=n, FRAMEWORK=crewai o
 demo-real: engine ## Watch a pretrained model of 135 million parameters learn (SEED=n, CONTROL=1; TOOLS=1 FRAMEWORK=… for a tool agent).
 	@PATH="$$PATH:$(CURDIR)/.tools/bin" $(BIN)/python $(if $(TOOLS),examples/shop_real/demo.py --framework $(FRAMEWORK),examples/orders/demo.py $(if $(CONTROL),--control)) --seed $(SEED)
 
+notebook-real: engine ## Run examples/real_model.ipynb (some 15 minutes) and keep its outputs in it.
+	@PATH="$$PATH:$(CURDIR)/.tools/bin" $(BIN)/python tests/real_engine/keep_outputs.py
+
 demo-mcp: engine ## Watch an agent learn an MCP server on this machine (SEED=n): tasks, rollouts, judge, steps, report.
 	@$(BIN)/python -m woodshed_tiny_world.mcp_demo examples/mcp/shop_server.py --seed $(SEED)
 
 test: engine .engine/.test-tools ## Run every test; the marked ones talk to a real vLLM. Files that take longest go first.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine
-	@.engine/bin/python -m pytest packages/core/tests/engine_env packages/core/tests/real_engine
+	@.engine/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder packages/core/tests/engine_env packages/core/tests/real_engine
 
 test-quick: install ## Run the tests that need no engine and no torch (under three minutes).
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not slow" packages tests --ignore packages/core/tests/engine_env --ignore packages/core/tests/real_engine --ignore tests/real_engine
@@ -91,7 +94,9 @@ matrix-%: | .tools/bin/uv
 	@.matrix/$*/bin/python -m pytest -q -k "not row_18" packages/$(firstword $(subst -, ,$*))_adapter/tests
 
 # The oldest and the newest version of each tracker that is supported, in an environment of its own: they are heavy.
-PINS_trackers-oldest := wandb==0.19.9 mlflow==2.20.3 tensorboardX==2.6.2.2 tensorboard==2.17.1 trackio==0.30.0
+# Of two packages, the newest break the oldest trackers at their import: SQLAlchemy 2.1 MLflow's, huggingface-hub 1.33
+# trackio's, though both say that they take them.
+PINS_trackers-oldest := wandb==0.19.9 mlflow==2.20.3 'sqlalchemy<2.1' tensorboardX==2.6.2.2 tensorboard==2.17.1 trackio==0.30.0 huggingface-hub==1.10.0
 
 test-trackers: trackers-oldest trackers-newest ## Test the trackers with the real packages (wandb, mlflow, tensorboard, trackio).
 
@@ -150,7 +155,7 @@ bench-judge: engine ## Measure RULER against naive scoring: judges with known fa
 bench-judge-real: engine ## Measure RULER by a real pretrained judge, Qwen2.5-Coder-1.5B (downloads 1.1 GB): modes, then trainings.
 	@$(BIN)/python bench/judge_real.py
 
-bench-kills: engine ## Kill a training at ten points, process by process (kill -9), and check what is left of it: a table.
+bench-kills: engine ## Kill a training at fourteen points, process by process (kill -9), and check what is left of it: a table.
 	@$(BIN)/python bench/kills.py
 
 bench-replicas: engine ## Measure 1, 2 and 3 replicas on this machine: prefix cache, spread, swaps, and one that is killed.
@@ -169,6 +174,15 @@ view: ## Build the page of `woodshed view` anew (needs node and npm); its output
 
 tiny-models: engine ## Make the demo's tokenizer, policy and judge again (about 20 CPU minutes).
 	@cd examples/tiny_world/train_models && for step in tokenizer policy judge; do PYTHONPATH=$(CURDIR)/packages/tiny_world/src ../../../.engine/bin/python $$step.py || exit 1; done
+
+.clusters/.stamp: | .tools/bin/uv
+	@echo "making .clusters (SkyPilot, and the schemas of Kubernetes)"
+	@test -x .clusters/bin/python || { rm -rf .clusters && .tools/bin/uv venv -q -p $(PYTHON) .clusters; }
+	@.tools/bin/uv pip install -q --python .clusters/bin/python 'skypilot>=0.14,<0.15' 'kubernetes-validate>=1.37,<2' 'pyyaml>=6,<7'
+	@touch $@
+
+clusters: .clusters/.stamp install ## Make an environment with SkyPilot and Kubernetes' schemas, and check examples/cluster by them.
+	@$(BIN)/python -m pytest -q tests/cluster
 
 .docs/.stamp: pyproject.toml | .tools/bin/uv
 	@echo "making .docs (the documentation's site)"
@@ -195,4 +209,4 @@ dist: | .tools/bin/uv ## Build wheels and sdists of all packages into dist/, che
 	@$(PYTHON) tests/dist/try_wheels.py dist .tools/bin/uv
 
 clean: ## Remove the environments (runs are kept).
-	@rm -rf .venv .engine .tools .oracle .matrix .phoenix .docs
+	@rm -rf .venv .engine .tools .oracle .matrix .phoenix .clusters .docs

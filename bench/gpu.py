@@ -2,9 +2,10 @@
 
     python bench/gpu.py [--seconds 360] [--only trainer engine demo] [--json FILE]
 
-- `trainer`: one optimizer step in bfloat16 of woodshed, of TRL's GRPOTrainer, of TRL's AsyncGRPO (its packed loss) and
-  of woodshed with Unsloth, each in a process of its own on the same random model, rollouts and LoRA: tokens of all
-  rollouts a second, TFLOP/s of what it computes, share of what a plain bf16 product reaches here, peak memory.
+- `trainer`: one optimizer step in bfloat16 of woodshed, of TRL's GRPOTrainer, of TRL's AsyncGRPO (its packed loss), of
+  woodshed with Unsloth and of woodshed without compiled kernels, each in a process of its own on the same random model,
+  rollouts and LoRA: tokens of all rollouts a second, TFLOP/s of what it computes, share of what a plain bf16 product
+  reaches here, peak memory.
 - `engine`: seconds to start two models on the card, drift in bf16 before and after steps, a LoRA swapped under load,
   and the same with `gpu_sharing="sleep"`.
 - `demo`: `make demo`, as it prints.
@@ -38,8 +39,10 @@ from cases import CASES
 CARD = Path(__file__).parent / "card"
 
 TRAINERS = {
-    "ours": "woodshed", "trl": "TRL GRPOTrainer", "async": "TRL AsyncGRPO, packed", "unsloth": "woodshed + Unsloth"
+    "ours": "woodshed", "trl": "TRL GRPOTrainer", "async": "TRL AsyncGRPO, packed", "unsloth": "woodshed + Unsloth",
+    "plain": "woodshed, kernels plain",
 }  # fmt: skip
+OURS = ("ours", "plain")
 ROWS = [("0.5B", "shared"), ("0.5B", "turns"), ("3B", "turns")]
 TINY_ROWS = [("tiny", "tiny-shared"), ("tiny", "tiny-turns")]
 CHECKPOINTED = {"3B"}
@@ -103,7 +106,7 @@ def trainers(clock: Clock, *, gpu: bool, after_s: float) -> Iterator[tuple[str, 
             if (left := clock.left() - after_s) < 15:
                 clock.left_out.append(f"{TRAINERS[who]} {model} {case}")
                 continue
-            options = ["checkpoint"] if model in CHECKPOINTED and who != "ours" else []
+            options = ["checkpoint"] if model in CHECKPOINTED and who not in OURS else []
             yield model, case, who, run("step.py", [who, model, case, str(STEPS), *options], left)
 
 
@@ -180,7 +183,7 @@ def main() -> int:
         for model, case, who, found in trainers(clock, gpu=gpu, after_s=after_s if gpu else 0.0):
             show(model, case, who, found, peak)
             everything.append({"model": model, "case": case, "who": who, **found})
-            failed += [f"{who} {model} {case}"] if who == "ours" and "failed" in found else []
+            failed += [f"{who} {model} {case}"] if who in OURS and "failed" in found else []
     if "engine" in asked.only:
         for sharing in ("split", "sleep") if gpu else ("split",):
             found = run("engine_part.py", ["0.5B" if gpu else "tiny", sharing], clock.left() if gpu else 600.0)

@@ -40,16 +40,19 @@ MATRIX: list[tuple[str, Callable[[Life], points.Held], tuple[str, ...]]] = [
     ("trainer's step", points.stepping, ("client", "gateway", "trainer")),
     ("writing checkpoint", points.writing_checkpoint, ("client", "gateway", "trainer")),
     ("swapping LoRA", points.swapping, ("client", "gateway", "vLLM")),
-    ("sampling, 2 replicas", points.by_two(points.sampling), ("replica",)),
-    ("swapping LoRA, 2 replicas", points.by_two(points.swapping), ("replica",)),
+    ("sampling, 2 replicas", points.having(points.sampling, replicas=2), ("replica",)),
+    ("swapping LoRA, 2 replicas", points.having(points.swapping, replicas=2), ("replica", "gateway")),
+    (
+        "trainer's step, 2 trainers",
+        points.having(points.stepping, trainers=2),
+        ("trainer", "second trainer", "launcher"),
+    ),
     ("evaluating after", points.evaluating("after"), ("gateway",)),
 ]
-SHARED_STEP = ("trainer rank killed mid-step", points.stepping, ("trainer", "second trainer", "launcher"))
-"""Only where several trainers share a step."""
-STEPS = 29
+STEPS = 33
 _SAMPLED = (
-    *("judging", "idle", "judged, no step yet", "trainer's step", SHARED_STEP[0], "writing checkpoint"),
-    *("swapping LoRA", "swapping LoRA, 2 replicas"),
+    *("judging", "idle", "judged, no step yet", "trainer's step", "writing checkpoint", "swapping LoRA"),
+    *("swapping LoRA, 2 replicas", "trainer's step, 2 trainers"),
 )
 """Points at which the step in hand is sampled: it can be finished once the judge's gate is open."""
 _ENDS_WITHIN_S = 60.0
@@ -79,9 +82,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to train; a temporary folder otherwise")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     parser.add_argument("--only", nargs="*", help="points, or POINT/PROCESS, to kill at; all otherwise")
-    parser.add_argument("--trainers", type=int, default=1, help="processes that share each step")
+    parser.add_argument("--trainers", type=int, default=1, help="processes that share each step, at least")
     asked = parser.parse_args()
-    matrix = [*MATRIX, SHARED_STEP] if asked.trainers > 1 else MATRIX
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="woodshed-kills-"))
     began = time.monotonic()
     with GatedJudge() as judge:
@@ -89,7 +91,7 @@ def main() -> None:
         try:
             rows = [
                 _killed(life, name, reach, process)
-                for name, reach, targets in matrix
+                for name, reach, targets in MATRIX
                 for process in targets
                 if not asked.only or {name, f"{name}/{process}"} & {*asked.only}
             ]
@@ -132,7 +134,7 @@ def _killed(life: Life, name: str, reach: Callable[[Life], points.Held], process
         goes_on = _resumed(life, _goal(life, name, step, stored), is_open=name in _SAMPLED) and goes_on
         resumed_s = time.monotonic() - clock
     life.judge.open(False)
-    print(f"{name:20} {process:12} step {step + 1:2}  {resumed_s or 0:5.1f} s", flush=True)
+    print(f"{name:26} {process:14} step {step + 1:2}  {resumed_s or 0:5.1f} s", flush=True)
     return Row(name, process, step, goes_on, life.judge.paid_twice - twice, left, gone_s, resumed_s)
 
 

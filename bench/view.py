@@ -15,13 +15,14 @@ import argparse
 import json
 import os
 import random
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -92,23 +93,29 @@ def judged(rng: random.Random, members: list[Trajectory]) -> Judgement:
         judge="judge", rollouts=tuple(s.rollout_id for s in scores), scores=tuple(s.value for s in scores),
         explanations=tuple(s.explanation for s in scores),
     )  # fmt: skip
-    return Judgement(scores=scores, judge="judge", requests=2, consistency=0.9, distinct=GROUP, readings=(reading,) * 2)
+    return Judgement(
+        scores=scores, judge="judge", requests=2, consistency=0.9, distinct=len(members), readings=(reading,) * 2
+    )
 
 
 def write(folder: Path, trajectories: int) -> None:
-    rng, store = random.Random(0), RunStore(folder)
+    """Write a run of exactly that many; its last step, and that one's last group, hold what is left."""
+    rng, store, left = random.Random(0), RunStore(folder), trajectories
     steps = -(-trajectories // (GROUP * GROUPS))
     config = woodshed.TrainConfig(steps=steps, group_size=GROUP, scenarios_per_step=GROUPS)
     policy = woodshed.Policy("nobody/model").model_dump(mode="json")
     store.claim({"policy": policy, "config": config.identity(), "reward": "Ruler('judge')"}, config.limits())
     for step in range(steps):
-        for scenario in (f"scenario-{step * GROUPS + n}" for n in range(GROUPS)):
-            members = [rollout(rng, f"{step}-{scenario}-{k}", scenario, step) for k in range(GROUP)]
+        of_step = min(left, GROUP * GROUPS)
+        for n in range(-(-of_step // GROUP)):
+            scenario = f"scenario-{step * GROUPS + n}"
+            members = [rollout(rng, f"{step}-{scenario}-{k}", scenario, step) for k in range(min(left, GROUP))]
+            left -= len(members)
             for k, member in enumerate(members):
                 store.save_trajectory(f"{step}/{scenario}/{k}", member)
             store.save_judgement(f"{step}/{scenario}", judged(rng, members))
         row = {
-            "step": step, "reward": 0.5 + 0.3 * step / steps, "rollouts": GROUP * GROUPS, "masked": 0, "flat_groups": 1,
+            "step": step, "reward": 0.5 + 0.3 * step / steps, "rollouts": of_step, "masked": 0, "flat_groups": 1,
             "unjudged_groups": 0, "stale_groups": 0, "judge_requests": 40, "judge_tokens": 90_000,
             "judge_cost_usd": 0.1,
             "tokens_per_s": 900.0, "rollout_s": 60.0, "wait_s": 20.0, "train_s": 30.0, "version": step + 1,
@@ -120,6 +127,13 @@ def write(folder: Path, trajectories: int) -> None:
     store.save_fact("success_after", 0.8)
     store.save_fact("finished", True)
     store.close()
+
+
+def count(folder: Path) -> int:
+    """Return how many trajectories the run has."""
+    with closing(sqlite3.connect(folder / "run.sqlite")) as db:
+        (found,) = db.execute("SELECT count(*) FROM trajectories").fetchone()
+    return int(found)
 
 
 @contextmanager
@@ -160,6 +174,7 @@ def main() -> None:
         folder = arguments.keep or Path(temporary) / "run"
         if not folder.exists():
             write(folder, arguments.trajectories)
+        trajectories = count(folder)
         size_mb = sum(f.stat().st_size for f in folder.glob("run.sqlite*")) / 2**20
         pages = {
             "overview": ("", ".chart canvas"),
@@ -180,7 +195,7 @@ def main() -> None:
                 }  # fmt: skip
             memory = server.memory_info().rss / 2**20
             browser.close()
-    print(f"{arguments.trajectories} trajectories, {size_mb:.0f} MiB of run.sqlite")
+    print(f"{trajectories:,} trajectories, {size_mb:.0f} MiB of run.sqlite")
     print("page       first paint   content   content at the first visit")
     for name, found in figures.items():
         print(
@@ -189,7 +204,11 @@ def main() -> None:
         )
     print(f"server: {memory:.0f} MiB resident")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"pages": figures, "server_mb": memory, "run_mb": size_mb}, indent=2))
+        arguments.json.write_text(
+            json.dumps(
+                {"trajectories": trajectories, "pages": figures, "server_mb": memory, "run_mb": size_mb}, indent=2
+            )
+        )
     slow = [name for name, found in figures.items() if found["first_paint_ms"] > FIRST_PAINT_MS]
     if slow or memory > SERVER_MB:
         sys.exit(f"more than {FIRST_PAINT_MS} ms to the first paint ({slow}) or {SERVER_MB} MiB ({memory:.0f})")

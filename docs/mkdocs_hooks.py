@@ -27,6 +27,7 @@ ELSEWHERE = {
     "examples/orders/README.md": "examples/orders.md",
     "examples/shop_real/README.md": "examples/shop_real.md",
     "examples/email_search/README.md": "examples/email_search.md",
+    "examples/cluster/README.md": "examples/cluster.md",
     "examples/tiny_world/README.md": "examples/tiny_world.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",

@@ -30,6 +30,14 @@ def test_every_python_block_compiles(page: Path) -> None:
         compile(block, f"{page.name}#{number}", "exec", flags=0x2000)  # top-level await is allowed
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("packages/*/README.md")), ids=lambda p: p.parent.name)
+def test_a_packages_readme_has_no_link_that_is_broken_on_its_page_on_pypi(page: Path) -> None:
+    """PyPI shows the file alone: a link into the repository leads nowhere there."""
+    links = re.findall(r"\]\(\s*([^)\s]+)", page.read_text())
+
+    assert [link for link in links if not link.startswith(("https://", "http://", "#", "mailto:"))] == []
+
+
 async def test_the_readmes_program_is_a_training_whose_rollouts_and_reward_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

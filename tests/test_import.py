@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import woodshed
 
@@ -39,3 +44,16 @@ def test_training_needs_no_torch_in_the_client() -> None:
 
 def test_a_wrong_name_is_an_attribute_error() -> None:
     assert not hasattr(woodshed, "trian")
+
+
+@pytest.mark.parametrize("package", ["woodshed", "woodshed.mcp", "woodshed.traces"])
+def test_a_type_checker_sees_every_public_name_and_no_other(package: str) -> None:
+    """What stands in an `if not TYPE_CHECKING` it does not see: a `__getattr__` would make any name right to it."""
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    blocks = [node for node in tree.body if isinstance(node, ast.If)]
+    shown = [node for block in blocks if isinstance(block.test, ast.Name) for node in ast.walk(block)]
+
+    imported = {alias.name for node in shown if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert imported == {*module.__all__} - {"__version__"}
+    assert not [node for node in tree.body if "__getattr__" in ast.unparse(node) and node not in blocks]

@@ -1,6 +1,6 @@
 """Steps of one trainer on one group, in a process of its own; the figures as one line of JSON, or why there are none.
 
-python bench/card/step.py ours|unsloth|trl|async MODEL CASE STEPS [checkpoint]
+python bench/card/step.py ours|plain|unsloth|trl|async MODEL CASE STEPS [checkpoint]
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 _OUT = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what libraries print must not mix with the figures
 
-NEEDS = {"ours": "peft", "unsloth": "unsloth", "trl": "trl", "async": "trl"}
+NEEDS = {"ours": "peft", "plain": "peft", "unsloth": "unsloth", "trl": "trl", "async": "trl"}
+OURS = ("ours", "plain", "unsloth")
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     best = min(took[1:])
     rows = sum(len(attempt.prompt) + len(attempt.tokens) for attempt in attempts)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
-    flops = step_flops(shape, attempts, packed=who in ("ours", "unsloth", "async") and not figures.get("rows"))
+    flops = step_flops(shape, attempts, packed=who in (*OURS, "async") and not figures.get("rows"))
     answer(
         {"seconds": best, "first_s": took[0], "tokens_per_s": rows / best, "tflops": flops / best / 1e12,
          "peak_gib": peak, **figures}
@@ -53,10 +54,10 @@ def main() -> None:
 
 
 def _trainer(who: str) -> Callable[..., Iterator[dict[str, Any]]]:
-    if who in ("ours", "unsloth"):
+    if who in OURS:
         from by_us import steps
 
-        return lambda *given: steps(*given, unsloth=who == "unsloth")
+        return lambda *given: steps(*given, unsloth=who == "unsloth", kernels="plain" if who == "plain" else "auto")
     if who == "trl":
         from by_trl import steps as trl_steps
 

@@ -34,10 +34,12 @@ class Life:
         self.folder = folder
         self.steps = steps
         self.judge = judge
+        self.least_trainers = trainers
         self.trainers = trainers
-        self.starts = 0
+        """Processes that share each step from the next start on."""
         self.replicas = 1
         """vLLM servers of the policy from the next start on."""
+        self.starts = 0
         self.began = 0.0
         self._client: subprocess.Popen[bytes] | None = None
         self._http = httpx.Client(trust_env=False, timeout=5)

@@ -123,14 +123,18 @@ def swapping(life: Life) -> Held:
     return [(vllm, True)]
 
 
-def by_two(reach: Callable[[Life], Held]) -> Callable[[Life], Held]:
-    """Return a point in a training that goes on with two replicas of the policy, the first of which is held."""
+def having(reach: Callable[[Life], Held], *, replicas: int = 1, trainers: int = 1) -> Callable[[Life], Held]:
+    """Return a point in a training that goes on with as many replicas of the policy and as many trainers.
+
+    Of the replicas, the first is held.
+    """
 
     def reached(life: Life) -> Held:
-        if life.replicas != 2:
-            life.replicas = 2
+        wanted = (replicas, max(trainers, life.least_trainers))
+        if (life.replicas, life.trainers) != wanted:
+            life.replicas, life.trainers = wanted
             _start_again(life)
-            life.wait(lambda: life.process("replica"), "both replicas have started")
+            life.wait(lambda: life.process("replica"), "all replicas have started")
         return reach(life)
 
     return reached

@@ -9,7 +9,7 @@ import torch
 from shapes import ALPHA, CASES, DTYPES, RANK, SHAPES, Attempt, advantages, logprob, make_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from woodshed.engine.trainer import loader
+from woodshed.engine.trainer import policy as policy_module
 from woodshed.engine.trainer.batch import TrainingBatch, build_batch
 from woodshed.engine.trainer.memory import keep_freed_memory
 from woodshed.engine.trainer.policy import LoraPolicy
@@ -34,7 +34,7 @@ def prepare(
 
     The precision is fixed here; the trainer would otherwise choose it by a measurement.
     """
-    loader.faster_dtype = lambda kind: getattr(torch, DTYPES[precision])  # type: ignore[assignment]
+    policy_module.faster_dtype = lambda kind: getattr(torch, DTYPES[precision])  # type: ignore[assignment]
     keep_freed_memory()
     shape = SHAPES[hidden]
     with tempfile.TemporaryDirectory() as folder:

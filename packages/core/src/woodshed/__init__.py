@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from woodshed.lazy import on_first_use
+
 if TYPE_CHECKING:
     from woodshed import export, mcp, traces
     from woodshed.capture import Rollout, RolloutFunction, bind, current_rollout, rollout, untracked
@@ -209,15 +211,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
-    if name in _ROOMS:
-        return importlib.import_module(f"woodshed.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'woodshed' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"woodshed.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    _find = on_first_use(__name__, _HOME)
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its module on first use."""
+        return importlib.import_module(f"woodshed.{name}") if name in _ROOMS else _find(name)
 
 
 def __dir__() -> list[str]:

@@ -120,7 +120,7 @@ async def practised(client: EngineClient, rollout_id: str) -> WeightedRollout:
     return WeightedRollout(rollout_id=rollout_id, advantage=1.0)
 
 
-async def test_a_run_goes_on_where_it_was_with_other_drift_limits_and_with_no_other_settings(
+async def test_a_run_goes_on_where_it_was_with_other_drift_limits_and_kernels_and_with_no_other_settings(
     engine: GatewayEngine,
 ) -> None:
     engine.vllm.play(lambda request: say("seven"))
@@ -132,7 +132,7 @@ async def test_a_run_goes_on_where_it_was_with_other_drift_limits_and_with_no_ot
         second = StepRequest(step_id="2", rollouts=(await practised(client, "two"),))
         with pytest.raises(DriftError, match="above 1e-09"):
             await client.step("policy", second)
-        await client.open_policy(other_run("drifting"))
+        await client.open_policy(other_run("drifting").model_copy(update={"kernels": "plain"}))
         report = await client.step("policy", second)
         with pytest.raises(EngineError, match=r"with other settings \(loss, seed differ\)"):
             await client.open_policy(other_run("drifting", kl_coef=0.1).model_copy(update={"seed": 1}))

@@ -1,16 +1,23 @@
-"""Two real vLLM servers of one policy: one door, one version of the weights, and one that dies."""
+"""Two real vLLM servers of one policy: one door, one version of the weights, one that dies, and one that refuses."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from itertools import count
 
+import httpx
+import psutil
 import pytest
 import pytest_asyncio
-from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, kill
+from shop import POLICY, TOOLS, WEIGHTS, RunningEngine, kill, question
 
 from woodshed.engine import Engine, ServedModel
+from woodshed.errors import EngineError
 from woodshed.testing.waiting import eventually
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -85,3 +92,65 @@ async def test_a_replica_that_is_killed_costs_no_call_and_has_the_newest_weights
     assert health.failed_calls == 0 and health.models[0].restarts == 1
     assert report.version == version + 1
     assert report.metrics["replicas_left_out"] == 0 and report.metrics["swap_s"] > 0
+
+
+async def test_a_replica_that_refuses_new_weights_leaves_all_at_the_old_ones_until_it_takes_them(
+    pair: RunningEngine,
+) -> None:
+    await pair.client.open_policy(POLICY)
+    served = (await pair.train_step("all-or-nothing-1")).version
+    with no_file_can_be_opened(pair.server("policy#2")["pid"]):
+        with pytest.raises(EngineError, match=rf"'policy#2' did not load adapter version {served + 1}.*Too many open"):
+            await pair.train_step("all-or-nothing-2")
+        after_refusal = await answers(pair)
+        (model,) = (await pair.client.health()).models
+        (policy,) = (await pair.client.health()).policies
+    await eventually(lambda: none_holds(pair, served + 1), "the replica that took the new weights has dropped them")
+    report = await pair.train_step("all-or-nothing-2")
+    afterwards = await answers(pair)
+
+    assert after_refusal == {("1", served), ("2", served)}
+    assert [replica.state for replica in model.replicas] == ["ready", "ready"]
+    assert policy.version == served + 1  # the step is taken and kept; the same request gives it to vLLM
+    assert report.version == served + 1 and report.metrics["replicas_left_out"] == 0
+    assert afterwards == {("1", served + 1), ("2", served + 1)}
+
+
+@contextmanager
+def no_file_can_be_opened(server: int) -> Iterator[None]:
+    """Leave a vLLM server's engine core without a free file handle: it answers calls, and cannot read a LoRA."""
+    (core,) = (child.pid for child in psutil.Process(server).children(recursive=True) if "EngineCore" in child.name())
+    usual = resource.prlimit(core, resource.RLIMIT_NOFILE)
+    used = {int(one) for one in os.listdir(f"/proc/{core}/fd")}
+    resource.prlimit(core, resource.RLIMIT_NOFILE, (next(n for n in count() if n not in used), usual[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(core, resource.RLIMIT_NOFILE, usual)
+
+
+async def answers(pair: RunningEngine) -> set[tuple[str, int]]:
+    """Return replica and version of the weights of the answers to four rollouts that are open at the same time."""
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(pair.session()) for _ in range(4)]
+        replicas = [
+            (await one.agent.chat.completions.with_raw_response.create(**question())).headers["x-woodshed-replica"]
+            for one in sessions
+        ]
+        sealed = [await one.seal() for one in sessions]
+    return {
+        (replica, version)
+        for replica, one in zip(replicas, sealed, strict=True)
+        for version in one.calls[0].completions[0].weight_versions
+    }
+
+
+async def none_holds(pair: RunningEngine, version: int) -> bool:
+    """Whether no server has a version of the weights loaded, by its own word."""
+    listed = []
+    async with httpx.AsyncClient(trust_env=False) as http:
+        for server in (pair.server("policy#1"), pair.server("policy#2")):
+            answer = await http.get(f"{server['url']}/v1/models", headers={"authorization": f"Bearer {server['key']}"})
+            listed += [card["id"] for card in answer.json()["data"]]
+    assert "policy" in listed
+    return f"policy@{version}" not in listed

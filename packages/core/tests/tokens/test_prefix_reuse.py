@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from woodshed.tokens import PrefixReuse, measure_prefix_reuse
-from woodshed.types import Completion, Message, TokenCall
+from woodshed.types import Completion, Failure, Message, TokenCall
 
 ASKED = Message(role="user", content="How much?")
 
@@ -79,3 +79,10 @@ def test_rollouts_add_up() -> None:
 
     assert one + two == PrefixReuse(resent=4, continued=2, forks={"turn_cut": 2, "not_exact": 2})
     assert (one + two).ratio == 0.5
+
+
+def test_a_call_that_was_refused_before_it_had_a_prompt_counts_for_nothing() -> None:
+    refused = call(2, AGAIN, (), error=Failure(kind="BadRequest", message="the context is full", cause="overflow"))
+
+    assert measure_prefix_reuse([FIRST, refused]) == PrefixReuse()
+    assert measure_prefix_reuse([FIRST, refused, call(3, AGAIN, (1, 100, 1, 0, 5), "so")]).ratio == 1.0

@@ -24,6 +24,26 @@ async def practise() -> None:
     """Do nothing."""
 
 
+class Opened(EngineClient):
+    """A client that remembers what was asked of the engine."""
+
+    async def open_policy(self, request: OpenPolicy) -> PolicyState:
+        self.request = request
+        return PolicyState(name=request.name, version=0)
+
+
+async def test_trainer_is_asked_for_the_kernels_that_the_policy_names(tmp_path: Path) -> None:
+    async with Opened("http://127.0.0.1:1", api_key="none") as client:
+        store = RunStore(tmp_path / "run")
+        try:
+            policy = Policy("some/model", kernels="plain")
+            await open_policy(client, policy, TrainConfig(), adapter=None, function=practise, store=store)
+        finally:
+            store.close()
+
+    assert client.request.kernels == "plain"
+
+
 async def test_a_run_keeps_why_its_trainer_is_slow(tmp_path: Path) -> None:
     async with SlowTrainer("http://127.0.0.1:1", api_key="none") as client:
         store = RunStore(tmp_path / "run")

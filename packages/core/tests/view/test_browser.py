@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +14,9 @@ import pytest
 from recorded_run import SCENARIOS, SCRIPT, Recorded
 
 pytest.importorskip("playwright", reason="playwright is not installed (it is in the dev group)")
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from chromium import CHROMIUM, chromium, served
+from playwright.sync_api import Browser, Page, expect
 
-CHROMIUM = os.environ.get("WOODSHED_CHROMIUM", "/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 pytestmark = pytest.mark.skipif(
     not Path(CHROMIUM).exists(), reason=f"there is no {CHROMIUM}: apt-get install chromium, or set WOODSHED_CHROMIUM"
 )
@@ -30,26 +25,15 @@ LAMP, OTHER = SCENARIOS
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as made:
         yield made
-        made.close()
-
-
-def served(*runs: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "woodshed", "view", "--no-browser", *map(str, runs)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield next(line.strip() for line in process.stdout if line.startswith("http"))
-        finally:
-            process.terminate()
 
 
 @pytest.fixture(scope="module")
 def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     second = Path(shutil.copytree(folder, tmp_path_factory.mktemp("second") / "second"))
-    yield from served(folder, second)
+    with served(folder, second) as found:
+        yield found
 
 
 @pytest.fixture
@@ -290,7 +274,7 @@ def test_a_run_that_goes_on_is_seen_without_a_reload(browser: Browser, tmp_path:
     run = Recorded(tmp_path / "live")
     run.begin()
     elsewhere(run.step(0))
-    for address in served(tmp_path / "live"):
+    with served(tmp_path / "live") as address:
         made = browser.new_page()
         made.goto(address)
         steps = made.locator(".tile", has_text="steps")

@@ -20,6 +20,7 @@ from woodshed.cli.engine_status import restart, status
 from woodshed.cli.export import export
 from woodshed.cli.judge_check import judge_check
 from woodshed.cli.mcp import mcp
+from woodshed.cli.ray import ray_app
 from woodshed.cli.traces import export_traces, from_traces
 from woodshed.cli.view import show, view
 from woodshed.errors import WoodshedError
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 engine_app = typer.Typer(help="The engine: vLLM and a trainer, in their own environment.", no_args_is_help=True)
 app.add_typer(engine_app, name="engine")
+app.add_typer(ray_app, name="ray")
 app.command()(mcp)
 engine_app.command()(start)
 engine_app.command()(logs)

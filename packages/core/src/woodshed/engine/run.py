@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from woodshed.engine.client.config import LOOPBACK, EngineConfig, ServedModel, check_config
 from woodshed.engine.client.gpus import gpu_ids
@@ -47,6 +48,7 @@ _log = logging.getLogger("woodshed.engine")
 _PARENT_EVERY_S = 0.5
 _GRACE_S = 2
 _KEEP_ALIVE_S = 600
+_CHAT = "/v1/chat/completions"
 
 
 async def run_engine(
@@ -230,15 +232,22 @@ def _hosts(config: EngineConfig) -> tuple[str, ...] | None:
     return tuple(config.allowed_hosts) if config.host in LOOPBACK else None
 
 
-def _app(gateway: Gateway, control: ControlApi) -> Starlette:
-    return Starlette(
+def _app(gateway: Gateway, control: ControlApi) -> ASGIApp:
+    """Return both doors; a chat completion goes straight to the gateway, since most requests are one."""
+    others = Starlette(
         routes=[
-            Route("/v1/chat/completions", _Endpoint(gateway.chat), methods=["POST"]),
+            Route(_CHAT, _Endpoint(gateway.chat), methods=["POST"]),
             Route("/v1/models", _Endpoint(gateway.models), methods=["GET"]),
             *control.routes(),
             Route("/{path:path}", _not_served, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
         ]
     )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_chat = scope.get("path") == _CHAT and scope.get("method") == "POST"
+        await (gateway.chat(scope, receive, send) if is_chat else others(scope, receive, send))
+
+    return app
 
 
 async def _not_served(request: Request) -> Response:

@@ -18,7 +18,8 @@ from torch import Tensor
 from woodshed.loss.products import linear
 
 _CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**27}
-"""Logits per chunk: 16 MiB in fp32 on a CPU, where a larger chunk no longer fits the cache, and 512 MiB on a GPU."""
+"""Logits per chunk, where nothing was measured: 16 MiB in fp32 on a CPU, where a larger chunk no longer fits the cache,
+and 512 MiB on a GPU."""
 
 
 def token_logprobs(
@@ -29,6 +30,7 @@ def token_logprobs(
     token_M: Tensor,
     *,
     entropy: bool = False,
+    chunk_logits: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the log-probabilities (M, fp32, nats) and, with `entropy`, the entropies (P, fp32, nats), else None.
 
@@ -41,15 +43,24 @@ def token_logprobs(
         pair_of_M: Index of the pair that predicts each token.
         token_M: The tokens whose log-probability is returned.
         entropy: Whether to compute each pair's entropy too.
+        chunk_logits: Most logits held at a time; None for the device's usual number.
     """
     outputs: tuple[Tensor, Tensor] = _ChunkedHead.apply(
-        hidden_PD, weight_VD, temperature_P, pair_of_M, token_M, entropy
+        hidden_PD, weight_VD, temperature_P, pair_of_M, token_M, entropy, chunk_logits
     )
     logprobs_M, entropy_P = outputs
     return logprobs_M, entropy_P if entropy else None
 
 
-def head_bytes(pairs: int, vocabulary: int, dtype: torch.dtype, device: str, *, entropy: bool = False) -> int:
+def chunk_rows(vocabulary: int, device: str, chunk_logits: int | None = None) -> int:
+    """Return how many pairs' logits are held at a time; the arguments are those of `head_bytes`."""
+    return max(1, (chunk_logits or _CHUNK_LOGITS[device]) // vocabulary)
+
+
+def head_bytes(
+    pairs: int, vocabulary: int, dtype: torch.dtype, device: str, *, entropy: bool = False,
+    chunk_logits: int | None = None,
+) -> int:  # fmt: skip
     """Return the bytes that `token_logprobs` needs for its logits, while it runs.
 
     Args:
@@ -58,8 +69,9 @@ def head_bytes(pairs: int, vocabulary: int, dtype: torch.dtype, device: str, *, 
         dtype: That of the head's matrix; in half precision the chunk's logits are held in fp32 beside a copy in it.
         device: Type of the device, `cpu` or `cuda`.
         entropy: Whether the entropies are computed, too.
+        chunk_logits: As for `token_logprobs`.
     """
-    rows = min(pairs, max(1, _CHUNK_LOGITS[device] // vocabulary))
+    rows = min(pairs, chunk_rows(vocabulary, device, chunk_logits))
     return rows * vocabulary * (4 + (0 if dtype == torch.float32 else dtype.itemsize) + (4 if entropy else 0))
 
 
@@ -67,10 +79,10 @@ class _ChunkedHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_PD: Tensor, weight_VD: Tensor, temperature_P: Tensor, pair_of_M: Tensor, token_M: Tensor,
-        entropy: bool,
+        entropy: bool, chunk_logits: int | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         with_gradient = ctx.needs_input_grad[0]
-        chunk_size = max(1, _CHUNK_LOGITS[hidden_PD.device.type] // len(weight_VD))
+        chunk_size = chunk_rows(len(weight_VD), hidden_PD.device.type, chunk_logits)
         pairs = len(hidden_PD)
         picked_M = hidden_PD.new_empty(len(token_M), dtype=torch.float32)
         log_sum_P = hidden_PD.new_empty(pairs, dtype=torch.float32)
@@ -117,4 +129,4 @@ class _ChunkedHead(torch.autograd.Function):
         gradient_PD.index_add_(0, pair_of_M, weight_VD[token_M] * scale_M[:, None])
         if len(entropy_PD):
             gradient_PD += entropy_PD * (to_entropy_P / temperature_P).to(weight_VD.dtype)[:, None]
-        return gradient_PD, None, None, None, None, None
+        return gradient_PD, None, None, None, None, None, None

@@ -6,11 +6,11 @@ optional dependency: `pip install 'woodshed[mcp]'`. `import woodshed` and then `
 
 from __future__ import annotations
 
-import importlib
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from woodshed.errors import ConfigError
+from woodshed.lazy import on_first_use
 
 if TYPE_CHECKING:
     from woodshed.mcp.catalog import Catalog
@@ -66,15 +66,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its file on first use."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'woodshed.mcp' has no attribute {name!r}")
+def _check_sdk() -> None:
     if find_spec("mcp") is None:
         raise ConfigError("training on an MCP server needs the official SDK: pip install 'woodshed[mcp]'")
-    value = getattr(importlib.import_module(f"woodshed.mcp.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+
+
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    __getattr__ = on_first_use(__name__, _HOME, _check_sdk)
 
 
 def __dir__() -> list[str]:

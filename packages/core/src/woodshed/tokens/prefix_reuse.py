@@ -38,14 +38,16 @@ def measure_prefix_reuse(calls: Sequence[TokenCall]) -> PrefixReuse:
     """Return how well the calls of one rollout merge into one row.
 
     A call counts for the longest recorded turn whose whole conversation (prompt and answer) its messages begin with;
-    the turns before that one were counted by the calls that sent them back first.
+    the turns before that one were counted by the calls that sent them back first. A call that the engine refused before
+    it had a prompt, such as one longer than the context, says nothing of how its conversation would have been rendered.
     """
     turns: dict[tuple[Any, ...], list[_ResentTurn]] = {}
     for call in sorted(calls, key=lambda c: c.started_s):
         conversation = tuple(identity(message) for message in call.messages)
         prefixes = (conversation[:length] for length in range(len(conversation), 0, -1))
         sent_back = next((turns[prefix] for prefix in prefixes if turns.get(prefix)), ())
-        _note(sent_back, call)
+        if call.prompt_ids:
+            _note(sent_back, call)
         for completion in call.completions:
             if call.error is None and completion.token_ids:
                 answered = (*conversation, identity(completion.message))

@@ -6,8 +6,9 @@ Names are imported on first use (docs/decisions/0003-lazy-public-face.md), and w
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from woodshed.lazy import on_first_use
 
 if TYPE_CHECKING:
     from woodshed.traces.conversation import Conversation, Trace, Turn
@@ -52,13 +53,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its file on first use."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'woodshed.traces' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"woodshed.traces.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # which would take any name for one of this package
+    __getattr__ = on_first_use(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,7 @@ from woodshed.engine.client.config import Dtype, LoraRank, ServedModel
 from woodshed.errors import ConfigError
 from woodshed.rewards.advantage import BatchScale, overlong_penalty
 from woodshed.types import (
+    KernelKind,
     LoraSettings,
     LossSettings,
     OptimizerSettings,
@@ -44,6 +45,9 @@ class Policy(Settings):
     PEFT; `unsloth` fails if it is missing."""
     load_in_4bit: bool = False
     """Whether the trainer loads the base model in 4 bits, with Unsloth; `model` should then be a 4-bit checkpoint."""
+    kernels: KernelKind = "auto"
+    """How the trainer computes what lies between a layer's matrix products: `auto` lets torch compile it on a GPU where
+    that is faster, `compile` fails where that is not possible, `plain` never does."""
     adapter: str | None = None
     """Folder of a LoRA to start from, written by `woodshed sft` or PEFT; None starts from the base model."""
     max_model_len: int | None = Field(default=None, ge=16)
@@ -90,8 +94,8 @@ class Policy(Settings):
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that must be unchanged to resume a run, as plain JSON: not on how much it is served."""
-        return self.model_dump(mode="json", exclude={"replicas", "tensor_parallel"})
+        """Return the settings that must be unchanged to resume a run, as plain JSON: not those of its speed."""
+        return self.model_dump(mode="json", exclude={"replicas", "tensor_parallel", "kernels"})
 
     def sampling(self) -> dict[str, Any]:
         """Return the sampling parameters that the engine uses, whatever the agent's client requests."""

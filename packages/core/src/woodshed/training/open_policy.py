@@ -37,6 +37,7 @@ async def open_policy(
             seed=config.seed,
             trainer=policy.trainer,
             load_in_4bit=policy.load_in_4bit,
+            kernels=policy.kernels,
             adapter=adapter,
         )
     )

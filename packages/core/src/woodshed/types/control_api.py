@@ -11,7 +11,7 @@ from woodshed.types.loss import LossSettings
 from woodshed.types.record import Record
 from woodshed.types.settings import Settings
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Version of the control plane; client and engine must agree."""
 
 
@@ -36,6 +36,7 @@ class OptimizerSettings(Settings):
 
 
 TrainerKind = Literal["auto", "peft", "unsloth"]
+KernelKind = Literal["auto", "plain", "compile"]
 
 
 class OpenPolicy(Record):
@@ -53,6 +54,9 @@ class OpenPolicy(Record):
     load_in_4bit: bool = False
     """Whether the trainer holds the base model in 4 bits (QLoRA, arXiv:2305.14314), which needs Unsloth. vLLM should
     then serve the same 4-bit checkpoint, or its log-probabilities drift from the trainer's."""
+    kernels: KernelKind = "auto"
+    """How the trainer computes what lies between a layer's matrix products: one operator after the other (`plain`), or
+    compiled by torch into one kernel each (`compile`); `auto` takes the faster one on a GPU, and `plain` without."""
     adapter: str | None = None
     """Folder, on the engine's machine, of a LoRA that the run starts from, as version 1; None starts from the base
     model, as version 0."""

@@ -15,7 +15,7 @@ def same_message(sent: Message, kept: Message) -> bool:
 
 def identity(message: Message) -> tuple[Any, ...]:
     """Return the parts of a message that identify it, to compare or to hash."""
-    requests = tuple(_request_identity(request) for request in message.tool_requests)
+    requests = tuple([_request_identity(request) for request in message.tool_requests])
     return message.role, (message.content or "").strip(), requests, message.tool_call_id
 
 

@@ -200,7 +200,7 @@ class Policies:
 
 def _check_same_settings(opened: OpenPolicy, request: OpenPolicy) -> None:
     """Raise EngineError where a run asks for its open policy with settings that it may not change on the way."""
-    first, second = (policy.model_dump(exclude={"loss": _MAY_CHANGE}) for policy in (opened, request))
+    first, second = (policy.model_dump(exclude={"loss": _MAY_CHANGE, "kernels": True}) for policy in (opened, request))
     if differ := sorted(name for name in first if first[name] != second[name]):
         raise EngineError(
             f"policy {request.name!r} is open with other settings ({', '.join(differ)} differ); restart the engine to "

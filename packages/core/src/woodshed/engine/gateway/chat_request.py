@@ -26,6 +26,7 @@ _MAX_DEPTH = 100
 """Deepest nesting of a part of a request: a tool's schema has some 20 levels."""
 _ROLES = ("system", "user", "assistant", "tool")
 _MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
+_MESSAGE_TEXTS = ("name", "tool_call_id", "reasoning", "reasoning_content")
 _MESSAGE_NO_EFFECT = {"annotations", "cache_control", "id", "parsed", "provider_specific_fields", "refusal"}
 
 
@@ -70,7 +71,8 @@ def parse_request(raw: bytes) -> ChatRequest:
         raise BadRequest(f"the body is nested too deep; expected at most {_MAX_DEPTH} levels") from None
     if not isinstance(request, dict):
         raise BadRequest(f"the body is a {type(request).__name__}, expected a JSON object")
-    if deep := next((key for key, value in request.items() if _is_deep(value)), None):
+    may_be_deep = raw.count(b"{") + raw.count(b"[") > _MAX_DEPTH  # few requests have so many at all
+    if may_be_deep and (deep := next((key for key, value in request.items() if _is_deep(value)), None)):
         raise BadRequest(f"{deep!r} is nested too deep; expected at most {_MAX_DEPTH} levels", deep)
     body, dropped = _served_keys(request)
     model = body.pop("model", None)
@@ -130,7 +132,7 @@ def _served_keys(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str
     dropped: dict[str, str] = {}
     for key, value in request.items():
         row = REQUEST_SETTINGS.get(key)
-        if is_idle(value, row):
+        if value is None or (row is not None and row.idle and is_idle(value, row)):
             continue
         if row is None:
             raise BadRequest(f"{key!r} is not served by this engine; leave it out", key)
@@ -179,12 +181,14 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         if key not in _MESSAGE_KEYS:
             raise BadRequest(f"{where}.{key} is not served by this engine; leave it out", f"{where}.{key}")
         checked[key] = value
-    for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
-        _check_kind(checked.get(key, ""), str, f"{where}.{key}")
-    checked["content"] = _content(checked.get("content"), where)
-    if checked["content"] is None and role != "assistant":
+    for key in _MESSAGE_TEXTS:
+        if key in checked:  # asked first: a conversation has many messages, and few of these
+            _check_kind(checked[key], str, f"{where}.{key}")
+    content = checked["content"] = _content(checked.get("content"), where)
+    if content is None and role != "assistant":
         raise BadRequest(f"{where}.content is missing; a {role!r} message needs one", f"{where}.content")
-    _check_tool_calls(checked.get("tool_calls", []), where)
+    if "tool_calls" in checked:
+        _check_tool_calls(checked["tool_calls"], where)
     return checked
 
 
@@ -286,5 +290,5 @@ def _is_constrained(body: Mapping[str, Any]) -> bool:
         or isinstance(choice, dict)
         or choice == "required"
         or (choice == "auto" and strict)
-        or any(body.get(key, neutral) != neutral for key, neutral in _NEUTRAL.items())
+        or any(body[key] != _NEUTRAL[key] for key in _NEUTRAL.keys() & body.keys())
     )

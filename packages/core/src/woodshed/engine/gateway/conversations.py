@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from woodshed.engine.gateway.messages import from_message, to_messages
-from woodshed.types import ForkReason, TokenCall, ToolSpec, identity
+from woodshed.types import ForkReason, Message, TokenCall, ToolSpec, identity
 
 _MAX_CANDIDATES = 2
 """How many turns the model server is offered to continue from."""
@@ -64,6 +64,8 @@ class History:
     """Turns whose conversation the call's messages begin with, longest first."""
     fork: ForkReason | None = None
     """Why a turn that the client sent back is not among `turns`; None where nothing is wrong."""
+    identities: _Identities | None = None
+    """The identity of each of the call's own messages; None where there was nothing to compare them with."""
 
     def outcome(
         self, prompt_ids: Sequence[int], continued_index: str | None, fork: str | None
@@ -105,16 +107,21 @@ class Conversations:
         conversations = cls()
         for call in calls:
             messages = [from_message(message) for message in call.messages]
-            conversations.add(call, conversations.history(messages, call.tools, call.template_options))
+            history = conversations.history(messages, call.tools, call.template_options, call.messages)
+            conversations.add(call, history)
         return conversations
 
     def history(
-        self, messages: list[dict[str, Any]], tools: Sequence[ToolSpec], template_options: Mapping[str, Any]
+        self,
+        messages: list[dict[str, Any]],
+        tools: Sequence[ToolSpec],
+        template_options: Mapping[str, Any],
+        own: Sequence[Message] | None = None,
     ) -> History:
-        """Return how a call with these messages is related to the recorded ones."""
-        if not self._count or not any(message["role"] == "assistant" for message in messages):
+        """Return how a call with these messages is related to the recorded ones; `own` are the same as woodshed's."""
+        if not self._count or "assistant" not in [message["role"] for message in messages]:
             return History(messages=messages)
-        identities = tuple(identity(message) for message in to_messages(messages))
+        identities = tuple([identity(message) for message in own or to_messages(messages)])
         options = _options(tools, template_options)
         hashes = _hashes(identities)
         lengths = range(len(identities), 0, -1)
@@ -125,14 +132,21 @@ class Conversations:
             fork: ForkReason | None = "options_changed"
         else:
             fork = "history_edited" if self._is_edited(identities, hashes, known, options) else None
-        return History(messages=[*turns[0].messages, *messages[known:]] if turns else messages, turns=turns, fork=fork)
+        return History(
+            messages=[*turns[0].messages, *messages[known:]] if turns else messages,
+            turns=turns,
+            fork=fork,
+            identities=identities,
+        )
 
     def add(self, call: TokenCall, history: History) -> None:
         """Add a call's sampled turns; `history` is what `history()` returned for the call."""
         self._forget(call.call_id)
         if call.error is not None or not call.prompt_ids or self._count >= _MAX_TURNS:
             return
-        prompt = tuple(identity(message) for message in call.messages)
+        prompt = history.identities
+        if prompt is None:
+            prompt = tuple([identity(message) for message in call.messages])
         options = _options(call.tools, call.template_options)
         self._prompts.add(_hashes(prompt)[-1])
         for completion in call.completions:

@@ -114,7 +114,7 @@ class Gateway:
         started_s, began = time.time(), time.monotonic()
         messages, tools = to_messages(request.body["messages"]), to_tools(request.body.get("tools"))
         template_options = request.body.get("chat_template_kwargs", {})
-        history = self._sessions.history(session, request.body["messages"], tools, template_options)
+        history = self._sessions.history(session, request.body["messages"], tools, template_options, messages)
         request = replace(request, body=request.body | {"messages": history.messages})
 
         def record(outcome: Outcome) -> None:
@@ -202,11 +202,9 @@ async def _cancel_first_attempt(session: Session, call_id: str) -> None:
 async def _run_while_connected(task: asyncio.Task[None], receive: Receive) -> None:
     """Wait for an answer, and cancel it if the client disconnects."""
     disconnected = asyncio.ensure_future(until_disconnect(receive))
+    disconnected.add_done_callback(lambda _: task.cancel())
     try:
-        await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
+        await asyncio.wait((task,))
     finally:
         disconnected.cancel()
         if not task.done():

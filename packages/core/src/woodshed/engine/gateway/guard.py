@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -121,6 +122,7 @@ def _name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
+@lru_cache(maxsize=64)  # every request names the engine, mostly by one name
 def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -15,19 +15,21 @@ def to_messages(messages: list[dict[str, Any]]) -> list[Message]:
 
 def to_message(message: Mapping[str, Any]) -> Message:
     """Return one message of a request or an answer as woodshed's own; text parts are joined by newlines."""
-    content = message.get("content")
+    content, calls = message.get("content"), message.get("tool_calls")
     if isinstance(content, list):
         content = "\n".join(part["text"] for part in content)
     return Message(
         role=message["role"],
         content=content,
-        tool_requests=tuple(
-            ToolRequest(id=call.get("id") or "", name=call["function"]["name"], arguments=call["function"]["arguments"])
-            for call in message.get("tool_calls") or ()
-        ),
+        tool_requests=tuple([_to_request(call) for call in calls]) if calls else (),
         tool_call_id=message.get("tool_call_id"),
         name=message.get("name"),
     )
+
+
+def _to_request(call: Mapping[str, Any]) -> ToolRequest:
+    function = call["function"]
+    return ToolRequest(id=call.get("id") or "", name=function["name"], arguments=function["arguments"])
 
 
 def from_message(message: Message, reasoning: str | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from woodshed.engine.gateway.conversations import Conversations, History
 from woodshed.engine.gateway.store import Store, digest_of
 from woodshed.errors import EngineError, PolicyLost
-from woodshed.types import OpenSession, SealedSession, TokenCall, ToolSpec
+from woodshed.types import Message, OpenSession, SealedSession, TokenCall, ToolSpec
 
 _ABANDONED_AFTER_S = 60.0
 SECRET_PREFIX = "woodshed-session-"
@@ -157,14 +157,15 @@ class Sessions:
         messages: list[dict[str, Any]],
         tools: Sequence[ToolSpec],
         template_options: Mapping[str, Any],
+        own: Sequence[Message] | None = None,
     ) -> History:
-        """Return how a call is related to the session's earlier ones."""
-        return self._conversations(session).history(messages, tools, template_options)
+        """Return how a call is related to the session's earlier ones; `own` are its messages as woodshed's."""
+        return self._conversations(session).history(messages, tools, template_options, own)
 
     def record(self, session: Session, call: TokenCall, history: History) -> None:
         """Record a call of a session; `history` is what `history()` returned for it."""
         self._conversations(session).add(call, history)
-        self._store.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json().encode())
+        self._store.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json())
 
     def _conversations(self, session: Session) -> Conversations:
         """Return a session's sampled turns; read from disk if the engine was restarted since."""

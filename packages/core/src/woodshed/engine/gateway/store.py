@@ -108,11 +108,11 @@ class Store:
             for rollout_id, digest, policy, sampling, sealed, run_id in rows
         ]
 
-    def record(self, rollout_id: str, call_id: str, started_s: float, call: bytes) -> None:
+    def record(self, rollout_id: str, call_id: str, started_s: float, call: str) -> None:
         """Store a call (a `TokenCall` as JSON), in place of an earlier one with the same call id."""
         self._db.execute(
             "INSERT OR REPLACE INTO calls (rollout_id, call_id, started_s, record) VALUES (?, ?, ?, ?)",
-            (rollout_id, call_id, started_s, call.decode()),
+            (rollout_id, call_id, started_s, call),
         )
 
     def seal(self, rollout_id: str) -> None:
@@ -132,7 +132,7 @@ class Store:
         )
         if inserted.rowcount:
             for call in session.calls:
-                self.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json().encode())
+                self.record(session.rollout_id, call.call_id, call.started_s, call.model_dump_json())
         self._db.execute("COMMIT")
 
     def count_late(self, rollout_id: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from woodshed.engine.trainer.attention.decoder import Checkpointed, head_weight, predicting_states
+from woodshed.engine.trainer.attention.kernels import PLAIN, compiled
 from woodshed.engine.trainer.attention.tree import Kernel, TreePlan
 from woodshed.loss.head import token_logprobs
 from woodshed.tokens import Pack, Row, pack_rows
@@ -24,6 +25,31 @@ FlexAttention, on a GPU. `dense`: shared prefixes once, with a mask over every p
 its own, padded."""
 ALONG_A_TREE: tuple[ForwardMode, ...] = ("tree", "flex")
 """Modes that run woodshed's own decoder."""
+
+
+_KERNELS = "woodshed_kernels"
+"""Attribute of a model along whose tree rows go: how its layers and its head are computed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernels:
+    """How a model's layers and head are computed along a tree; the same numbers, but for rounding."""
+
+    layer: Literal["plain", "compile"] = "plain"
+    """Whether what lies between a layer's matrix products is compiled into one kernel each."""
+    head_logits: int | None = None
+    """Most logits that the head holds at a time; None for the device's usual number."""
+
+
+def use_kernels(model: Any, kernels: Kernels) -> None:
+    """Compute a model's layers and head in this way from now on."""
+    setattr(model, _KERNELS, kernels)
+
+
+def kernels_of(model: Any) -> Kernels:
+    """Return how a model's layers and head are computed."""
+    found: Kernels = getattr(model, _KERNELS, Kernels())
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,12 +152,14 @@ def forward_logprobs(
 def _forward_tree(model: Any, batch: MicroBatch, *, entropy: bool, checkpointed: Checkpointed) -> TokenLogprobs:
     assert batch.plan is not None, "a micro-batch of padded rows has no tree"
     last = batch.plan.only(batch.columns.tolist())
+    kernels = kernels_of(model)
     states = predicting_states(
-        model, batch.input_ids_BN[0], batch.position_ids_BN[0], batch.plan, last, checkpointed=checkpointed
-    )
+        model, batch.input_ids_BN[0], batch.position_ids_BN[0], batch.plan, last, checkpointed=checkpointed,
+        by=compiled() if kernels.layer == "compile" else PLAIN,
+    )  # fmt: skip
     logprobs_M, entropy_P = token_logprobs(
         _pick_rows(states, batch.logit_row_P), head_weight(model), batch.temperature_P, batch.pair_of_M, batch.token_M,
-        entropy=entropy,
+        entropy=entropy, chunk_logits=kernels.head_logits,
     )  # fmt: skip
     return TokenLogprobs(logprobs_M=logprobs_M, entropies_M=None if entropy_P is None else entropy_P[batch.pair_of_M])
 

@@ -16,12 +16,11 @@ _WORTH_SAYING = 1.2
 
 
 class SlowerMode:
-    """Warns of a forward mode that is not the fastest."""
+    """Warns of a forward mode, or kernels, that are not the fastest."""
 
-    def __init__(self, choice: ForwardChoice) -> None:
-        """Log why the fastest mode was left, if it was."""
-        warning = choice.warning()
-        self.warnings = () if warning is None else (warning,)
+    def __init__(self, choice: ForwardChoice, *others: str | None) -> None:
+        """Log why the fastest mode was left, if it was, and `others`, what else is slower than it could be."""
+        self.warnings = tuple(text for text in (choice.warning(), *others) if text is not None)
         """What was known before the first batch."""
         self._counts = choice.mode == "rows"
         self._new: list[str] = []

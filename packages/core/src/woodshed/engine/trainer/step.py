@@ -16,9 +16,17 @@ from torch import Tensor
 from woodshed.engine.trainer.attention.decoder import Checkpointed
 from woodshed.engine.trainer.batch import TrainedRollout, TrainingBatch
 from woodshed.engine.trainer.drift import Drift
-from woodshed.engine.trainer.forward import ALONG_A_TREE, MicroBatch, TrainingRow, forward_logprobs, micro_batches
+from woodshed.engine.trainer.forward import (
+    ALONG_A_TREE,
+    MicroBatch,
+    TrainingRow,
+    forward_logprobs,
+    micro_batches,
+    use_kernels,
+)
 from woodshed.engine.trainer.forward_mode import TOKEN_BUDGET, choose_forward_mode
 from woodshed.engine.trainer.kernel_race import Heads, faster_mode
+from woodshed.engine.trainer.layer_race import choose_kernels
 from woodshed.engine.trainer.log_ratios import LogRatios
 from woodshed.engine.trainer.memory import PeakWatch, available_bytes, memory_model, return_freed_memory
 from woodshed.engine.trainer.policy import LoraPolicy
@@ -66,7 +74,9 @@ class StepRunner:
         found = choose_forward_mode(policy.model, self.vocabulary, policy.device)
         choice = self.ranks.from_first(lambda: found)
         self.mode = choice.mode
-        self.slower = SlowerMode(choice)
+        kernels = self.ranks.from_first(lambda: choose_kernels(policy.settings.kernels, policy.model, self.mode))
+        use_kernels(policy.model, kernels.kernels)
+        self.slower = SlowerMode(choice, kernels.warning)
         self.memory = memory_model(policy.model, self.vocabulary, self.mode, policy.device)
         self.token_budget = TOKEN_BUDGET[self.mode]
         if self.mode not in ALONG_A_TREE:

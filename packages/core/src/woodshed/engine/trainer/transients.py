@@ -21,6 +21,7 @@ from woodshed.engine.trainer.forward import (
     MicroBatch,
     TrainingRow,
     forward_logprobs,
+    kernels_of,
     micro_batches,
 )
 from woodshed.engine.trainer.forward_mode import probe_rows
@@ -60,6 +61,8 @@ class Transients:
     vocabulary: int
     dtype: torch.dtype
     device: str
+    head_logits: int | None = None
+    """Logits that the head holds at a time, where they were measured."""
 
     def peak(self, kept: tuple[float, float], sizes: Sizes, checkpointed: Checkpointed) -> float:
         """Return the bytes in use at a step's peak.
@@ -95,7 +98,7 @@ class Transients:
 
     def _head(self, pairs: int) -> float:
         if self.per_pair is None:
-            return head_bytes(pairs, self.vocabulary, self.dtype, self.device)
+            return head_bytes(pairs, self.vocabulary, self.dtype, self.device, chunk_logits=self.head_logits)
         return self.per_pair * pairs
 
 
@@ -142,6 +145,7 @@ def transients(
         vocabulary=vocabulary,
         dtype=dtype,
         device=device.type,
+        head_logits=kernels_of(model).head_logits,
     )
 
 

@@ -59,7 +59,8 @@ class SftTrainer:
         state = await self.client.open_policy(
             OpenPolicy(
                 name=self.name, run_id=self.store.run_id(), lora=policy.lora, optimizer=config.optimizer,
-                seed=config.seed, trainer=policy.trainer, load_in_4bit=policy.load_in_4bit, adapter=adapter,
+                seed=config.seed, trainer=policy.trainer, load_in_4bit=policy.load_in_4bit, kernels=policy.kernels,
+                adapter=adapter,
             )
         )  # fmt: skip
         self._warn(state.warnings)

@@ -12,11 +12,18 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from woodshed.engine.trainer.attention.kernels import gated_silu, lora_linear, rms_norm, rotary
+from woodshed.engine.trainer.attention.kernels import PLAIN, ElementWise, gated_silu, rms_norm, rotary
+from woodshed.engine.trainer.attention.lora import (
+    GROUPS,
+    GROUPS_OF_FEW_QUERIES,
+    HalfLoras,
+    half_loras,
+    linears,
+    module_of,
+)
 from woodshed.engine.trainer.attention.path_attention import attention_operators
 from woodshed.engine.trainer.attention.tree import TreePlan, tree_attention
 
@@ -36,6 +43,7 @@ def predicting_states(
     last: TreePlan,
     *,
     checkpointed: Checkpointed = False,
+    by: ElementWise = PLAIN,
 ) -> Tensor:
     """Return the last hidden states, Q x D, of the queries of `last`.
 
@@ -47,27 +55,30 @@ def predicting_states(
         last: The plan of the last layer, whose queries are only the positions that predict a token.
         checkpointed: Whether to keep only each layer's input, and its attention if `selective`, and run the layer
             again in its backward pass.
+        by: How what lies between a layer's matrix products is computed.
     """
     body = _causal(model).model
     states_ND = body.embed_tokens(input_ids_N)
     angles = _angles(body.rotary_emb, states_ND, position_ids_N)
     *layers, final = body.layers
-    for layer in layers:
-        states_ND = _run(layer, states_ND, angles, plan, checkpointed)
-    return _norm(body.norm, _run(final, states_ND, angles, last, False))
+    *loras, of_final = half_loras([*layers, final], [GROUPS] * len(layers) + [GROUPS_OF_FEW_QUERIES])
+    for layer, lora in zip(layers, loras, strict=True):
+        states_ND = _run(layer, states_ND, angles, plan, checkpointed, lora, by)
+    return _norm(body.norm, _run(final, states_ND, angles, last, False, of_final, by))
 
 
 def run_layer(
-    layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan, checkpointed: Checkpointed
-) -> Tensor:
+    layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan, checkpointed: Checkpointed,
+    lora: HalfLoras, by: ElementWise,
+) -> Tensor:  # fmt: skip
     """Return a layer's output, for the queries of `plan`."""
     if checkpointed and torch.is_grad_enabled():
         keep = {"context_fn": _keeping_attention} if checkpointed == "selective" else {}
         out: Tensor = checkpoint(
-            _layer, layer, states_ND, angles, plan, use_reentrant=False, preserve_rng_state=False, **keep
+            _layer, layer, states_ND, angles, plan, lora, by, use_reentrant=False, preserve_rng_state=False, **keep
         )
         return out
-    return _layer(layer, states_ND, angles, plan)
+    return _layer(layer, states_ND, angles, plan, lora, by)
 
 
 def decoder_layers(model: Any) -> list[Any]:
@@ -118,66 +129,47 @@ def _run(layer: Any, *values: Any) -> Tensor:
     return out
 
 
-def _layer(layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan) -> Tensor:
+def _layer(
+    layer: Any, states_ND: Tensor, angles: tuple[Tensor, ...], plan: TreePlan, lora: HalfLoras, by: ElementWise
+) -> Tensor:
     attention = layer.self_attn
+
+    def projected(x_ND: Tensor, *names: str) -> tuple[Tensor, ...]:
+        return linears([module_of(layer, name) for name in names], x_ND, lora.get(names))
+
+    def heads(name: str, x_NF: Tensor, angles: tuple[Tensor, ...]) -> Tensor:
+        """Return queries (`q`) or keys (`k`), normed if the layer has a norm for them, and rotated."""
+        heads_NHE = x_NF.unflatten(-1, (-1, attention.head_dim))
+        if (norm := getattr(attention, f"{name}_norm", None)) is not None:
+            heads_NHE = _norm(norm, heads_NHE)
+        return rotary(heads_NHE, *angles, by=by)
+
     normed_ND = _norm(layer.input_layernorm, states_ND)
-    key_NKE = _heads(attention, "k", normed_ND, angles)
-    value_NKE = _linear(attention.v_proj, normed_ND).unflatten(-1, (-1, attention.head_dim))
-    if plan.queries is not None:
-        query_positions_Q = plan.query_positions_Q
-        states_ND, normed_ND = states_ND[query_positions_Q], normed_ND[query_positions_Q]
-        angles = tuple(x[query_positions_Q] for x in angles)
-    query_QHE = _heads(attention, "q", normed_ND, angles)
+    if plan.queries is None:
+        query_QF, key_NF, value_NF = projected(normed_ND, "q_proj", "k_proj", "v_proj")
+        query_angles = angles
+    else:
+        at = plan.query_positions_Q
+        key_NF, value_NF = projected(normed_ND, "k_proj", "v_proj")
+        (query_QF,) = projected(normed_ND[at], "q_proj")
+        states_ND, query_angles = states_ND[at], tuple(x[at] for x in angles)
+    key_NKE, query_QHE = heads("k", key_NF, angles), heads("q", query_QF, query_angles)
+    value_NKE = value_NF.unflatten(-1, (-1, attention.head_dim))
     attended_QHE = tree_attention(query_QHE, key_NKE, value_NKE, plan, attention.scaling)
-    states_QD = states_ND + _linear(attention.o_proj, attended_QHE.flatten(1))
-    return states_QD + _mlp(layer.mlp, _norm(layer.post_attention_layernorm, states_QD))
+    (out_QD,) = projected(attended_QHE.flatten(1), "o_proj")
+    states_QD = states_ND + out_QD
+    normed_QD = _norm(layer.post_attention_layernorm, states_QD)
+    if not _is_gated_silu(layer.mlp):
+        return states_QD + layer.mlp(normed_QD[None])[0]
+    gated_QF = gated_silu(*projected(normed_QD, "gate_proj", "up_proj"), by=by)
+    return states_QD + projected(gated_QF, "down_proj")[0]
 
 
-def _heads(attention: Any, name: str, normed_ND: Tensor, angles: tuple[Tensor, ...]) -> Tensor:
-    """Return a layer's queries (name `q`) or keys (`k`), normed if the layer has a norm for them, and rotated."""
-    heads_NHE = _linear(getattr(attention, f"{name}_proj"), normed_ND).unflatten(-1, (-1, attention.head_dim))
-    if (norm := getattr(attention, f"{name}_norm", None)) is not None:
-        heads_NHE = _norm(norm, heads_NHE)
-    return rotary(heads_NHE, *angles)
-
-
-def _mlp(mlp: Any, states_ND: Tensor) -> Tensor:
-    if not isinstance(getattr(mlp, "act_fn", None), nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":
-        out_ND: Tensor = mlp(states_ND[None])[0]
-        return out_ND
-    gated_NF = gated_silu(_linear(mlp.gate_proj, states_ND), _linear(mlp.up_proj, states_ND))
-    return _linear(mlp.down_proj, gated_NF)
+def _is_gated_silu(mlp: Any) -> bool:
+    return isinstance(getattr(mlp, "act_fn", None), nn.SiLU) or type(mlp.act_fn).__name__ == "SiLUActivation"
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    # In half precision only the module itself rounds in its own order.
-    plain = x.dtype == torch.float32 and hasattr(norm, "variance_epsilon") and not norm.weight.requires_grad
-    out: Tensor = rms_norm(x, norm.weight, norm.variance_epsilon) if plain else norm(x)
+    is_plain = hasattr(norm, "variance_epsilon") and not norm.weight.requires_grad
+    out: Tensor = rms_norm(x, norm.weight, norm.variance_epsilon) if is_plain else norm(x)
     return out
-
-
-def _linear(module: Any, x_ND: Tensor) -> Tensor:
-    """Return the output of a linear layer, with or without a LoRA."""
-    if not _is_plain_lora(module):
-        out_NF: Tensor = module(x_ND)
-        return out_NF
-    (name,) = module.active_adapters
-    base, down, up = module.base_layer, module.lora_A[name], module.lora_B[name]
-    return lora_linear(x_ND, base.weight, base.bias, down.weight, up.weight, module.scaling[name])
-
-
-def _is_plain_lora(module: Any) -> bool:
-    """Whether a module is a frozen matrix with one LoRA and nothing else (no dropout, DoRA, …)."""
-    if type(module) is not PeftLinear or module.disable_adapters or module.merged or len(module.active_adapters) != 1:
-        return False
-    (name,) = module.active_adapters
-    if (
-        name not in module.lora_A
-        or name in getattr(module, "lora_variant", {})
-        or type(module.base_layer) is not nn.Linear
-    ):
-        return False
-    base, up = module.base_layer, module.lora_B[name]
-    has_no_extras = isinstance(module.lora_dropout[name], nn.Identity) and up.bias is None
-    # PEFT holds a LoRA in fp32 where the matrix is in half precision.
-    return has_no_extras and not base.weight.requires_grad and up.weight.dtype in (base.weight.dtype, torch.float32)

@@ -133,11 +133,22 @@ def tree_attention(query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, plan: 
         return path_attention(query_QHE, key_NKE, value_NKE, plan.path_indices, scale)
     if plan.kernel == "tiles":
         tiles = tuple(zip(plan.tiles, plan.masks, strict=True))
-        # A CPU's flash attention is no faster in half precision, in which every join would round again.
-        out: Tensor = _CpuTree.apply(query_QHE.float(), key_NKE.float(), value_NKE.float(), tiles, scale)
+        heads = (query_QHE, key_NKE, value_NKE)
+        if not multiplies_half(query_QHE.dtype):
+            heads = (query_QHE.float(), key_NKE.float(), value_NKE.float())
+        out: Tensor = _CpuTree.apply(*heads, tiles, scale)
         return out.to(query_QHE.dtype)
     query, key, value = (x.transpose(0, 1)[None] for x in (query_QHE, key_NKE, value_NKE))
     return _flex(query, key, value, plan.block_mask, scale)[0].transpose(0, 1)
+
+
+def multiplies_half(dtype: torch.dtype) -> bool:
+    """Whether this CPU's attention should take heads of this precision as they are: it has matrix units for bfloat16.
+
+    Without them (AMX) its flash attention is no faster in half precision than in fp32.
+    """
+    has_units = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public; without it, fp32
+    return dtype == torch.bfloat16 and has_units is not None and bool(has_units())
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: Any, scale: float) -> Tensor:
@@ -163,15 +174,18 @@ _FLASH_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backwar
 
 
 class _CpuTree(torch.autograd.Function):
+    """Each call is in the precision of its heads; calls are joined, and their gradients added up, in fp32."""
+
     @staticmethod
     def forward(ctx: Any, query_QHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, tiles: Tiles, scale: float) -> Tensor:
-        out_QHE = torch.empty_like(query_QHE, memory_format=torch.contiguous_format)
-        log_sum_QH = query_QHE.new_empty(query_QHE.shape[:2])
+        out_QHE = query_QHE.new_empty(query_QHE.shape, dtype=torch.float32)
+        log_sum_QH = query_QHE.new_empty(query_QHE.shape[:2], dtype=torch.float32)
         for tile, mask in tiles:
             q, k, v = _queries(query_QHE, tile), _keys(key_NKE, tile), _keys(value_NKE, tile)
             part, part_sum = _FLASH(q, k, v, 0.0, tile.mask == "causal", attn_mask=mask, scale=scale)
             join = _set if tile.is_first else _join
             join(_queries(out_QHE, tile), _queries(log_sum_QH[:, :, None], tile)[..., 0], part, part_sum)
+        out_QHE = out_QHE.to(query_QHE.dtype)
         ctx.save_for_backward(query_QHE, key_NKE, value_NKE, out_QHE, log_sum_QH)
         ctx.tiles, ctx.scale = tiles, scale
         return out_QHE
@@ -180,7 +194,7 @@ class _CpuTree(torch.autograd.Function):
     def backward(ctx: Any, to_out_QHE: Tensor) -> tuple[Tensor | None, ...]:
         query_QHE, key_NKE, value_NKE, out_QHE, log_sum_QH = ctx.saved_tensors
         to_query_QHE, to_key_NKE, to_value_NKE = (
-            torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (query_QHE, key_NKE, value_NKE)
+            x.new_zeros(x.shape, dtype=torch.float32) for x in (query_QHE, key_NKE, value_NKE)
         )
         for tile, mask in ctx.tiles:
             # Given the output and log-sum of the whole path, each call's gradients are those of the whole softmax.
@@ -192,7 +206,8 @@ class _CpuTree(torch.autograd.Function):
             _queries(to_query_QHE, tile).add_(dq)
             _keys(to_key_NKE, tile).add_(dk)
             _keys(to_value_NKE, tile).add_(dv)
-        return to_query_QHE, to_key_NKE, to_value_NKE, None, None
+        dtype = query_QHE.dtype
+        return to_query_QHE.to(dtype), to_key_NKE.to(dtype), to_value_NKE.to(dtype), None, None
 
 
 def _queries(x_QHE: Tensor, tile: AttentionTile) -> Tensor:
@@ -219,5 +234,5 @@ def _join(out: Tensor, log_sum: Tensor, part: Tensor, part_sum: Tensor) -> None:
     """Join attention over further keys to attention over earlier ones, in place."""
     both = torch.logaddexp(log_sum, part_sum)
     # The two weights sum to 1, so one lerp joins both parts.
-    out.lerp_(part, (part_sum - both).exp_().unsqueeze(-1))
+    out.lerp_(part.to(out.dtype), (part_sum - both).exp_().unsqueeze(-1))
     log_sum.copy_(both)

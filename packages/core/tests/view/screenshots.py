@@ -1,31 +1,19 @@
-"""Take the pictures in docs/images: `python packages/core/view_ui/screenshots.py runs/demo`; needs Chromium."""
+"""Take the pictures in docs/images; needs Chromium.
+
+python packages/core/tests/view/screenshots.py runs/demo
+python packages/core/tests/view/screenshots.py --crew runs/serve_customer   # of a crew with two agents
+"""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from chromium import chromium, served
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-IMAGES = Path(__file__).parents[3] / "docs" / "images"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-
-
-@contextmanager
-def served(runs: list[str]) -> Iterator[str]:
-    """Serve runs, and yield the page's address."""
-    command = [sys.executable, "-m", "woodshed", "view", "--no-browser", *runs]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield next(line.strip() for line in process.stdout if line.startswith("http"))
-        finally:
-            process.terminate()
+IMAGES = Path(__file__).parents[4] / "docs" / "images"
 
 
 def shoot(page: Page, name: str) -> None:
@@ -39,8 +27,7 @@ def shoot(page: Page, name: str) -> None:
 def main(runs: list[str]) -> None:
     """Go through the pages of the first run."""
     IMAGES.mkdir(exist_ok=True)
-    with served(runs) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+    with served(*map(Path, runs)) as address, chromium() as browser:
         for scheme in ("light", "dark"):
             page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme=scheme)
             page.on("console", lambda m: print("console:", m.text))
@@ -82,8 +69,21 @@ def main(runs: list[str]) -> None:
                     page.keyboard.press("5")
                     page.wait_for_selector(".chart canvas")
                     shoot(page, "compare")
-        browser.close()
+
+
+def crew(run: str) -> None:
+    """Show the first attempt of a crew's run, with what each agent did."""
+    with served(Path(run)) as address, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme="light")
+        page.goto(f"{address}#/0/groups/0")
+        page.wait_for_selector(".list tbody tr")
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".column")
+        page.locator(".column h2 a").first.click()
+        page.wait_for_selector(".timeline")
+        shoot(page, "crew")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    crew(sys.argv[2]) if sys.argv[1] == "--crew" else main(sys.argv[1:])
