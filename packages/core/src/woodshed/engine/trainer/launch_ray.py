@@ -103,7 +103,7 @@ def _joined(address: str) -> dict[str, float]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise TrainError(
             f"the trainer cannot join the Ray cluster at {address!r}: {' '.join(str(error).split())}. Expected the "
-            "address of a cluster to which the engine's machine belongs; `ray status` there tells whether it runs"
+            "address of a cluster to which the engine's machine belongs; `woodshed ray status` tells whether it runs"
         ) from error
     return {"CPU": 1.0, **({"GPU": 1.0} if ray.cluster_resources().get("GPU") else {})}
 

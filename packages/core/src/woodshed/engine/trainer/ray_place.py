@@ -33,6 +33,6 @@ def _missing(count: int, each: dict[str, float], within_s: float) -> str:
     per_rank = ", ".join(f"{n} {amount:g}" for n, amount in each.items())
     return (
         f"trainers={count} needs {what} on the Ray cluster ({per_rank} for each trainer), and after {within_s:g} s "
-        f"there is no room: the cluster has {has}{where}. Lower trainers, add a node with `ray start --address=…`, or "
-        "see with `ray status` who holds them"
+        f"there is no room: the cluster has {has}{where}. Lower trainers, add a node with `woodshed ray up "
+        "--address …`, or see with `woodshed ray status` who holds them"
     )
