@@ -1,11 +1,13 @@
 """Run the notebook of the real model from top to bottom and keep its outputs in it: `make notebook-real`.
 
-Folders of this machine are written as `.` (where the notebook stands) and `~`; nothing else of the outputs is changed.
+What was printed is kept as plain text, and folders of this machine are written as `.` (where the notebook stands) and `~`;
+nothing else of the outputs is changed.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -29,10 +31,18 @@ def main() -> None:
 
 
 def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Return the outputs with what was printed as one text: it arrives in pieces, to two streams."""
-    printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    kept = [output for output in outputs if output.output_type != "stream"]
-    return [*([nbformat.v4.new_output("stream", name="stdout", text=printed)] if printed else []), *kept]
+    """Return the outputs with what was printed as one plain text: each line is an output, as HTML and in colours."""
+    printed = "".join(_printed(output) or "" for output in outputs)
+    kept = [output for output in outputs if _printed(output) is None]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    return [*([nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []), *kept]
+
+
+def _printed(output: nbformat.NotebookNode) -> str | None:
+    if output.output_type == "stream":
+        return str(output.text)
+    is_line = output.output_type == "display_data" and set(output.data) <= {"text/html", "text/plain"}
+    return str(output.data["text/plain"]) if is_line else None
 
 
 def without_folders(text: str) -> str:
