@@ -1,7 +1,7 @@
 """Run the notebook of the real model from top to bottom and keep its outputs in it: `make notebook-real`.
 
-What was printed is kept as plain text, and folders of this machine are written as `.` (where the notebook stands) and `~`;
-nothing else of the outputs is changed.
+What was printed is kept as plain text, and folders of this machine are written as `.` (where the notebook stands) and
+`~`; nothing else of the outputs is changed.
 """
 
 from __future__ import annotations
