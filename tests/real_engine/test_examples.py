@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-import woodshed
 from woodshed.engine import EngineClient
 from woodshed.training.report.summary import Summary
-from woodshed_tiny_world import judge_model, policy_path
 
 ROOT = Path(__file__).parents[2]
 ON_A_SHARED_ENGINE = """
@@ -35,26 +31,23 @@ training = replace(
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    """An engine that serves what the examples ask for: its start takes as long as an example."""
-    served = woodshed.Policy(str(policy_path()), max_model_len=512).served()
-    local = woodshed.Engine.local(models={"judge": judge_model()})
-    async with local.running([served], tmp_path_factory.mktemp("engine")) as client:
-        yield client
-
-
 def test_the_example_trains_as_it_is(needs_engine: None, tmp_path: Path) -> None:
     check(train(ROOT / "examples/03_train_on_cpu.py", tmp_path))
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("example", ["05_train_a_crew.py", "06_train_an_adk_agent.py"])
-async def test_an_example_trains_on_an_engine_that_runs(shared: EngineClient, example: str, tmp_path: Path) -> None:
+async def test_an_example_trains_on_an_engine_that_runs(
+    judged_engine: EngineClient, example: str, tmp_path: Path
+) -> None:
     file = tmp_path / "around.py"
     file.write_text(ON_A_SHARED_ENGINE)
 
-    where = {"EXAMPLE": str(ROOT / "examples" / example), "ENGINE_URL": shared.url, "ENGINE_KEY": shared.api_key or ""}
+    where = {
+        "EXAMPLE": str(ROOT / "examples" / example),
+        "ENGINE_URL": judged_engine.url,
+        "ENGINE_KEY": judged_engine.api_key or "",
+    }
     check(train(file, tmp_path, **where))
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-import woodshed
 from woodshed.engine import EngineClient
-from woodshed_tiny_world import judge_model, policy_path
 
 pytest.importorskip("nbclient", reason="nbclient is not installed; `make install` installs it")
 pytest.importorskip("ipykernel", reason="ipykernel is not installed; `make install` installs it")
@@ -32,15 +28,6 @@ SAID = {
 }
 SMALL = 'FRAMEWORK, TALKS, STEPS, QUESTIONS, SEED = "langgraph", 40, 1, 8, 0'
 """The real model's parameters in a test: minutes instead of a quarter of an hour."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    """One engine for all of them: its start takes as long as a tutorial."""
-    served = woodshed.Policy(str(policy_path()), max_model_len=512).served()
-    local = woodshed.Engine.local(models={"judge": judge_model()})
-    async with local.running([served], tmp_path_factory.mktemp("engine")) as client:
-        yield client
 
 
 def read(name: str) -> Any:
@@ -101,12 +88,12 @@ def test_a_notebook_is_python(name: str) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", TUTORIALS)
 async def test_a_tutorial_runs(
-    engine: EngineClient, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judged_engine: EngineClient, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book = read(name)
     cell = tagged(book, "engine")
     assert cell.source == 'engine = woodshed.Engine.local(models={"judge": judge_model()})'
-    cell.source = f"engine = woodshed.Engine.connect({engine.url!r}, api_key={engine.api_key!r})"
+    cell.source = f"engine = woodshed.Engine.connect({judged_engine.url!r}, api_key={judged_engine.api_key!r})"
 
     await run(book, tmp_path, monkeypatch)
 
