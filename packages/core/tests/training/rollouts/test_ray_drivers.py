@@ -18,8 +18,9 @@ from woodshed.testing.waiting import eventually
 
 SOURCE = str(Path(woodshed.__file__).parent.parent)
 RUN = f"""
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, ignore it
 sys.path.insert(0, {HERE!r})
 from ray_runs import in_workers
 from woodshed.testing.engine import ScriptedEngine
