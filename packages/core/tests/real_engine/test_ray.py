@@ -56,9 +56,10 @@ async def test_replicas_on_a_cluster_swap_die_and_end_as_those_of_this_machine_d
         health = await client.health()
         pids = [pair.server(name)["pid"] for name in ("policy#1", "policy#2")]
         (engine,) = (
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "woodshed.engine" in child.cmdline() and any(str(tmp_path) in word for word in child.cmdline())
+            process
+            for process in psutil.process_iter(["cmdline"])  # passes over those that end meanwhile
+            if "woodshed.engine" in (words := process.info["cmdline"] or ())
+            and any(str(tmp_path) in word for word in words)
         )
         kill(engine.pid)
         await eventually(lambda: not any(is_alive(pid) for pid in pids), "no vLLM outlives the engine", 60)
