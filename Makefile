@@ -108,7 +108,7 @@ trackers-%: .venv/.stamp
 	@.tools/bin/uv pip list -q --python .matrix/trackers-$*/bin/python | grep -E '^(wandb|mlflow|tensorboard|tensorboardx|trackio|protobuf) '
 	@.matrix/trackers-$*/bin/python -m pytest -q packages/core/tests/training/track
 
-contract: engine ## Hold every adapter to the contract; print rows x adapters and write docs/contract.md.
+contract: engine .engine/.test-tools ## Hold every adapter to the contract; print rows x adapters and write docs/contract.md.
 	@$(BIN)/python tests/contract/report.py
 
 format: install ## Format the code.
