@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from woodshed.engine import Engine, ServedModel
 from woodshed.engine.client.config import EngineConfig, check_config
+from woodshed.engine.client.ray_cluster import knock
 from woodshed.errors import ConfigError
 
 
@@ -44,3 +46,15 @@ def test_gpus_of_other_machines_are_not_counted_here(tmp_path: Path) -> None:
     model = ServedModel(name="policy", path="owner/model", tensor_parallel=8, replicas=4)
 
     assert check_config(EngineConfig(home=tmp_path, models=(model,), ray="auto")).models == (model,)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "[::1]:9", "127.0.0.1:99999"])
+def test_an_address_where_nothing_listens_is_known_at_once(address: str) -> None:
+    with pytest.raises(ConnectionError):
+        knock(address)
+
+
+def test_an_address_where_something_listens_is_taken_and_a_name_is_rays_own_business() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        knock(f"127.0.0.1:{server.getsockname()[1]}")
+    knock("auto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from woodshed.errors import ConfigError
 
 LOCAL = "local"
 """The address of a cluster that the engine starts on its own machine, and ends with itself."""
+
+
+_ANSWERS_WITHIN_S = 10.0
 
 
 def check_address(address: str) -> None:
@@ -25,6 +29,28 @@ def check_address(address: str) -> None:
             "machine's object store. Join this machine with `woodshed ray up --address HEAD:6379` (with "
             "-- --num-cpus=0 --num-gpus=0 no replica comes here) and use 'auto'"
         )
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """Return the parts of an address such as `10.0.0.1:6379` or `[::1]:6379`; None for `auto` and all else."""
+    host, _, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None
+
+
+def knock(address: str) -> None:
+    """Check that something listens where an address has a host and a port.
+
+    Ray itself would try for minutes, and then ends the process that asked.
+
+    Raises:
+        ConnectionError: Nothing does.
+    """
+    if (parts := host_and_port(address)) is None:
+        return
+    try:
+        socket.create_connection(parts, timeout=_ANSWERS_WITHIN_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from error
 
 
 def check_has_ray(python: Path) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from woodshed.engine.client.provision import engine_python
-from woodshed.engine.client.ray_cluster import no_ray
+from woodshed.engine.client.ray_cluster import host_and_port, knock, no_ray
 from woodshed.errors import ConfigError, EngineError, EngineUnreachable
 
 PORT = 6379
 """Where Ray's head node listens unless another port is asked for."""
 _ASK = "woodshed.engine.client.ray_nodes"
 _LAST_LINES = 12
-_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,12 +123,11 @@ def ray_program() -> Path:
 
 def _check_listens(address: str) -> None:
     """Check that something listens at an address, for which Ray itself would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if host_and_port(address) is None:
         raise ConfigError(f"{address!r} is no address of a Ray cluster; expected HOST:PORT, such as 10.0.0.1:{PORT}")
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-    except (OSError, OverflowError) as error:
+        knock(address)
+    except ConnectionError as error:
         raise EngineUnreachable(
             f"nothing answers at {address!r} ({error}); `woodshed ray up` on the first machine says which address to "
             "join, and the machines must reach each other on all ports"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from woodshed.engine.client.ray_cluster import LOCAL, no_ray
+from woodshed.engine.client.ray_cluster import LOCAL, knock, no_ray
 from woodshed.errors import ConfigError, EngineError
 
-_ANSWERS_WITHIN_S = 5.0
 _STARTS, _TOO_SLOW = 3, "timed out during startup"
 """How often a cluster is started here, on a machine that is too busy for the half minute that Ray waits for it."""
 _LOCAL_STORE_BYTES = 200 * 2**20
@@ -50,7 +48,7 @@ def joined(address: str, *, processes: int) -> Iterator[RayCluster]:
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     ray: Any = importlib.import_module("ray")
     try:
-        _check_answers(address)
+        knock(address)
         for remaining in reversed(range(_STARTS if address == LOCAL else 1)):
             try:
                 # Standard output is the engine's own, so nodes must not print there.
@@ -74,13 +72,6 @@ def joined(address: str, *, processes: int) -> Iterator[RayCluster]:
         )
     finally:
         ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raise OSError where nothing listens at an address such as `10.0.0.1:6379`; Ray itself tries for a minute."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
 
 
 def _own(processes: int) -> dict[str, Any]:

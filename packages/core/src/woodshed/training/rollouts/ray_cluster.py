@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 import woodshed
+from woodshed.engine.client.ray_cluster import knock
 from woodshed.errors import ConfigError, WorkerError
 from woodshed.training.rollouts.actor import actor_class
 from woodshed.training.rollouts.parcel import missing_module
@@ -76,7 +76,7 @@ class Cluster:
         else:
             own: dict[str, Any] = {"include_dashboard": False} if self.address == "local" else {}
             try:
-                _knock(self.address)
+                knock(self.address)
                 self.ray.init(
                     address=self.address, runtime_env=self.runtime_env, logging_level=logging.WARNING, **own
                 )  # fmt: skip
@@ -254,17 +254,6 @@ class Cluster:
             self.kill(worker)
         if self._is_ours:
             self.ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raise ConnectionError where nothing listens at HOST:PORT; Ray would end this process after a minute of trying."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
-    except OSError as error:
-        raise ConnectionError(str(error)) from error
 
 
 def _short(error: BaseException) -> str:
