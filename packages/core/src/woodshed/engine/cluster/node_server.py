@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from woodshed.engine.client.config import ServedModel
 from woodshed.engine.client.gpus import gpu_ids
+from woodshed.engine.client.scratch import scratch_folder
 from woodshed.engine.vllm.first_calls import tail
 from woodshed.engine.vllm.model_server import ModelServer
 from woodshed.engine.vllm.processes import memory_mb, tree
 from woodshed.engine.vllm.server_processes import LocalProcesses
 
 _MEMORY_EVERY_S = 5.0
-_PREFIX = "woodshed-node-"
 _GPU_FRACTION = 0.9
 """Share of a GPU's memory where the model sets none: unlike on the engine's machine, no trainer shares the card."""
 
@@ -37,8 +34,8 @@ class NodeServer:
             host: Address that vLLM listens on.
             sharing: How many replicas share this node's cores.
         """
-        _sweep()
-        self._scratch = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self._until_closed = ExitStack()
+        self._scratch = self._until_closed.enter_context(scratch_folder("woodshed-node-"))
         self._replica = replica
         self._host = host
         self._sharing = sharing
@@ -96,7 +93,7 @@ class NodeServer:
             self._measuring.cancel()
         if self._processes is not None:
             await self._processes.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._until_closed.close()
 
     def _ended(self, server: ModelServer, reason: str) -> None:
         self._events.put_nowait({"exited": reason, "log": f"({server.log} of the node)\n{tail(server.log)}\n"})
@@ -118,11 +115,3 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         (aside / name).write_bytes(content)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
-
-
-def _sweep() -> None:
-    """Remove the folders of actors that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        pid = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -15,9 +15,10 @@ from ray.train import get_context
 from ray.train.torch import TorchConfig, get_device
 from ray.util.queue import Queue
 
+from woodshed.engine.client.scratch import scratch_folder
 from woodshed.engine.trainer.ranks import Ranks
 from woodshed.engine.trainer.serve import serve
-from woodshed.engine.trainer.travel import Away, Opening, check_base, scratch_folder
+from woodshed.engine.trainer.travel import Away, Opening, check_base
 from woodshed.engine.trainer.worker import log_to_stderr
 from woodshed.engine.trainer.worker_protocol import Answer, Refused
 from woodshed.errors import TrainError
@@ -53,7 +54,7 @@ def train(settings: dict[str, Job]) -> None:
     with ExitStack() as stack:
         if not ranks.is_first:
             return serve(_asked_of_the_first, _answered_by_the_first, ranks)
-        away = Away(stack.enter_context(scratch_folder()), opened)
+        away = Away(stack.enter_context(scratch_folder("woodshed-trainer-")), opened)
         bodies = chain([away.start.model_dump_json().encode()], iter(job.questions.get, None))
 
         def send(answer: Answer) -> None:

@@ -6,12 +6,7 @@ and is kept where the policy is at home before the answer is passed on.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,9 +19,6 @@ from woodshed.errors import TrainError
 
 Files = dict[str, bytes]
 """Path, relative to a folder → content."""
-
-_SCRATCH = "woodshed-trainer-"
-_LOCK = "lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,29 +161,6 @@ class Away:
         for here, there in self._names.items():
             text = text.replace(here.encode(), json.dumps(there)[1:-1].encode())
         return text
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yield a folder for this process alone, which is removed at the end; where it is killed, by the next one here."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        _remove(left)
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-    # Named only once it is locked, or another process could take it for one that was left.
-    with (folder / f".{_LOCK}").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / f".{_LOCK}").rename(folder / _LOCK)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a scratch folder unless its process lives or belongs to somebody else."""
-    with suppress(OSError), (folder / _LOCK).open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(folder: Path) -> Files:

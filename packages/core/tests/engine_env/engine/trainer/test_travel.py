@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from tiny_trainer import POLICY, SESSIONS, numbered
 
+from woodshed.engine.client.scratch import scratch_folder
 from woodshed.engine.trainer.checkpoint import Checkpoints
 from woodshed.engine.trainer.policy_run import PolicyRun
-from woodshed.engine.trainer.travel import Away, Opening, check_base, keep, opening, scratch_folder
+from woodshed.engine.trainer.travel import Away, Opening, check_base, keep, opening
 from woodshed.engine.trainer.worker_protocol import ANSWERS, Ready, Refused, Start, Step, Stepped
 from woodshed.errors import TrainError
 from woodshed.types import OpenPolicy, StepRequest
@@ -135,19 +136,19 @@ def test_the_scratch_folder_of_a_killed_trainer_is_removed_by_the_next_and_that_
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
-        "import time\nfrom woodshed.engine.trainer.travel import scratch_folder\n"
-        "with scratch_folder() as folder:\n    print(folder, flush=True)\n    time.sleep(600)\n"
+        "import time\nfrom woodshed.engine.client.scratch import scratch_folder\n"
+        "with scratch_folder('woodshed-trainer-') as folder:\n    print(folder, flush=True)\n    time.sleep(600)\n"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as other:
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().strip())
-        with scratch_folder() as ours:
+        with scratch_folder("woodshed-trainer-") as ours:
             living = {ours, theirs} == set(tmp_path.iterdir())
         other.send_signal(signal.SIGKILL)
         other.wait()
     left = theirs.is_dir()
-    with scratch_folder() as ours:
+    with scratch_folder("woodshed-trainer-") as ours:
         alone = set(tmp_path.iterdir()) == {ours}
 
     assert living and left and alone
