@@ -25,20 +25,26 @@ pytestmark = [
 ]
 
 
-def adapters() -> list[tuple[str, str]]:
-    """Return actor and version of each adapter that lies in a node's own folder."""
-    found = Path(tempfile.gettempdir()).glob("woodshed-node-*/files/*/adapter_model.safetensors")
+def folders() -> set[Path]:
+    """Return the nodes' own folders on this machine."""
+    return set(Path(tempfile.gettempdir()).glob("woodshed-node-*"))
+
+
+def adapters(of: set[Path]) -> list[tuple[str, str]]:
+    """Return actor and version of each adapter that lies in these folders."""
+    found = (file for folder in of for file in folder.glob("files/*/adapter_model.safetensors"))
     return sorted((file.parents[2].name, file.parent.name) for file in found)
 
 
 async def test_replicas_on_a_cluster_swap_die_and_end_as_those_of_this_machine_do(tmp_path: Path) -> None:
     model = ServedModel(name="policy", path=str(WEIGHTS), trainable=True, replicas=2, max_num_seqs=16)
     said: list[str] = []
+    others = folders()
     async with Engine.ray("local", python=sys.executable).running([model], tmp_path, progress=said.append) as client:
         pair = RunningEngine(client=client, home=tmp_path)
         await client.open_policy(POLICY)
         first = await pair.train_step("ray-1")
-        held = adapters()
+        held = adapters(folders() - others)
         victim = pair.server("policy#1")
         kill(victim["pid"])
         async with pair.session() as session:
@@ -52,7 +58,9 @@ async def test_replicas_on_a_cluster_swap_die_and_end_as_those_of_this_machine_d
 
         await eventually(back, "the killed replica is back", 240, every_s=0.5)
         second = await pair.train_step("ray-2")
-        await eventually(lambda: {name for _, name in adapters()} == {"policy@2"}, "old copies are removed")
+        await eventually(
+            lambda: {name for _, name in adapters(folders() - others)} == {"policy@2"}, "old copies are removed"
+        )
         health = await client.health()
         pids = [pair.server(name)["pid"] for name in ("policy#1", "policy#2")]
         (engine,) = (

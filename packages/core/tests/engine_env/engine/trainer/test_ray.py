@@ -27,6 +27,7 @@ from tiny_trainer import POLICY, SESSIONS, numbered
 from torch import Tensor
 
 from woodshed.engine.client.config import Trainers
+from woodshed.engine.client.scratch import scratch_folder
 from woodshed.engine.trainer import Trainer
 from woodshed.engine.trainer.launch_ray import JobTrainer
 from woodshed.engine.trainer.ray_place import wait_for_room
@@ -113,7 +114,12 @@ def test_gradient_of_two_ranks_on_ray_is_that_of_one_process(cluster: Cluster, m
 
 
 async def test_a_run_moves_to_ray_and_back_and_costs_no_rollout_where_rank_or_launcher_is_killed(
-    cluster: Cluster, scratch: Path, model_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: Cluster,
+    scratch: Path,
+    model_path: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     straight = alone(rank_programs.steps, model_path, str(tmp_path / "straight"), 1, 6)
     home = tmp_path / "moved"
@@ -123,7 +129,7 @@ async def test_a_run_moves_to_ray_and_back_and_costs_no_rollout_where_rank_or_la
         state = await of.start()
         assert state.steps == ("s1", "s2") and state.checkpoints == str(home / "checkpoints")
         assert (await of.step(numbered(3), SESSIONS)).version == 3
-        (folder,) = scratch.glob("woodshed-trainer-*/home/checkpoints/00003")
+        assert len(list(scratch.glob("woodshed-trainer-*/home/checkpoints/00003"))) == 1
         killed, launcher = ranks_of(of), of.pid
         assert launcher is not None and [psutil.Process(rank).ppid() for rank in killed] == [raylet(cluster)] * 2
         os.kill(killed[1], signal.SIGSTOP)  # the first waits for its part of the gradient
@@ -148,7 +154,9 @@ async def test_a_run_moves_to_ray_and_back_and_costs_no_rollout_where_rank_or_la
     assert difference(last["optimizer"], straight["optimizer"]) < 1e-4
     said = next(m for m in caplog.messages if "exit status" in m)
     assert "step 's4'" in said and re.search(rf"trainer 2 of 2 ended: .*pid: {killed[1]} .*the others", said)
-    assert not folder.is_dir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    with scratch_folder("woodshed-trainer-") as next_one:
+        assert list(scratch.glob("woodshed-trainer-*")) == [next_one]
 
 
 async def test_a_resource_that_the_cluster_lacks_is_named(cluster: Cluster, model_path: str, tmp_path: Path) -> None:
