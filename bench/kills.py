@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from killing import points
@@ -29,6 +30,7 @@ from killing.life import ClientEnded, Life
 from killing.processes import kill, orphans, release, tree
 from killing.truth import optimizer_updates, steps_trained_once
 
+_on_ray = partial(points.having, replicas=2, trainers=2, engine="ray")
 MATRIX: list[tuple[str, Callable[[Life], points.Held], tuple[str, ...]]] = [
     ("starting", points.starting, ("client", "gateway", "fork server")),
     ("writing config", points.writing_config, ("client",)),
@@ -47,12 +49,15 @@ MATRIX: list[tuple[str, Callable[[Life], points.Held], tuple[str, ...]]] = [
         points.having(points.stepping, trainers=2),
         ("trainer", "second trainer", "launcher"),
     ),
-    ("evaluating after", points.evaluating("after"), ("gateway",)),
+    ("sampling, on Ray", _on_ray(points.sampling), ("client", "gateway", "raylet", "replica")),
+    ("swapping LoRA, on Ray", _on_ray(points.swapping), ("gateway", "replica")),
+    ("trainer's step, on Ray", _on_ray(points.stepping), ("client", "trainer", "second trainer", "launcher")),
+    ("evaluating after", points.having(points.evaluating("after")), ("gateway",)),
 ]
-STEPS = 33
+STEPS = 43
 _SAMPLED = (
     *("judging", "idle", "judged, no step yet", "trainer's step", "writing checkpoint", "swapping LoRA"),
-    *("swapping LoRA, 2 replicas", "trainer's step, 2 trainers"),
+    *("swapping LoRA, 2 replicas", "trainer's step, 2 trainers", "swapping LoRA, on Ray", "trainer's step, on Ray"),
 )
 """Points at which the step in hand is sampled: it can be finished once the judge's gate is open."""
 _ENDS_WITHIN_S = 60.0
@@ -123,7 +128,7 @@ def _killed(life: Life, name: str, reach: Callable[[Life], points.Held], process
     if process == "client":
         _ended(life)
     left, gone_s = orphans(before, life.client)
-    if process == "gateway" or name == "starting":
+    if process in ("gateway", "raylet") or name == "starting":
         life.judge.open()  # a client that waits for its judge meets the dead engine only afterwards
         _ended(life)
     if life.client is None:

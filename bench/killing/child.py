@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import woodshed
@@ -13,11 +14,13 @@ from woodshed_tiny_world.agents import rollout_of
 GROUPS = 2
 MEMBERS = 4
 HELD_OUT = 3
+ENGINES = {"local": woodshed.Engine.local, "ray": partial(woodshed.Engine.ray, "local")}
+"""Where vLLM and the trainers run: as processes of the engine, or in a Ray cluster that is this machine."""
 
 
 def main() -> None:
-    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL ROLLOUT_TIMEOUT_S TRAINERS REPLICAS`."""
-    folder, steps, judge_url, timeout_s, trainers, replicas = sys.argv[1:]
+    """Start the training or resume it: `child.py FOLDER STEPS JUDGE_URL ROLLOUT_TIMEOUT_S TRAINERS REPLICAS ENGINE`."""
+    folder, steps, judge_url, timeout_s, trainers, replicas, engine = sys.argv[1:]
     training = woodshed.Training(
         rollout=rollout_of("langgraph"),
         scenarios=train_scenarios(),
@@ -38,7 +41,7 @@ def main() -> None:
             optimizer=woodshed.OptimizerSettings(learning_rate=1e-4),
         ),
         run_dir=Path(folder),
-        engine=woodshed.Engine.local(trainers=int(trainers)),
+        engine=ENGINES[engine](trainers=int(trainers)),
         checks=False,
     )
     training.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -39,6 +40,8 @@ class Life:
         """Processes that share each step from the next start on."""
         self.replicas = 1
         """vLLM servers of the policy from the next start on."""
+        self.engine = "local"
+        """Where they run from the next start on; a name of `child.ENGINES`."""
         self.starts = 0
         self.began = 0.0
         self._client: subprocess.Popen[bytes] | None = None
@@ -67,7 +70,7 @@ class Life:
             self._client = subprocess.Popen(
                 [
                     *(sys.executable, str(_CHILD), str(self.folder), str(self.steps), self.judge.url),
-                    *(str(300 + self.starts), str(self.trainers), str(self.replicas)),
+                    *(str(300 + self.starts), str(self.trainers), str(self.replicas), self.engine),
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
@@ -94,13 +97,17 @@ class Life:
             return self.client
         if name in ("vLLM", "replica"):
             return self._vllm()
-        if name == "second trainer":
-            return processes.rank(self.client, 1)
+        if name == "raylet":
+            return processes.named(self.client, "raylet")
+        is_on_ray = self.engine == "ray"
+        if name == "second trainer" or (name == "trainer" and is_on_ray):
+            number = int(name == "second trainer")
+            return self._rank_on_ray(number) if is_on_ray else processes.rank(self.client, number)
         module = {
             "gateway": "woodshed.engine",
             "fork server": "woodshed.engine.vllm.fork_server",
             "trainer": "woodshed.engine.trainer.worker",
-            "launcher": "woodshed.engine.trainer.launch",
+            "launcher": f"woodshed.engine.trainer.{'launch_ray' if is_on_ray else 'launch'}",
         }[name]
         return processes.child_running(self.client, module)
 
@@ -180,6 +187,14 @@ class Life:
             if file.stat().st_mtime > self.began:
                 listed = json.loads(file.read_text())
                 return int((listed.get("policy") or listed["policy#1"])["pid"] or 0) or None
+        return None
+
+    def _rank_on_ray(self, number: int) -> int | None:
+        """Return the process that Ray Train has last said to be a rank, if it lives."""
+        for log in self.home.glob("policies/policy/*/trainer.log"):
+            said = re.findall(rf"pid=(\d+)\) world_rank={number}\b", log.read_text())
+            if said and any(p.pid == int(said[-1]) for p in processes.tree(self.client or 0)):
+                return int(said[-1])
         return None
 
     def _engine_url(self) -> str:

@@ -123,16 +123,18 @@ def swapping(life: Life) -> Held:
     return [(vllm, True)]
 
 
-def having(reach: Callable[[Life], Held], *, replicas: int = 1, trainers: int = 1) -> Callable[[Life], Held]:
-    """Return a point in a training that goes on with as many replicas of the policy and as many trainers.
+def having(
+    reach: Callable[[Life], Held], *, replicas: int = 1, trainers: int = 1, engine: str = "local"
+) -> Callable[[Life], Held]:
+    """Return a point in a training that goes on with as many replicas of the policy and as many trainers, and there.
 
     Of the replicas, the first is held.
     """
 
     def reached(life: Life) -> Held:
-        wanted = (replicas, max(trainers, life.least_trainers))
-        if (life.replicas, life.trainers) != wanted:
-            life.replicas, life.trainers = wanted
+        wanted = (replicas, max(trainers, life.least_trainers), engine)
+        if (life.replicas, life.trainers, life.engine) != wanted:
+            life.replicas, life.trainers, life.engine = wanted
             _start_again(life)
             life.wait(lambda: life.process("replica"), "all replicas have started")
         return reach(life)

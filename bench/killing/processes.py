@@ -30,6 +30,15 @@ def child_running(root: int, module: str) -> int | None:
     return None
 
 
+def named(root: int, name: str) -> int | None:
+    """Return the descendant of `root` that runs the program of that name."""
+    for process in tree(root):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if process.name() == name:
+                return int(process.pid)
+    return None
+
+
 def rank(root: int, number: int) -> int | None:
     """Return the descendant of `root` that is one of several trainers, by its number from 0."""
     for process in tree(root):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from woodshed.engine.client.config import EngineConfig
 from woodshed.engine.client.private_files import write_private
+from woodshed.engine.client.subprocesses import ended
 from woodshed.errors import EngineError
 
 ReportProgress = Callable[[str], None]
@@ -60,7 +61,7 @@ async def until_ready(process: asyncio.subprocess.Process, log: Path, progress: 
         if kind == "error":
             raise EngineError(message)
         progress(message)
-    code = await process.wait()
+    code = await ended(process)
     lines = deque(log.read_text(errors="replace").splitlines(), maxlen=_LOG_LINES)
     raise EngineError(
         f"the engine ended with exit status {code} before it was ready; last lines of {str(log)!r}:\n"
@@ -84,13 +85,11 @@ async def _events(process: asyncio.subprocess.Process) -> AsyncIterator[tuple[st
 
 async def stop(process: asyncio.subprocess.Process) -> None:
     """Ask the engine to stop, and kill it if it does not; its own children end with it either way."""
-    if process.returncode is not None:
-        return
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), _STOP_WITHIN_S)
+        await asyncio.wait_for(ended(process), _STOP_WITHIN_S)
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+    await ended(process)

@@ -82,6 +82,10 @@ def _own(processes: int) -> dict[str, Any]:
         "num_cpus": max(os.cpu_count() or 1, processes + 1),
         "include_dashboard": False,
         "object_store_memory": _LOCAL_STORE_BYTES,
-        # Ray would end a replica where memory is short; without Ray, that is the system's business, too.
-        "_system_config": {"memory_monitor_refresh_ms": 0},
+        "_system_config": {
+            # Ray would end a replica where memory is short; without Ray, that is the system's business, too.
+            "memory_monitor_refresh_ms": 0,
+            # A process for each core, of which none is ever used: replicas and ranks have environments of their own.
+            "prestart_worker_first_driver": False,
+        },
     }

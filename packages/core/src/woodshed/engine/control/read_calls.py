@@ -8,6 +8,7 @@ import os
 import sys
 
 from woodshed.engine.client.config import ServedModel
+from woodshed.engine.client.subprocesses import ended
 from woodshed.errors import EngineError
 from woodshed.types import ReadCalls, ReadCallsRequest
 
@@ -33,7 +34,7 @@ async def read_calls(model: ServedModel, request: ReadCallsRequest) -> ReadCalls
         output, errors = await asyncio.wait_for(process.communicate(request.model_dump_json().encode()), _WITHIN_S)
     except (TimeoutError, asyncio.CancelledError) as error:
         process.kill()
-        await process.wait()
+        await ended(process)
         if isinstance(error, asyncio.CancelledError):
             raise
         raise EngineError(f"trying the tool parsers on {model.name!r} took more than {_WITHIN_S:.0f} s") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from woodshed.engine.client.config import Trainers
+from woodshed.engine.client.subprocesses import ended
 from woodshed.engine.trainer.checkpoint import Checkpoints
 from woodshed.engine.trainer.worker_protocol import (
     ANSWERS,
@@ -134,10 +135,10 @@ class Trainer:
         assert process.stdin is not None
         process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), _CLOSE_WITHIN_S)
+            await asyncio.wait_for(ended(process), _CLOSE_WITHIN_S)
         except TimeoutError:
             process.kill()
-            await process.wait()
+        await ended(process)
 
     async def _started(self) -> PolicyState:
         async with self._lock:
@@ -212,7 +213,7 @@ class Trainer:
             raise _TrainerDied(await self._death_message(process)) from error
 
     async def _death_message(self, process: asyncio.subprocess.Process) -> str:
-        code = await process.wait()
+        code = await ended(process)
         self._process = None
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         return (

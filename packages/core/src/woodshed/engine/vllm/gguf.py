@@ -19,6 +19,7 @@ import platformdirs
 
 from woodshed.engine.client.config import ServedModel
 from woodshed.engine.client.fingerprint import whole_hash
+from woodshed.engine.client.subprocesses import ended
 from woodshed.errors import EngineError
 
 ReportProgress = Callable[[str], None]
@@ -86,7 +87,7 @@ async def _convert(file: Path, folder: Path) -> list[str]:
         output, errors = await process.communicate()
     except asyncio.CancelledError:
         process.kill()
-        await process.wait()
+        await ended(process)
         raise
     lines = output.decode(errors="replace").splitlines()
     told = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}

@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from woodshed.engine.client.subprocesses import ended
 from woodshed.engine.vllm import command
 from woodshed.engine.vllm.first_calls import tail
 from woodshed.engine.vllm.model_server import ModelServer
@@ -126,7 +127,10 @@ class LocalProcesses:
         """Stop all servers: ask them first, then kill them, and the fork server with them."""
         self._closing = True
         fork_server = self._fork_server
-        if fork_server is None or fork_server.returncode is not None:
+        if fork_server is None:
+            return
+        if fork_server.returncode is not None:
+            await ended(fork_server)
             return
         alive = [server for server in self._servers.values() if server.pid is not None]
         for server in alive:
@@ -137,12 +141,13 @@ class LocalProcesses:
         assert fork_server.stdin is not None
         fork_server.stdin.close()
         try:
-            await asyncio.wait_for(fork_server.wait(), _STOP_WITHIN_S)
+            await asyncio.wait_for(ended(fork_server), _STOP_WITHIN_S)
         except TimeoutError:
             fork_server.kill()
         for server in alive:
             if server.pid is not None:
                 kill_group(server.pid)
+        await ended(fork_server)
 
     async def _open(self) -> None:
         self._progress("importing vLLM")

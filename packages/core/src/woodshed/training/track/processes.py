@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from woodshed.engine.client.subprocesses import ended
 from woodshed.training.run.store import RunStore
 from woodshed.training.track.position import TRACKING, read_position
 
@@ -110,6 +111,7 @@ class _Process:
             is_slow = self.process.returncode is None
             if is_slow:
                 self._kill(self.process)
+            await ended(self.process)
             await asyncio.gather(waiting, return_exceptions=True)
         if is_slow:
             self.why = self.why or f"it did not finish within {time.monotonic() - clock:.0f} s"

@@ -46,7 +46,12 @@ for module in (scripted_nodes, scripted_servers):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Start a head without a core for replicas, and two nodes with room for one each."""
-    settings = {"memory_monitor_refresh_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+    settings = {
+        "memory_monitor_refresh_ms": 0,
+        "prestart_worker_first_driver": False,
+        "health_check_period_ms": 1000,
+        "health_check_failure_threshold": 8,
+    }
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": settings, **SMALL}
     made = Cluster(initialize_head=True, head_node_args=head)
     try:
