@@ -13,10 +13,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # else whoever names the folder would import PEFT, which takes seconds and must come after Unsloth
+    from torch import Tensor
 
-from woodshed.engine.trainer.forward import MicroBatch
+    from woodshed.engine.trainer.forward import MicroBatch
 
 _log = logging.getLogger("woodshed.trainer")
 FOLDER = "log_ratios"

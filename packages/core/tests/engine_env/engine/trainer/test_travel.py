@@ -153,3 +153,10 @@ def test_the_scratch_folder_of_a_killed_trainer_is_removed_by_the_next_and_that_
 
     assert living and left and alone
     assert not list(tmp_path.iterdir())
+
+
+def test_what_travels_brings_no_model_library_which_must_be_imported_after_unsloth() -> None:
+    code = "import sys, woodshed.engine.trainer.travel; print(sorted({'peft', 'transformers'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
