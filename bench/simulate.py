@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 import simpy
-from serving.rollouts import CONCURRENT, CONVERSATIONS, TURNS, engine, rollouts
+from serving.rollouts import CONCURRENT, TURNS, engine, rollouts
 from simulation.cluster import Cluster, Rates
 from simulation.training import Forecast, Training, Workload
 
@@ -40,6 +40,8 @@ WORKLOAD = Workload(
     trained_tokens_per_s=12_000, swap_s=0.3,
 )  # fmt: skip
 WITHIN = 0.15
+TALKS = 144
+"""Conversations of a load: with fewer, the same replica is 15 % faster or slower from one to the next."""
 FEW = 4
 """Conversations at once of the smaller of two loads: with three replicas, about as many are on each."""
 
@@ -108,7 +110,7 @@ async def load(client: EngineClient, home: Path, name: str, concurrent: int) -> 
     gateway = next(p for p in psutil.Process().children() if "woodshed.engine" in p.cmdline())
     parts = (cores, fronts, [gateway])
     before, mine = [_spent(part) for part in parts], time.process_time()
-    talk, _ = await rollouts(client, name, conversations=CONVERSATIONS, concurrent=concurrent)
+    talk, _ = await rollouts(client, name, conversations=TALKS, concurrent=concurrent)
     assert not talk.failed
     replica_s, front_s, gateway_s = ((_spent(p) - b) / talk.calls for p, b in zip(parts, before, strict=True))
     return Measured(
@@ -158,7 +160,7 @@ def fitted(few: Measured, many: Measured, cores: float) -> Rates:
 def simulated(replicas: int, rates: Rates, real: Measured) -> Simulated:
     """Put a measured load on the model."""
     env = simpy.Environment()
-    cluster, waiting = Cluster(env, replicas, rates), iter(range(CONVERSATIONS))
+    cluster, waiting = Cluster(env, replicas, rates), iter(range(TALKS))
     lengths = iter(real.answers)
 
     def caller():  # type: ignore[no-untyped-def]

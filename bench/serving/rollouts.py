@@ -18,6 +18,8 @@ WEIGHTS = Path(__file__).parents[2] / "packages/tiny_world/src/woodshed_tiny_wor
 CONVERSATIONS, TURNS, CONCURRENT = 36, 4, 12
 NOTE = " ".join(f"On day {day} a customer asked for item {day * 7 % 31} and came back twice." for day in range(5))
 AtHalf = Callable[[], Awaitable[None]]
+Seal = Callable[[int], Awaitable[None]]
+"""Told of each conversation that has ended, by its number."""
 
 
 @dataclass
@@ -37,7 +39,12 @@ class Talk:
 
 
 async def converse(
-    url: str, keys: Sequence[str], name: str, at_half: AtHalf | None = None, concurrent: int = CONCURRENT
+    url: str,
+    keys: Sequence[str],
+    name: str,
+    at_half: AtHalf | None = None,
+    concurrent: int = CONCURRENT,
+    seal: Seal | None = None,
 ) -> Talk:
     """Have a conversation with each key, unlike those of other names; `at_half` is awaited after half of the calls."""
     talk, waiting, began = Talk(), iter(enumerate(keys)), time.perf_counter()
@@ -66,6 +73,8 @@ async def converse(
                 talk.tokens.append(answer["usage"]["completion_tokens"])
                 messages = [*messages, *follow_up(answer["choices"][0]["message"], turn)]
             connection.close()
+            if seal is not None:
+                await seal(number)
 
     callers = [asyncio.create_task(caller()) for _ in range(concurrent)]
     if at_half is not None:
@@ -83,13 +92,14 @@ async def rollouts(
     conversations: int = CONVERSATIONS,
     concurrent: int = CONCURRENT,
 ) -> tuple[Talk, list[str]]:
-    """Have the conversations as rollouts, and seal them."""
+    """Have the conversations as rollouts, each sealed at its end: from then on its replica has room for another."""
     names = [f"{name}-{number}" for number in range(conversations)]
     keys = [(await client.open_session(OpenSession(rollout_id=one, policy="policy"))).secret for one in names]
-    talk = await converse(client.url, keys, name, at_half, concurrent)
-    for one in names:
-        await client.seal(one)
-    return talk, names
+
+    async def seal(number: int) -> None:
+        await client.seal(names[number])
+
+    return await converse(client.url, keys, name, at_half, concurrent, seal), names
 
 
 @asynccontextmanager
