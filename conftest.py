@@ -41,9 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_row = conformance is not None and owner is not None and issubclass(owner, conformance.CoreRows)
         if is_row or "needs_engine" in getattr(item, "fixturenames", ()):
             item.add_marker("engine")
-    with_engine = {item.path for item in items if item.get_closest_marker("engine")}
-    # Those that train a real model take minutes, the others with an engine about one.
-    items.sort(key=lambda item: (item.path not in with_engine, "real_engine" not in item.path.parts))
+    slow = {item.path for item in items if any(item.get_closest_marker(name) for name in ("engine", "slow"))}
+    # Those that train a real model take minutes, the others with an engine or with Ray about one.
+    items.sort(key=lambda item: (item.path not in slow, "real_engine" not in item.path.parts))
 
 
 @pytest.fixture(scope="session")

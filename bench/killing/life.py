@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from killing import processes
 from killing.child import GROUPS, MEMBERS
@@ -146,11 +147,12 @@ class Life:
 
     def served_version(self) -> int | None:
         """Return the version that the engine's policy has, by its own word."""
-        with suppress(httpx.HTTPError, OSError, ValueError, KeyError, IndexError):
-            key = json.loads((self.home / "engine.json").read_text())["api_key"]
-            headers = {"authorization": f"Bearer {key}"}
-            health = self._http.get(f"{self._engine_url()}/woodshed/v1/health", headers=headers).json()
-            return int(health["policies"][0]["version"])
+        for port in self._ports():  # of which Ray has some
+            with suppress(httpx.HTTPError, OSError, ValueError, KeyError, IndexError):
+                key = json.loads((self.home / "engine.json").read_text())["api_key"]
+                headers = {"authorization": f"Bearer {key}"}
+                health = self._http.get(f"http://127.0.0.1:{port}/woodshed/v1/health", headers=headers).json()
+                return int(health["policies"][0]["version"])
         return None
 
     def checkpoints(self) -> Path:
@@ -186,7 +188,8 @@ class Life:
         with suppress(OSError, ValueError, KeyError):  # not there yet, or just being written
             if file.stat().st_mtime > self.began:
                 listed = json.loads(file.read_text())
-                return int((listed.get("policy") or listed["policy#1"])["pid"] or 0) or None
+                pid = int((listed.get("policy") or listed["policy#1"])["pid"] or 0)
+                return pid if pid and psutil.pid_exists(pid) else None  # of a replica that is back, once it answers
         return None
 
     def _rank_on_ray(self, number: int) -> int | None:
@@ -197,12 +200,12 @@ class Life:
                 return int(said[-1])
         return None
 
-    def _engine_url(self) -> str:
-        gateway = self.process("gateway")
-        assert gateway is not None
-        ports = [c.laddr.port for p in processes.tree(gateway) if p.pid == gateway for c in p.net_connections("tcp")
-                 if c.status == "LISTEN"]  # fmt: skip
-        return f"http://127.0.0.1:{ports[0]}"
+    def _ports(self) -> list[int]:
+        """Return the ports that the engine's process listens on."""
+        with suppress(psutil.NoSuchProcess):
+            listening = psutil.Process(self.process("gateway") or 0).net_connections("tcp")
+            return [c.laddr.port for c in listening if c.status == "LISTEN"]
+        return []
 
     def _one(self, database: str, query: str, *values: Any) -> Any:
         file = self.folder / database

@@ -136,7 +136,7 @@ def having(
         if (life.replicas, life.trainers, life.engine) != wanted:
             life.replicas, life.trainers, life.engine = wanted
             _start_again(life)
-            life.wait(lambda: life.process("replica"), "all replicas have started")
+        life.wait(lambda: life.process("replica"), "the first replica is there", every_s=0.02)
         return reach(life)
 
     return reached
