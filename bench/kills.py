@@ -139,8 +139,8 @@ def _killed(life: Life, name: str, reach: Callable[[Life], points.Held], process
         goes_on = _resumed(life, _goal(life, name, step, stored), is_open=name in _SAMPLED) and goes_on
         resumed_s = time.monotonic() - clock
     life.judge.open(False)
-    print(f"{name:26} {process:14} step {step + 1:2}  {resumed_s or 0:5.1f} s", flush=True)
-    return Row(name, process, step, goes_on, life.judge.paid_twice - twice, left, gone_s, resumed_s)
+    print(f"{name:26} {process:14} step {step + 1:2}  {resumed_s or 0:5.1f} s  {', '.join(left)}", flush=True)
+    return Row(name, process, step, goes_on, life.judge.paid_twice - twice, len(left), gone_s, resumed_s)
 
 
 def _goal(life: Life, name: str, step: int, stored: int) -> Callable[[], bool]:

@@ -77,8 +77,8 @@ def kill(pid: int) -> None:
     _send(pid, signal.SIGKILL, False)
 
 
-def orphans(before: Iterable[psutil.Process], client: int | None, within_s: float = 10.0) -> tuple[int, float]:
-    """Return how many processes outlive those they belonged to for `within_s`, and when the last one was gone.
+def orphans(before: Iterable[psutil.Process], client: int | None, within_s: float = 10.0) -> tuple[list[str], float]:
+    """Return the names of processes that outlive those they belonged to for `within_s`, and when the last one was gone.
 
     Args:
         before: The training's processes at the kill.
@@ -91,8 +91,14 @@ def orphans(before: Iterable[psutil.Process], client: int | None, within_s: floa
         left = [p for p in before if _is_alive(p) and p not in own]
         took = time.monotonic() - clock
         if not left or took > within_s:
-            return len(left), took
+            return [_name(p) for p in left], took
         time.sleep(0.05)
+
+
+def _name(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return f"{process.name()} ({' '.join(process.cmdline())[:80]})"
+    return "one that is gone now"
 
 
 def _is_alive(process: psutil.Process) -> bool:

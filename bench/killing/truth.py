@@ -47,13 +47,19 @@ def steps_trained_once(life: Life) -> dict[int, bool]:
     return {
         step: (
             len(by_step.get(step, ())) == 1
-            and by_step[step][0] == stored.get(step)
+            and _is_report(by_step[step][0], stored[step])
             and by_step[step][0]["trained"] == (taught[step] > 0)
             and by_step[step][0]["metrics"]["rollouts"] == taught[step]
             and len(members[step]) == GROUPS * MEMBERS
         )
         for step in range(life.steps)
     }
+
+
+def _is_report(of_trainer: dict[str, Any], stored: dict[str, Any]) -> bool:
+    """Whether the run has stored what the trainer reported; with several replicas the engine adds how the swap went."""
+    metrics = {name: stored["metrics"].get(name) for name in of_trainer["metrics"]}
+    return {**stored, "metrics": metrics} == of_trainer
 
 
 def optimizer_updates(life: Life) -> list[int]:
