@@ -27,7 +27,7 @@ pytestmark = [
 
 def folders() -> set[Path]:
     """Return the nodes' own folders on this machine."""
-    return set(Path(tempfile.gettempdir()).glob("woodshed-node-*"))
+    return {found for found in Path(tempfile.gettempdir()).glob("woodshed-node-*") if found.is_dir()}
 
 
 def adapters(of: set[Path]) -> list[tuple[str, str]]:

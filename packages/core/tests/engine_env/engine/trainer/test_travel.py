@@ -144,15 +144,40 @@ def test_the_scratch_folder_of_a_killed_trainer_is_removed_by_the_next_and_that_
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().strip())
         with scratch_folder("woodshed-trainer-") as ours:
-            living = {ours, theirs} == set(tmp_path.iterdir())
+            living = {ours, theirs} == folders(tmp_path)
         other.send_signal(signal.SIGKILL)
         other.wait()
     left = theirs.is_dir()
     with scratch_folder("woodshed-trainer-") as ours:
-        alone = set(tmp_path.iterdir()) == {ours}
+        alone = folders(tmp_path) == {ours}
 
     assert living and left and alone
     assert not list(tmp_path.iterdir())
+
+
+def test_a_scratch_folder_whose_removal_was_cut_short_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, shutil, signal\nfrom woodshed.engine.client.scratch import scratch_folder\n"
+        "def cut_short(folder, **_):\n"
+        "    for file in folder.iterdir():\n        if file.name != 'kept':\n            file.unlink()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "shutil.rmtree = cut_short\n"
+        "with scratch_folder('woodshed-trainer-') as folder:\n    (folder / 'kept').touch()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ, "TMPDIR": str(tmp_path)})
+    (left,) = folders(tmp_path)
+    with scratch_folder("woodshed-trainer-"):
+        pass
+
+    assert not left.exists() and not list(tmp_path.iterdir())
+
+
+def folders(place: Path) -> set[Path]:
+    """Return the folders in `place`, without the locks beside them."""
+    return {found for found in place.iterdir() if found.is_dir()}
 
 
 def test_what_travels_brings_no_model_library_which_must_be_imported_after_unsloth() -> None:
