@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from woodshed.engine.client.scratch import scratch_folder
 from woodshed.engine.trainer.lifeline import die_with_parent
 from woodshed.engine.trainer.ranks import WAIT
 from woodshed.engine.trainer.ray_place import wait_for_room
@@ -123,7 +123,7 @@ def _run(count: int, each: dict[str, float], opened: Opening, pipe: BinaryIO) ->
     talking = threading.Thread(target=_or_end, args=(lambda: _talk(questions, answers, pipe, home),), daemon=True)
     talking.start()
     has_gpu = "GPU" in each
-    with tempfile.TemporaryDirectory(prefix="woodshed-ray-train-") as unused:
+    with scratch_folder("woodshed-ray-train-") as unused:
         trainer = JobTrainer(
             train,
             train_loop_config={"job": job},
@@ -132,7 +132,7 @@ def _run(count: int, each: dict[str, float], opened: Opening, pipe: BinaryIO) ->
             ),
             scaling_config=ScalingConfig(num_workers=count, use_gpu=has_gpu, resources_per_worker=each),
             run_config=RunConfig(
-                storage_path=unused,
+                storage_path=str(unused),
                 # The engine starts them again: it also knows which step to send again.
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             ),
