@@ -155,7 +155,7 @@ bench-judge: engine ## Measure RULER against naive scoring: judges with known fa
 bench-judge-real: engine ## Measure RULER by a real pretrained judge, Qwen2.5-Coder-1.5B (downloads 1.1 GB): modes, then trainings.
 	@$(BIN)/python bench/judge_real.py
 
-bench-kills: engine ## Kill a training at fourteen points, process by process (kill -9), and check what is left of it: a table.
+bench-kills: engine ## Kill a training at seventeen points, three of them on Ray, process by process (kill -9), and check what is left of it: a table.
 	@$(BIN)/python bench/kills.py
 
 bench-replicas: engine ## Measure 1, 2 and 3 replicas on this machine: prefix cache, spread, swaps, and one that is killed.

@@ -41,7 +41,7 @@ WORKLOAD = Workload(
 )  # fmt: skip
 WITHIN = 0.15
 TALKS = 144
-"""Conversations of a load: with fewer, the same replica is 15 % faster or slower from one to the next."""
+"""Conversations of a load: 576 calls, which one replica answers in about five seconds."""
 FEW = 4
 """Conversations at once of the smaller of two loads: with three replicas, about as many are on each."""
 
