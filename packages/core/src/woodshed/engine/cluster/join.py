@@ -85,7 +85,7 @@ def _own(processes: int) -> dict[str, Any]:
         "_system_config": {
             # Ray would end a replica where memory is short; without Ray, that is the system's business, too.
             "memory_monitor_refresh_ms": 0,
-            # A process for each core at once: more than there are replicas, and trainers have an environment of their own.
+            # A process for each core at once: more than there are replicas, and trainers use none of them.
             "prestart_worker_first_driver": False,
         },
     }
