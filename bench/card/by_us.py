@@ -14,6 +14,7 @@ from shapes import Attempt
 
 from woodshed.engine.trainer import loader
 from woodshed.engine.trainer import policy as policy_module
+from woodshed.engine.trainer import step as step_module
 from woodshed.engine.trainer.forward import kernels_of
 from woodshed.engine.trainer.policy import LoraPolicy
 from woodshed.engine.trainer.step import StepRunner
@@ -54,8 +55,16 @@ def steps(
     *,
     unsloth: bool,
     kernels: KernelKind = "auto",
+    limit_gib: float | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Take a step for each figure that is asked for; it checkpoints by itself where memory is short."""
+    """Take a step for each figure that is asked for; it checkpoints by itself where memory is short.
+
+    With `limit_gib` a step plans as if the card had so much for model, LoRA and step together.
+    """
+    if limit_gib is not None:
+        step_module.available_bytes = lambda at: (
+            limit_gib * 2**30 - (torch.cuda.memory_allocated(at) if at.type == "cuda" else 0)
+        )
     if unsloth:
         from by_trl import tokenizer
 

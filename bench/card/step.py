@@ -1,6 +1,6 @@
 """Steps of one trainer on one group, in a process of its own; the figures as one line of JSON, or why there are none.
 
-python bench/card/step.py ours|plain|unsloth|trl|async MODEL CASE STEPS [checkpoint]
+python bench/card/step.py ours|half|plain|unsloth|trl|async MODEL CASE STEPS [checkpoint] [limit=GIB]
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 _OUT = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what libraries print must not mix with the figures
 
-NEEDS = {"ours": "peft", "plain": "peft", "unsloth": "unsloth", "trl": "trl", "async": "trl"}
-OURS = ("ours", "plain", "unsloth")
+NEEDS = {"ours": "peft", "half": "peft", "plain": "peft", "unsloth": "unsloth", "trl": "trl", "async": "trl"}
+OURS = ("ours", "half", "plain", "unsloth")
 
 
 def main() -> None:
@@ -35,7 +35,8 @@ def main() -> None:
     shape = MODELS[model]
     attempts = CASES[case].attempts(shape.vocabulary)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    taking = _trainer(who)(shape, attempts, device, "checkpoint" in options)
+    limits = [float(option.removeprefix("limit=")) for option in options if option.startswith("limit=")]
+    taking = _trainer(who, *limits)(shape, attempts, device, "checkpoint" in options)
     took, figures = [], {}
     for _ in range(int(steps)):
         synchronize(device)
@@ -53,11 +54,13 @@ def main() -> None:
     )  # fmt: skip
 
 
-def _trainer(who: str) -> Callable[..., Iterator[dict[str, Any]]]:
+def _trainer(who: str, limit_gib: float | None = None) -> Callable[..., Iterator[dict[str, Any]]]:
     if who in OURS:
         from by_us import steps
 
-        return lambda *given: steps(*given, unsloth=who == "unsloth", kernels="plain" if who == "plain" else "auto")
+        return lambda *given: steps(
+            *given, unsloth=who == "unsloth", kernels="plain" if who == "plain" else "auto", limit_gib=limit_gib
+        )
     if who == "trl":
         from by_trl import steps as trl_steps
 

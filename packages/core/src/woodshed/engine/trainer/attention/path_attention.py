@@ -27,7 +27,7 @@ from woodshed.engine.trainer.attention.path_plan import PathCall
 _CAUSAL = (-1, 0)
 """The window of causal attention. It is aligned at the bottom right: the last query sees the last key."""
 _MAX_HEAD, _HEAD_MULTIPLE = 256, 8
-_NEEDED = {"scale", "window_size", "enable_gqa", "return_aux"}
+_NEEDED = {"scale", "window_size", "return_aux"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,11 +194,14 @@ class _OnGpu:
             from torch.nn.attention import varlen
         except ImportError as error:
             raise ImportError(f"torch {torch.__version__} has no torch.nn.attention.varlen; 2.13 does") from error
-        if missing := _NEEDED - set(inspect.signature(varlen.varlen_attn).parameters):
+        taken = set(inspect.signature(varlen.varlen_attn).parameters)
+        if missing := _NEEDED - taken:
             raise ImportError(
                 f"torch {torch.__version__} has a variable-length attention without {sorted(missing)}; 2.13 has it"
             )
         self._forward, self._want = varlen.varlen_attn, varlen.AuxRequest(lse=True)
+        # torch 2.11 hands fewer key heads than query heads to the same kernel without being asked.
+        self._shared_heads = {"enable_gqa": True} if "enable_gqa" in taken else {}
         # Its autograd would keep the gathered keys, so its backward pass is called by itself.
         self._backward = torch.ops.torch_attn._varlen_attn_backward
 
@@ -207,7 +210,7 @@ class _OnGpu:
         key, value = gathered
         out, log_sum = self._forward(
             query, key, value, at.query_starts, at.key_starts, at.max_queries, at.max_keys,
-            return_aux=self._want, scale=scale, window_size=_CAUSAL, enable_gqa=query.shape[1] != key.shape[1],
+            return_aux=self._want, scale=scale, window_size=_CAUSAL, **self._shared_heads,
         )  # fmt: skip
         return out, log_sum
 

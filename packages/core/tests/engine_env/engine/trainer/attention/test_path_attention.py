@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -184,8 +185,30 @@ class Context:
         self.saved_tensors = tensors
 
 
-def test_gpu_kernel_takes_what_it_is_given() -> None:
+def without_enable_gqa(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give torch's function the arguments that it had in 2.11."""
+    from torch.nn.attention import varlen
+
+    usual = varlen.varlen_attn
+
+    def older(
+        query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int, *,
+        return_aux: Any = None, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+    ) -> Any:  # fmt: skip
+        return usual(
+            query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, return_aux=return_aux, scale=scale,
+            window_size=window_size, enable_gqa=True,
+        )  # fmt: skip
+
+    monkeypatch.setattr(varlen, "varlen_attn", older)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["torch 2.13", "torch 2.11"])
+def test_gpu_kernel_takes_what_it_is_given(older: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # Fake tensors: torch checks and infers each call's arguments, dtypes and shapes on a GPU, and computes nothing.
+    path_module._kernel.cache_clear()
+    if older:
+        without_enable_gqa(monkeypatch)
     (pack,) = pack_rows([(1,) * 40 + (k,) * 9 for k in range(2, 6)], token_budget=10**6)
     count, queries = len(pack.token_ids), [3, 41, 45, 50, 60, 61]
     with torch.no_grad(), FakeTensorMode(), limited(100):
@@ -197,6 +220,7 @@ def test_gpu_kernel_takes_what_it_is_given() -> None:
         context = Context()
         out = path_module._PathAttention.forward(context, query, key, value, plan.path_indices, 0.1)
         gradients = path_module._PathAttention.backward(context, torch.empty_like(out))[:3]
+    path_module._kernel.cache_clear()
 
     assert len(plan.path_calls) == 2
     assert (out.shape, out.dtype, out.device) == (query.shape, torch.bfloat16, cuda)
@@ -209,5 +233,5 @@ def test_torch_without_the_gpu_kernel_is_named(monkeypatch: pytest.MonkeyPatch) 
     from torch.nn.attention import varlen
 
     monkeypatch.setattr(varlen, "varlen_attn", lambda query, key, value, cu_seq_q, cu_seq_k, max_q, max_k: query)
-    with pytest.raises(ImportError, match=r"without \['enable_gqa', 'return_aux', 'scale', 'window_size'\]"):
+    with pytest.raises(ImportError, match=r"without \['return_aux', 'scale', 'window_size'\]"):
         path_module._OnGpu()
