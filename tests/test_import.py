@@ -42,11 +42,16 @@ def test_training_needs_no_torch_in_the_client() -> None:
     assert _fresh(code).strip() == "False"
 
 
+@pytest.mark.parametrize("process", ["woodshed.engine.trainer.worker", "woodshed.engine.vllm.fork_server"])
+def test_processes_of_the_engine_start_without_an_http_client(process: str) -> None:
+    assert _fresh(f"import sys, {process}; print('httpx' in sys.modules)").strip() == "False"
+
+
 def test_a_wrong_name_is_an_attribute_error() -> None:
     assert not hasattr(woodshed, "trian")
 
 
-@pytest.mark.parametrize("package", ["woodshed", "woodshed.mcp", "woodshed.traces"])
+@pytest.mark.parametrize("package", ["woodshed", "woodshed.engine", "woodshed.mcp", "woodshed.traces"])
 def test_a_type_checker_sees_every_public_name_and_no_other(package: str) -> None:
     """What stands in an `if not TYPE_CHECKING` it does not see: a `__getattr__` would make any name right to it."""
     module = importlib.import_module(package)
