@@ -4,7 +4,7 @@
 OpenAI-compatible API), `control` (the API a training uses), `vllm` (the model servers) and `trainer` (a process for
 each policy). `run` puts them together.
 
-Names are imported on first use (docs/decisions/0003-lazy-public-face.md): trainers and vLLM servers need no HTTP client.
+Names are imported on first use (docs/decisions/0003-lazy-public-face.md): trainers and servers need no HTTP client.
 """
 
 from __future__ import annotations
