@@ -11,7 +11,7 @@ Keys are all positions; queries are the positions whose attention is computed, c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from woodshed.tokens.packing import Segment
@@ -23,6 +23,7 @@ _BLOCK = 64
 
 CountQueries = Callable[[int], int]
 """Position → how many queries lie before it."""
+Whole = Callable[[int, int], tuple[int, int] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,28 @@ def plan_attention(segments: Sequence[Segment], count_queries: CountQueries) -> 
             children.append(pending.pop())
         pending.append(_cheapest(segment, _merged(children, count_queries), count_queries))
     return tuple(_tiles(_merged(pending[::-1], count_queries), count_queries))
+
+
+def cut(tiles: Iterable[AttentionTile], whole: Whole) -> Iterator[AttentionTile]:
+    """Yield the calls, those without a mask cut into whole blocks and the strips beside and below them.
+
+    Args:
+        tiles: The calls.
+        whole: Numbers of queries and keys → how many of them are whole blocks; None leaves the call as it is.
+    """
+    for tile in tiles:
+        queries, keys = tile.queries, tile.keys
+        found = whole(queries.stop - queries.start, keys.stop - keys.start) if tile.mask == "none" else None
+        if found is None:
+            yield tile
+            continue
+        below, beside = queries.start + found[0], keys.start + found[1]
+        inside = slice(queries.start, below)
+        yield replace(tile, queries=inside, keys=slice(keys.start, beside))
+        if beside < keys.stop:
+            yield replace(tile, queries=inside, keys=slice(beside, keys.stop), is_first=False)
+        if below < queries.stop:
+            yield replace(tile, queries=slice(below, queries.stop))
 
 
 def _cheapest(segment: Segment, children: tuple[_Part, ...], count_queries: CountQueries) -> _Part:

@@ -23,7 +23,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from woodshed.engine.trainer.attention.attention_plan import AttentionTile, plan_attention
+from woodshed.engine.trainer.attention.attention_plan import AttentionTile, cut, plan_attention
+from woodshed.engine.trainer.attention.cpu_flash import flash, flash_back, in_whole_blocks, onednn_is_better
 from woodshed.engine.trainer.attention.path_attention import PathIndex, path_attention, path_indices
 from woodshed.engine.trainer.attention.path_plan import PathCall, plan_paths
 from woodshed.tokens.packing import Segment
@@ -52,9 +53,12 @@ class TreePlan:
     def tiles(self) -> tuple[AttentionTile, ...]:
         """The flash-attention calls on a CPU, in the order in which they are made."""
         if self.queries is None:
-            return plan_attention(self.segments, lambda position: position)
-        queries = self.queries
-        return plan_attention(tuple(_split(self.segments, queries)), lambda position: bisect_left(queries, position))
+            tiles = plan_attention(self.segments, lambda position: position)
+        else:
+            queries = self.queries
+            runs = tuple(_split(self.segments, queries))
+            tiles = plan_attention(runs, lambda position: bisect_left(queries, position))
+        return tuple(cut(tiles, in_whole_blocks)) if onednn_is_better() else tiles
 
     @cached_property
     def masks(self) -> tuple[Tensor | None, ...]:
@@ -169,8 +173,6 @@ _FLEX_OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True}
 # Below 128 queries torch would take its kernel for decoding, which does not compile with 16 query heads of 128 numbers
 # on 2 key heads (torch 2.11, 3B shapes of Qwen2.5); a last layer may have so few in any step.
 _compiled_flex: Any = None
-_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_FLASH_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class _CpuTree(torch.autograd.Function):
@@ -182,7 +184,7 @@ class _CpuTree(torch.autograd.Function):
         log_sum_QH = query_QHE.new_empty(query_QHE.shape[:2], dtype=torch.float32)
         for tile, mask in tiles:
             q, k, v = _queries(query_QHE, tile), _keys(key_NKE, tile), _keys(value_NKE, tile)
-            part, part_sum = _FLASH(q, k, v, 0.0, tile.mask == "causal", attn_mask=mask, scale=scale)
+            part, part_sum = flash(q, k, v, causal=tile.mask == "causal", mask=mask, scale=scale)
             join = _set if tile.is_first else _join
             join(_queries(out_QHE, tile), _queries(log_sum_QH[:, :, None], tile)[..., 0], part, part_sum)
         out_QHE = out_QHE.to(query_QHE.dtype)
@@ -198,10 +200,10 @@ class _CpuTree(torch.autograd.Function):
         )
         for tile, mask in ctx.tiles:
             # Given the output and log-sum of the whole path, each call's gradients are those of the whole softmax.
-            dq, dk, dv = _FLASH_BACK(
+            dq, dk, dv = flash_back(
                 _queries(to_out_QHE, tile), _queries(query_QHE, tile), _keys(key_NKE, tile), _keys(value_NKE, tile),
-                _queries(out_QHE, tile), _queries(log_sum_QH[:, :, None], tile)[..., 0], 0.0, tile.mask == "causal",
-                attn_mask=mask, scale=ctx.scale,
+                _queries(out_QHE, tile), _queries(log_sum_QH[:, :, None], tile)[..., 0], causal=tile.mask == "causal",
+                mask=mask, scale=ctx.scale,
             )  # fmt: skip
             _queries(to_query_QHE, tile).add_(dq)
             _keys(to_key_NKE, tile).add_(dk)

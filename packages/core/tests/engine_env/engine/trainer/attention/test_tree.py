@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from random_trees import ARCHITECTURES, CPU, VOCABULARY, model, one_at_a_time, packed, tree
 from torch import Tensor
 
-from woodshed.engine.trainer.attention import attention_plan
+from woodshed.engine.trainer.attention import attention_plan, cpu_flash
 from woodshed.engine.trainer.attention import tree as tree_module
+from woodshed.engine.trainer.attention.attention_plan import AttentionTile
 from woodshed.engine.trainer.attention.tree import TreePlan, tree_attention
 from woodshed.engine.trainer.forward import ForwardMode
 from woodshed.engine.trainer.forward_mode import choose_forward_mode
@@ -56,6 +57,42 @@ def test_random_trees_train_as_one_row_at_a_time(
     assert (along - plain).norm() <= 2e-5 * plain.norm()
 
 
+@contextmanager
+def cut_into(rows: int, keys: int) -> Iterator[list[AttentionTile]]:
+    """Cut calls into whole blocks of so many queries and keys, on any CPU; return what they were cut to."""
+    usual = tree_module.onednn_is_better, tree_module.in_whole_blocks, tree_module.cut
+    cut_to: list[AttentionTile] = []
+
+    def whole(queries: int, keys_there: int) -> tuple[int, int] | None:
+        inside = queries - queries % rows, keys_there - keys_there % keys
+        return inside if all(inside) else None
+
+    def cut(tiles: Iterable[AttentionTile], _: object) -> Iterator[AttentionTile]:
+        for tile in attention_plan.cut(tiles, whole):
+            cut_to.append(tile)
+            yield tile
+
+    tree_module.onednn_is_better, tree_module.in_whole_blocks, tree_module.cut = lambda: True, whole, cut
+    try:
+        yield cut_to
+    finally:
+        tree_module.onednn_is_better, tree_module.in_whole_blocks, tree_module.cut = usual
+
+
+def test_random_trees_whose_calls_are_cut_into_blocks_train_as_one_row_at_a_time() -> None:
+    of, cut_to = model("qwen2"), []
+    for seed in range(30):
+        expected, plain = one_at_a_time(of, tree(seed))
+        with priced(8), cut_into(3, 2) as tiles:
+            found, along = packed(of, tree(seed), "tree", 10_000)
+        cut_to += tiles
+
+        assert found == pytest.approx(expected, abs=2e-5)
+        assert (along - plain).norm() <= 2e-5 * plain.norm()
+    sizes = {(t.queries.stop - t.queries.start, t.keys.stop - t.keys.start, t.is_first) for t in cut_to}
+    assert {(3, 1, False), (2, 4, False), (1, 3, False)} <= sizes
+
+
 @cache
 def half(architecture: str) -> tuple[Any, Any]:
     """Return the model in bfloat16 with its LoRA in fp32, as PEFT has it, and the same weights all in fp32."""
@@ -89,13 +126,13 @@ def test_cpu_with_matrix_units_attends_in_half_precision_and_strays_no_further(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units)
     attended: set[torch.dtype] = set()
     for name in ("_FLASH", "_FLASH_BACK"):
-        plain = getattr(tree_module, name)
+        plain = getattr(cpu_flash, name)
 
         def seen(*given: Any, plain: Any = plain, **rest: Any) -> Any:
             attended.update(x.dtype for x in given[:3])
             return plain(*given, **rest)
 
-        monkeypatch.setattr(tree_module, name, seen)
+        monkeypatch.setattr(cpu_flash, name, seen)
     of, whole = half("qwen2")
     strayed = {"tree": 0.0, "rows": 0.0}
     # Calls so cheap that a path is joined from many of them.
