@@ -1,12 +1,14 @@
 """Steps of TRL's AsyncGRPOTrainer: its packing along a prefix trie, its attention, its fused head and its loss.
 
 The trainer itself wants a vLLM server and a queue of rollouts, which have nothing to do with a step. What stands here
-in their place is the group; all that computes is TRL's. On a machine without its FlashAttention 3 kernel (Hopper, and
-fetched from the hub) the rows are refused; without any GPU a plain attention of the same form checks the code.
+in their place is the group; all that computes is TRL's. Its FlashAttention 3 kernel (Hopper only) is fetched from the
+hub; where that fails, torch's own variable-length flash attention computes the same in its place, and the row says so.
+Without any GPU a plain attention of the same form checks the code.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -26,8 +28,12 @@ from trl.trainer.utils import add_fused_lm_head
 
 def steps(shape: Published, attempts: list[Attempt], device: str, checkpoint: bool) -> Iterator[dict[str, Any]]:
     """Take a step for each figure that is asked for."""
+    notes = ["checkpointed"] if checkpoint else []
     if device == "cpu":
         packing._flash_attn = lambda: SimpleNamespace(flash_attn_varlen_func=_plain_varlen)
+    elif (why := _no_kernel()) is not None:
+        notes.append(f"torch's flash attention in place of FA3 ({why})")
+        packing._flash_attn = lambda: SimpleNamespace(flash_attn_varlen_func=_torch_varlen)
     packing.register_tree_attention()
     model = make_model(shape, device, torch.bfloat16)
     model.set_attn_implementation(packing.TREE_ATTENTION)
@@ -54,7 +60,16 @@ def steps(shape: Published, attempts: list[Attempt], device: str, checkpoint: bo
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield {"note": "checkpointed" if checkpoint else "", "packed": len(row.tokens), "loss": loss.item()}
+        yield {"note": ", ".join(notes), "packed": len(row.tokens), "loss": loss.item()}
+
+
+def _no_kernel() -> str | None:
+    """Return why TRL's kernel cannot be had here, or None."""
+    try:
+        packing._flash_attn()
+    except Exception as error:  # the package is missing, the hub is out of reach, the card is another one
+        return type(error).__name__
+    return None
 
 
 def _samples(attempts: list[Attempt]) -> list[dict[str, Any]]:
@@ -73,6 +88,20 @@ def _samples(attempts: list[Attempt]) -> list[dict[str, Any]]:
             }
         )
     return samples
+
+
+def _torch_varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_q: torch.Tensor, cu_k: torch.Tensor,
+    max_q: int, max_k: int, *, softmax_scale: float, **_: Any,
+) -> torch.Tensor:  # fmt: skip
+    from torch.nn.attention.varlen import varlen_attn
+
+    groups = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    starts = cu_q.to(torch.int32), cu_k.to(torch.int32)
+    out: torch.Tensor = varlen_attn(
+        query, key, value, *starts, int(max_q), int(max_k), scale=softmax_scale, window_size=(-1, 0), **groups
+    )
+    return out
 
 
 def _plain_varlen(
