@@ -9,7 +9,9 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -88,10 +90,20 @@ def start_elsewhere(tmp_path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Return a folder whose path leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", ["parent", "engine", "fork_server", "interrupt"])
-async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim: str) -> None:
+async def test_nothing_is_left_when_one_of_them_is_killed(
+    tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(short_folder))
     starter = start_elsewhere(tmp_path)
     try:
         assert starter.stdout is not None
@@ -122,6 +134,8 @@ async def test_nothing_is_left_when_one_of_them_is_killed(tmp_path: Path, victim
             kill(starter_pid if victim == "parent" else engine_pid)
         everyone = {engine_pid, *rest}
         await eventually(lambda: not any(is_alive(pid) for pid in everyone), f"{everyone} have ended", 30)
+        left = [path for path in short_folder.rglob("*") if path.is_socket() or path.name.startswith("woodshed-")]
+        assert left == []
     finally:
         starter.kill()
         starter.communicate()

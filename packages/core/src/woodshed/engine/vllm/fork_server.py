@@ -26,10 +26,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from woodshed.engine.client.scratch import scratch_folder
 from woodshed.engine.vllm import patches
 from woodshed.engine.vllm.processes import die_with_parent, kill_group
 
 _PRELOAD = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.structured_output.backend_xgrammar")
+_LONGEST_FOLDER = 107 - 1 - 36
+"""Characters of a folder in which a socket with a UUID for its name can be: Linux takes paths of 107."""
 _PRELOAD_CPU = ("vllm.v1.worker.cpu_worker", "vllm.model_executor.models.qwen3", "vllm.model_executor.models.qwen2")
 
 
@@ -38,6 +41,12 @@ def main() -> None:
     die_with_parent(int(sys.argv[1]), signal.SIGTERM)
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # vLLM and its libraries print to standard output; that goes to the log.
+    with scratch_folder("woodshed-vllm-") as folder:
+        _put_sockets_into(folder)
+        _serve(events)
+
+
+def _serve(events: Any) -> None:
     run = _import_vllm()
     wake_out, wake_in = os.pipe()
     os.set_blocking(wake_in, False)
@@ -50,6 +59,12 @@ def main() -> None:
         fork_server.serve()
     finally:
         fork_server.kill_all()
+
+
+def _put_sockets_into(folder: Path) -> None:
+    """Have vLLM's processes meet in a folder that is removed; they leave their sockets behind in the system's own."""
+    if len(str(folder)) <= _LONGEST_FOLDER:
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
 
 
 class _ForkServer:

@@ -46,6 +46,18 @@ for arguments in json.loads(sys.argv[1]):
     done.append({"rc": ran.returncode, "out": ran.stdout, "err": ran.stderr})
 print(json.dumps(done))
 """
+# Runs a command until it prints a text; Ray counts what a node has some seconds after it has joined.
+_UNTIL = """
+import subprocess, sys, time
+text, *command = sys.argv[1:]
+for _ in range(60):
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if text in ran.stdout:
+        break
+    time.sleep(0.5)
+print(ran.stdout)
+sys.exit(ran.returncode)
+"""
 _LIVING = "import psutil; print(sum('ray' in ' '.join(p.info['cmdline'] or ()) and 'raylet' in p.info['name']\
  for p in psutil.process_iter(['cmdline', 'name'])))"
 
@@ -87,7 +99,7 @@ def test_two_nodes_come_up_are_shown_and_go_down(ray_home: Path) -> None:
         ray_home,
         woodshed_ray("up", "--port", str(port), *here),
         woodshed_ray("up", "--address", address, *here),
-        woodshed_ray("status"),
+        [sys.executable, "-c", _UNTIL, "2.0 CPU", *woodshed_ray("status")],
         woodshed_ray("up", "--port", str(port), *here),
         [sys.executable, "-c", _LIVING],
         woodshed_ray("down"),
