@@ -24,6 +24,7 @@ _BLOCK = 64
 CountQueries = Callable[[int], int]
 """Position → how many queries lie before it."""
 Whole = Callable[[int, int], tuple[int, int] | None]
+"""Numbers of a call's queries and keys → how many of each are whole blocks, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def cut(tiles: Iterable[AttentionTile], whole: Whole) -> Iterator[AttentionTile]
 
     Args:
         tiles: The calls.
-        whole: Numbers of queries and keys → how many of them are whole blocks; None leaves the call as it is.
+        whole: What is whole; None leaves a call as it is.
     """
     for tile in tiles:
         queries, keys = tile.queries, tile.keys
