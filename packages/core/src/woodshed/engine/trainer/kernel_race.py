@@ -75,7 +75,9 @@ def faster_mode(plan: TreePlan, heads: Heads, dtype: torch.dtype) -> ForwardMode
     for title, name in others.items():
         run = _by(name, replace(plan, kernel=_KERNELS["tree"]), heads, dtype, runs["tree"])
         if isinstance(run, str):
-            _log.info("attention along the tree: %s is not used (%s)", name, run)
+            # torch names what it knows, installed or not.
+            level = logging.INFO if run.startswith(ModuleNotFoundError.__name__) else logging.WARNING
+            _log.log(level, "attention along the tree: %s is not used (%s)", name, run)
         else:
             runs[title] = run
     faster = min(runs, key=lambda title: runs[title].seconds, default="tree")

@@ -31,9 +31,9 @@ from woodshed.engine.vllm import patches
 from woodshed.engine.vllm.processes import die_with_parent, kill_group
 
 _PRELOAD = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.structured_output.backend_xgrammar")
+_PRELOAD_CPU = ("vllm.v1.worker.cpu_worker", "vllm.model_executor.models.qwen3", "vllm.model_executor.models.qwen2")
 _LONGEST_FOLDER = 107 - 1 - 36
 """Characters of a folder in which a socket with a UUID for its name can be: Linux takes paths of 107."""
-_PRELOAD_CPU = ("vllm.v1.worker.cpu_worker", "vllm.model_executor.models.qwen3", "vllm.model_executor.models.qwen2")
 
 
 def main() -> None:
@@ -63,8 +63,10 @@ def _serve(events: Any) -> None:
 
 def _put_sockets_into(folder: Path) -> None:
     """Have vLLM's processes meet in a folder that is removed; they leave their sockets behind in the system's own."""
-    if len(str(folder)) <= _LONGEST_FOLDER:
-        os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
+    if len(str(folder)) > _LONGEST_FOLDER:
+        print(f"{str(folder.parent)!r} is too long a path for sockets: vLLM's are not removed", file=sys.stderr)
+        return
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
 
 
 class _ForkServer:

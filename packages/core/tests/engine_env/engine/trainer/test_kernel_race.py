@@ -124,6 +124,8 @@ def test_a_flash_attention_that_fails_leaves_torchs_own_in_use(
 
     assert current_flash_attention_impl() is None
     assert "FA9 is not used (OSError: no compiler here)" in caplog.text
+    # Whoever installed it is warned; torch names two more, which are not installed.
+    assert [one.args[0] for one in caplog.records if one.levelno == logging.WARNING and one.args] == ["FA9"]
 
 
 def test_step_goes_on_in_the_faster_mode_after_one_race(model_path: str, monkeypatch: pytest.MonkeyPatch) -> None:

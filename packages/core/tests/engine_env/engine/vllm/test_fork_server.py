@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from woodshed.engine.vllm import fork_server
 from woodshed.testing.waiting import eventually
 
 # The engine is gone before the fork server asks the kernel to be told of it. Its standard input stays open: here the
@@ -55,6 +56,28 @@ async def test_a_parent_that_died_before_it_was_asked_for_ends_its_child(code: l
         os.close(held)
         os.close(kept_open)
         parent.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("folder", "asked", "expected"),
+    [("/tmp/woodshed-vllm-1", None, "/tmp/woodshed-vllm-1"), ("/tmp/woodshed-vllm-1", "/run/own", "/run/own"),
+     ("/" + 70 * "x", None, None)],
+    ids=["short", "the user's own", "too long"],
+)  # fmt: skip
+def test_sockets_lie_in_a_folder_that_is_removed_unless_their_paths_would_be_too_long(
+    folder: str,
+    asked: str | None,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("VLLM_RPC_BASE_PATH", asked or "")
+    if asked is None:
+        monkeypatch.delenv("VLLM_RPC_BASE_PATH")
+    fork_server._put_sockets_into(Path(folder))
+
+    assert os.environ.get("VLLM_RPC_BASE_PATH") == expected
+    assert ("too long a path for sockets" in capfd.readouterr().err) == (expected is None)
 
 
 def _is_alive(pid: int) -> bool:

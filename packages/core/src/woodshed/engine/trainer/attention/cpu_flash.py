@@ -3,9 +3,9 @@
 It calls MKL for them, which on some processors reaches half of what oneDNN does. torch has no switch between the two
 but one for oneDNN's precision: with `fp32_precision = "bf16"` oneDNN may round to bfloat16, and does so on processors
 with matrix units; on others it computes in fp32. So once in a process it is measured here whether attention is the same
-in that mode and faster, and only then are large calls made in it, without a mask. oneDNN compiles and keeps a
-kernel for each shape of a product, so a call is cut to whole blocks first (`in_whole_blocks`), of which there are few
-shapes; the strips that are left over are calls of their own, by MKL.
+in that mode and faster; only then are large calls without a mask made in it. oneDNN compiles and keeps a kernel for
+each shape of a product, so a call is cut to whole blocks first (`in_whole_blocks`), of which there are few shapes; the
+strips that are left over are calls of their own, by MKL. `bench/attention.py` prints what the sizes were chosen by.
 
 Shapes: B sequences, H query heads, K key heads, Q queries, N keys, E head size.
 """
