@@ -37,16 +37,14 @@ def test_the_example_trains_as_it_is(needs_engine: None, tmp_path: Path) -> None
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("example", ["05_train_a_crew.py", "06_train_an_adk_agent.py"])
-async def test_an_example_trains_on_an_engine_that_runs(
-    judged_engine: EngineClient, example: str, tmp_path: Path
-) -> None:
+async def test_an_example_trains_on_an_engine_that_runs(engine: EngineClient, example: str, tmp_path: Path) -> None:
     file = tmp_path / "around.py"
     file.write_text(ON_A_SHARED_ENGINE)
 
     where = {
         "EXAMPLE": str(ROOT / "examples" / example),
-        "ENGINE_URL": judged_engine.url,
-        "ENGINE_KEY": judged_engine.api_key or "",
+        "ENGINE_URL": engine.url,
+        "ENGINE_KEY": engine.api_key or "",
     }
     check(train(file, tmp_path, **where))
 

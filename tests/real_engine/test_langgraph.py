@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -15,16 +14,14 @@ import pytest_asyncio
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-import woodshed_tiny_world
 from woodshed.capture import Rollout, assemble, bind
-from woodshed.engine import Engine, EngineClient, ServedModel
+from woodshed.engine import EngineClient
 from woodshed.types import OpenPolicy, OpenSession, Trajectory
 from woodshed_langgraph import wrap
 from woodshed_tiny_world.agent import build_agent
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
-WEIGHTS = Path(woodshed_tiny_world.__file__).parent / "weights" / "policy"
 AGENT: Any = wrap(build_agent())
 
 
@@ -38,12 +35,9 @@ def question(item: str) -> dict[str, Any]:
     return {"messages": [("user", f"Is the {item} still in stock?")]}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    policy = ServedModel(name="policy", path=str(WEIGHTS), trainable=True, dtype="float32", max_num_seqs=32)
-    async with Engine.local().running([policy], tmp_path_factory.mktemp("engine")) as client:
-        await client.open_policy(OpenPolicy(name="policy"))
-        yield client
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def opened(engine: EngineClient) -> None:
+    await engine.open_policy(OpenPolicy(name="policy"))
 
 
 class Practice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,6 @@ TALK = [
     {"role": "tool", "tool_call_id": "c", "content": "4"},
     {"role": "assistant", "content": "Yes, we have 4."},
 ]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(needs_engine: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineClient]:
-    async with woodshed.Engine.local().running([POLICY.served()], tmp_path_factory.mktemp("engine")) as client:
-        yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

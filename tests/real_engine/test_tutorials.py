@@ -88,12 +88,12 @@ def test_a_notebook_is_python(name: str) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", TUTORIALS)
 async def test_a_tutorial_runs(
-    judged_engine: EngineClient, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: EngineClient, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book = read(name)
     cell = tagged(book, "engine")
     assert cell.source == 'engine = woodshed.Engine.local(models={"judge": judge_model()})'
-    cell.source = f"engine = woodshed.Engine.connect({judged_engine.url!r}, api_key={judged_engine.api_key!r})"
+    cell.source = f"engine = woodshed.Engine.connect({engine.url!r}, api_key={engine.api_key!r})"
 
     await run(book, tmp_path, monkeypatch)
 

@@ -111,6 +111,25 @@ async def test_a_run_is_not_told_of_the_adapter_of_the_run_that_took_its_policy(
     assert "first" in Path(place.path).parts
 
 
+async def test_what_a_killed_run_left_open_keeps_no_other_run_out_once_it_was_started_again(
+    engine: GatewayEngine,
+) -> None:
+    engine.vllm.play(lambda request: say("seven"))
+    async with EngineClient(engine.url) as client:
+        await client.open_policy(other_run("killed"))
+        grant = await client.open_session(OpenSession(rollout_id="left", policy="policy", run_id="killed"))
+        with pytest.raises(EngineError, match=r"1 rollouts open here; wait until it ends \(one that was killed: 60 s"):
+            await client.open_policy(other_run("next"))
+        await client.open_policy(other_run("killed"))
+        async with openai.AsyncOpenAI(base_url=grant.base_url, api_key=grant.secret) as alive:
+            await alive.chat.completions.create(model="any", messages=[{"role": "user", "content": "Still here."}])
+        with pytest.raises(EngineError, match="1 rollouts open here"):
+            await client.open_policy(other_run("next"))
+        await client.open_policy(other_run("killed"))
+
+        assert (await client.open_policy(other_run("next"))).version == 0
+
+
 async def practised(client: EngineClient, rollout_id: str) -> WeightedRollout:
     """Return a sealed rollout of one call."""
     grant = await client.open_session(OpenSession(rollout_id=rollout_id, policy="policy"))

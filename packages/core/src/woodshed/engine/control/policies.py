@@ -9,7 +9,7 @@ from pathlib import Path
 from woodshed.engine.client.config import Trainers
 from woodshed.engine.control.responses import NotFound
 from woodshed.engine.gateway.counters import Counters
-from woodshed.engine.gateway.sessions import Sessions
+from woodshed.engine.gateway.sessions import ABANDONED_AFTER_S, Sessions
 from woodshed.engine.gateway.upstream import Upstream
 from woodshed.engine.trainer import Trainer
 from woodshed.engine.vllm.gpu_turns import GpuTurns
@@ -111,6 +111,7 @@ class Policies:
                 # The checkpoint holds everything, so other limits cost no more than the trainer's restart.
                 await policy.trainer.close()
                 policy = await self._launch(request, slots)
+            self._sessions.abandon(request.name, request.run_id)
             self._by_name[request.name] = policy
             self._counters.hold(request.name, request.run_id)
             self._counters.serve(request.run_id, policy.state.version, is_trained=bool(policy.state.steps))
@@ -173,7 +174,8 @@ class Policies:
         if open_rollouts := self._sessions.unsealed(request.name):
             raise EngineError(
                 f"policy {request.name!r} is being trained by run {former_run!r}, which has {open_rollouts} rollouts "
-                f"open here; wait until it ends, or start another engine for run {request.run_id!r}"
+                f"open here; wait until it ends (one that was killed: {ABANDONED_AFTER_S:.0f} s after its last call), "
+                f"or start another engine for run {request.run_id!r}"
             )
         self._sessions.lose(request.name, request.run_id, lambda run: _lost_message(request.name, run, request.run_id))
         del self._by_name[request.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,8 @@ from woodshed.engine.gateway.store import Store, digest_of
 from woodshed.errors import EngineError, PolicyLost
 from woodshed.types import Message, OpenSession, SealedSession, TokenCall, ToolSpec
 
-_ABANDONED_AFTER_S = 60.0
+ABANDONED_AFTER_S = 60.0
+"""After how long without a call an open session counts as one whose client was killed."""
 SECRET_PREFIX = "woodshed-session-"
 """What every session's secret starts with, which distinguishes an unknown secret from an API key."""
 
@@ -129,11 +131,17 @@ class Sessions:
 
     def unsealed(self, policy: str) -> int:
         """Return how many sessions of a policy are open and in use; one whose client was killed is not in use."""
-        since = time.monotonic() - _ABANDONED_AFTER_S
+        since = time.monotonic() - ABANDONED_AFTER_S
         return sum(
             s.policy == policy and not s.is_sealed and (bool(s.in_flight) or s.used_s > since)
             for _, s in self._by_rollout.values()
         )
+
+    def abandon(self, policy: str, run_id: str) -> None:
+        """Count a run's open sessions as not in use until their next call: the run was started again without them."""
+        for _, session in self._by_rollout.values():
+            if (session.policy, session.run_id) == (policy, run_id):
+                session.used_s = -math.inf
 
     def lose(self, policy: str, holder: str, why: Callable[[str], str]) -> None:
         """Refuse further calls of every other run's open sessions, because `holder` has the policy now.
