@@ -115,7 +115,7 @@ async def test_what_a_killed_run_left_open_keeps_no_other_run_out_once_it_was_st
     engine: GatewayEngine,
 ) -> None:
     engine.vllm.play(lambda request: say("seven"))
-    async with EngineClient(engine.url) as client:
+    async with EngineClient(engine.url) as client, EngineClient(engine.url) as nobody:
         await client.open_policy(other_run("killed"))
         grant = await client.open_session(OpenSession(rollout_id="left", policy="policy", run_id="killed"))
         with pytest.raises(EngineError, match=r"1 rollouts open here; wait until it ends \(one that was killed: 60 s"):
@@ -125,7 +125,11 @@ async def test_what_a_killed_run_left_open_keeps_no_other_run_out_once_it_was_st
             await alive.chat.completions.create(model="any", messages=[{"role": "user", "content": "Still here."}])
         with pytest.raises(EngineError, match="1 rollouts open here"):
             await client.open_policy(other_run("next"))
+        await nobody.open_session(OpenSession(rollout_id="of-no-run", policy="policy"))
         await client.open_policy(other_run("killed"))
+        with pytest.raises(EngineError, match="1 rollouts open here"):
+            await client.open_policy(other_run("next"))
+        await nobody.seal("of-no-run")
 
         assert (await client.open_policy(other_run("next"))).version == 0
 

@@ -44,7 +44,7 @@ class Session:
     attempts: dict[str, int] = field(default_factory=dict)
     """Call id → how often it was received."""
     used_s: float = field(default_factory=time.monotonic)
-    """When it was opened or last received a call (seconds of the monotonic clock)."""
+    """When it was opened or last received a call (seconds of the monotonic clock); -inf once its run left it behind."""
     conversations: Conversations | None = None
     """The turns sampled so far, which calls may continue; None before the first call and after the seal."""
     unanswered: dict[int, list[str]] = field(default_factory=dict)
